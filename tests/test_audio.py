@@ -1,0 +1,454 @@
+"""Audio files and mel spectrograms, against librosa where it has an opinion, and all that can be wrong with them."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import librosa
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+from torch import Tensor
+
+from wavflow.audio import MelSpectrogram, audio_length, check_audio, read_audio, read_segment, write_audio
+
+
+def coloured_noise(samples: int, channels: int = 1) -> np.ndarray:
+    """Noise (samples, channels) of speech-like level, most of it low, none beyond full scale."""
+    white = np.random.default_rng(samples).standard_normal((samples, channels))
+    return np.stack([np.convolve(c, np.hanning(9) / 4.0, mode="same") for c in white.T], axis=1) * 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "subtype", "tolerance"),
+    [
+        ("a.wav", "PCM_U8", 2**-7),
+        ("a.wav", "PCM_16", 2**-15),
+        ("a.wav", "PCM_24", 2**-23),
+        ("a.wav", "FLOAT", 1e-7),
+        ("a.flac", "PCM_16", 2**-15),
+        ("a.ogg", "VORBIS", 0.1),
+        ("a.mp3", "MPEG_LAYER_III", 0.1),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 2, 8])
+def test_read_audio_takes_any_sample_format_and_mixes_down(
+    tmp_path: Path, name: str, subtype: str, tolerance: float, channels: int
+) -> None:
+    if subtype == "MPEG_LAYER_III" and channels == 8:
+        channels = 2  # an MP3 has no more
+    audio = coloured_noise(4000, channels)
+    sf.write(tmp_path / name, audio, 16000, subtype=subtype)
+
+    read, rate = read_audio(tmp_path / name)
+
+    assert rate == 16000
+    assert read.dtype == torch.float32
+    assert audio_length(tmp_path / name) == len(read) == 4000
+    np.testing.assert_allclose(read, audio.mean(axis=1), atol=tolerance)
+
+
+def test_resampling_keeps_a_tone_and_removes_what_would_alias(tmp_path: Path) -> None:
+    t = np.arange(48000) / 48000
+    sf.write(tmp_path / "a.wav", 0.5 * np.sin(2 * np.pi * 1000 * t) + 0.4 * np.sin(2 * np.pi * 13000 * t), 48000)
+
+    audio, rate = read_audio(tmp_path / "a.wav", 22050)
+
+    assert (rate, len(audio), audio_length(tmp_path / "a.wav", 22050)) == (22050, 22050, 22050)
+    expected = 0.5 * torch.sin(2 * torch.pi * 1000 * torch.arange(22050) / 22050)
+    inner = slice(200, -200)  # the filter reaches over the edges
+    torch.testing.assert_close(audio[inner].double(), expected[inner], atol=1e-4, rtol=0)  # 16-bit steps are 3e-5
+
+
+@pytest.mark.parametrize("target", [None, 22050, 24000, 44100])
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg", "mp3"])
+def test_segment_is_part_of_the_whole(tmp_path: Path, ending: str, target: int | None) -> None:
+    path = tmp_path / f"a.{ending}"
+    sf.write(path, coloured_noise(44100, 2), 44100 if target == 22050 else 22050)
+    whole, _ = read_audio(path, target)
+    total = len(whole)
+
+    for start, length in [(0, 700), (1, 700), (9999, 1234), (total - 700, 700), (total - 100, 700), (-300, 700)]:
+        segment = read_segment(path, start, length, target)
+        expected = torch.nn.functional.pad(whole, (700, 700))[start + 700 : start + 700 + length]
+        torch.testing.assert_close(segment, expected, atol=1e-6, rtol=0)
+    assert read_segment(path, total, 10, target).eq(0).all()
+    assert read_segment(path, -20, 10, target).eq(0).all()
+
+
+@pytest.mark.parametrize("ending", ["ogg", "mp3"])
+def test_segments_of_a_long_lossy_file_do_not_trust_its_seeking(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a.{ending}"
+    sf.write(
+        path, coloured_noise(400_000), 16000
+    )  # longer than the run-up of MP3, with positions where a bare seek errs
+    whole, _ = read_audio(path)
+
+    for start in np.random.default_rng(0).integers(270_000, 399_000, 20).tolist():
+        torch.testing.assert_close(read_segment(path, start, 500), whole[start : start + 500], atol=1e-6, rtol=0)
+
+
+def test_segment_reads_no_more_than_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sf.write(tmp_path / "a.flac", coloured_noise(200_000), 48000)
+    asked, read = [], sf.SoundFile.read
+    monkeypatch.setattr(sf.SoundFile, "read", lambda self, n, **kw: asked.append(n) or read(self, n, **kw))
+
+    read_segment(tmp_path / "a.flac", 50_000, 1000, 22050)
+
+    assert 1000 * 48 / 22 < sum(asked) < 4000
+
+
+def test_overs_and_silence_are_read_as_they_are(tmp_path: Path) -> None:
+    sf.write(tmp_path / "over.wav", np.linspace(-1.5, 1.5, 100), 16000, subtype="FLOAT")
+    sf.write(tmp_path / "clipped.wav", np.sign(coloured_noise(500)), 16000)
+    sf.write(tmp_path / "silent.wav", np.zeros(100), 16000)
+
+    over, clipped, silent = (read_audio(tmp_path / f"{name}.wav")[0] for name in ("over", "clipped", "silent"))
+
+    assert (over.min(), over.max()) == (-1.0, 1.0)
+    assert ((over > -1) & (over < 1)).sum() == 66, "only what lies beyond full scale is clipped"
+    assert clipped.abs().min() > 0.999
+    assert silent.eq(0).all()
+
+
+def broken_files(folder: Path) -> dict[str, str]:
+    """Files that can't be used, and what the message about each must say."""
+    noise = coloured_noise(40_000)
+    for ending in ("wav", "flac", "ogg", "mp3"):
+        sf.write(folder / f"whole.{ending}", noise, 16000)
+        whole = (folder / f"whole.{ending}").read_bytes()
+        (folder / f"truncated.{ending}").write_bytes(whole[: len(whole) // 2])
+        (folder / f"stub.{ending}").write_bytes(whole[:20])
+        (folder / f"whole.{ending}").unlink()
+    (folder / "empty.wav").touch()
+    (folder / "text.wav").write_text("This is no audio.\n" * 100)
+    (folder / "headerless.raw").write_bytes(noise.tobytes())
+    sf.write(folder / "no_samples.wav", np.zeros(0), 16000)
+    noise[777] = np.nan
+    sf.write(folder / "nan.wav", noise, 16000, subtype="FLOAT")
+    noise[777] = np.inf
+    sf.write(folder / "inf.wav", noise, 16000, subtype="DOUBLE")
+    sf.write(folder / "integers.wav", np.arange(-5000.0, 5000.0), 16000, subtype="FLOAT")
+    (folder / "folder.wav").mkdir()
+    return {
+        **{f"truncated.{ending}": "truncated|holds no samples" for ending in ("wav", "flac", "ogg", "mp3")},
+        **{f"stub.{ending}": "decoded|truncated" for ending in ("wav", "flac", "ogg", "mp3")},
+        "empty.wav": "empty",
+        "text.wav": "decoded",
+        "headerless.raw": "decoded",
+        "no_samples.wav": "no samples",
+        "nan.wav": "NaN",
+        "inf.wav": "inf",
+        "integers.wav": "reaches 5000",
+        "folder.wav": "folder",
+    }
+
+
+def test_unusable_files_are_named_with_what_is_wrong(tmp_path: Path) -> None:
+    for name, finding in broken_files(tmp_path).items():
+        for reader in (read_audio, check_audio):
+            with pytest.raises(ValueError, match=finding) as caught:
+                reader(tmp_path / name)
+            assert re.fullmatch(rf"`path` must name .*{re.escape(name)}.*: .+\.", str(caught.value)), (
+                "one line, a way out"
+            )
+
+
+def test_damage_in_the_middle_is_found_when_it_is_read(tmp_path: Path) -> None:
+    sf.write(tmp_path / "a.flac", coloured_noise(40_000), 16000)
+    content = bytearray((tmp_path / "a.flac").read_bytes())
+    content[len(content) // 2 :][:500] = bytes(500)
+    content[len(content) // 2 : len(content) // 2 + 500] = bytes(500)
+    (tmp_path / "a.flac").write_bytes(content)
+
+    with pytest.raises(ValueError, match=r"a\.flac is damaged"):
+        read_audio(tmp_path / "a.flac")
+
+
+def test_missing_file_and_impossible_requests(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no .*none\.wav: check the name"):
+        read_audio(tmp_path / "none.wav")
+    sf.write(tmp_path / "a.wav", coloured_noise(100), 16000)
+    with pytest.raises(ValueError, match="`sample_rate` must be at least 1"):
+        read_audio(tmp_path / "a.wav", 0)
+    with pytest.raises(ValueError, match="`length` must be at least 0"):
+        read_segment(tmp_path / "a.wav", 0, -1)
+
+
+def test_wav_from_a_pipe_is_not_taken_for_truncated(tmp_path: Path) -> None:
+    sf.write(tmp_path / "a.wav", coloured_noise(1000), 16000)
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    content[4:8] = content[40:44] = b"\xff\xff\xff\xff"  # RIFF and data size, as a program that can't seek leaves them
+    (tmp_path / "a.wav").write_bytes(content)
+
+    assert len(read_audio(tmp_path / "a.wav")[0]) == 1000
+
+
+@pytest.mark.parametrize(("subtype", "bits"), [(None, 16), ("PCM_24", 24), ("PCM_32", 32)])
+@pytest.mark.parametrize("ending", ["wav", "flac"])
+def test_written_audio_is_clipped_and_rounded_to_the_nearest_step(
+    tmp_path: Path, ending: str, subtype: str | None, bits: int
+) -> None:
+    if (ending, bits) == ("flac", 32):
+        pytest.skip("FLAC has no 32-bit samples here")
+    step = 2.0 ** (1 - bits)
+    audio = torch.tensor([-2.0, -1.0, -2.6 * step, -0.4 * step, 0.0, 0.6 * step, 2.4 * step, 1.0 - step, 1.0, 7.0])
+
+    write_audio(tmp_path / f"a.{ending}", audio, 22050, subtype)
+
+    written, rate = sf.read(tmp_path / f"a.{ending}", dtype="float64")
+    expected = np.array([-1 / step, -1 / step, -3, 0, 0, 1, 2, 1 / step - 1, 1 / step - 1, 1 / step - 1])
+    np.testing.assert_array_equal(written / step, expected)
+    assert rate == 22050
+    assert sf.info(tmp_path / f"a.{ending}").subtype == f"PCM_{bits}"
+    assert os.listdir(tmp_path) == [f"a.{ending}"]
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("a.wav", 2**-16), ("a.flac", 2**-16), ("a.ogg", 0.1), ("a.mp3", 0.1)])
+def test_what_is_written_can_be_read(tmp_path: Path, name: str, tolerance: float) -> None:
+    audio = torch.from_numpy(coloured_noise(5000)[:, 0]).float()
+
+    write_audio(tmp_path / name, audio, 16000)
+
+    torch.testing.assert_close(read_audio(tmp_path / name)[0], audio, atol=tolerance * 1.001, rtol=0)
+
+
+def test_float_files_stay_in_range(tmp_path: Path) -> None:
+    write_audio(tmp_path / "a.wav", torch.tensor([-3.0, 0.123456789, 3.0]), 8000, "FLOAT")
+
+    written, _ = sf.read(tmp_path / "a.wav", dtype="float32")
+    np.testing.assert_allclose(written, [-1.0, 0.123456789, 1.0 - 2**-15], rtol=1e-7)
+
+
+def test_nothing_half_written_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    audio = torch.zeros(100)
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.wav").mkdir()
+    for path in (tmp_path / "none" / "a.wav", tmp_path / "file" / "a.wav", tmp_path / "folder.wav"):
+        with pytest.raises(OSError, match="`path` must be writable, got .*: make the folder or choose another"):
+            write_audio(path, audio, 16000)
+
+    write_audio(tmp_path / "old.wav", audio, 16000)
+
+    def disk_full(self: Path, data: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(data[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        write_audio(tmp_path / "old.wav", torch.ones(50), 16000)
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder.wav", "old.wav"]
+    assert len(read_audio(tmp_path / "old.wav")[0]) == 100, "what was there is still there"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"path": "a.txt"}, r"`path` must end in \.wav"),
+        ({"audio": torch.zeros(1, 10)}, r"`audio` must be float \(T,\)"),
+        ({"audio": torch.zeros(0)}, r"`audio` must be float \(T,\)"),
+        ({"audio": torch.zeros(10, dtype=torch.int16)}, r"`audio` must be float \(T,\)"),
+        ({"audio": torch.tensor([0.0, torch.nan])}, "`audio` must be finite"),
+        ({"sample_rate": 0}, "`sample_rate` must be at least 1"),
+        ({"subtype": "PCM_99"}, "`subtype` must be one of wav's"),
+        ({"path": "a.mp3", "sample_rate": 12345}, "can hold 12345 Hz"),
+    ],
+)
+def test_write_audio_refuses(tmp_path: Path, arguments: dict, message: str) -> None:
+    arguments = {"path": "a.wav", "audio": torch.zeros(10), "sample_rate": 16000, **arguments}
+    arguments["path"] = tmp_path / arguments["path"]
+
+    with pytest.raises(ValueError, match=message):
+        write_audio(**arguments)
+    assert os.listdir(tmp_path) == []
+
+
+PRESETS = [
+    {},
+    {"sample_rate": 16000},
+    {"sample_rate": 24000, "hop_length": 300, "win_length": 1200, "n_fft": 2048, "f_max": 12000.0},
+    {
+        "sample_rate": 44100,
+        "n_fft": 2048,
+        "hop_length": 512,
+        "win_length": 2048,
+        "n_mels": 128,
+        "f_min": 40.0,
+        "f_max": 16000.0,
+    },
+    {"sample_rate": 48000, "n_fft": 2048, "hop_length": 480, "win_length": 1920, "n_mels": 100, "f_max": 24000.0},
+]
+
+
+@pytest.mark.parametrize("arguments", PRESETS)
+def test_filterbank_is_librosas(arguments: dict) -> None:
+    mel = MelSpectrogram(**arguments)
+    expected = librosa.filters.mel(
+        sr=mel.sample_rate, n_fft=mel.n_fft, n_mels=mel.n_mels, fmin=mel.f_min, fmax=mel.f_max, dtype=np.float64
+    )
+
+    assert mel.filterbank.shape == (mel.n_mels, mel.n_fft // 2 + 1)
+    np.testing.assert_allclose(mel.filterbank, expected, atol=1e-5)
+    assert expected.max() > 1e-3, "the tolerance must mean something"
+    assert not mel.state_dict(), "no buffer goes into a model file: the spec does"
+
+
+def librosa_mel(mel: MelSpectrogram, audio: np.ndarray) -> np.ndarray:
+    """The conventions written down in the other library's words; audio (T,), T a multiple of the hop."""
+    pad = mel.n_fft // 2 if mel.center else (mel.n_fft - mel.hop_length) // 2
+    stft = librosa.stft(
+        np.pad(audio, pad, mode="reflect"),
+        n_fft=mel.n_fft,
+        hop_length=mel.hop_length,
+        win_length=mel.win_length,
+        center=False,
+    )
+    filterbank = librosa.filters.mel(
+        sr=mel.sample_rate, n_fft=mel.n_fft, n_mels=mel.n_mels, fmin=mel.f_min, fmax=mel.f_max, dtype=np.float64
+    )
+    bands = np.log(np.maximum(filterbank @ np.sqrt(np.abs(stft) ** 2 + 1e-9), 1e-5))
+    return bands[:, :-1] if mel.center else bands
+
+
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("arguments", PRESETS)
+def test_mel_is_librosas(arguments: dict, center: bool) -> None:
+    mel = MelSpectrogram(**arguments, center=center)
+    audio = coloured_noise(20 * mel.hop_length)[:, 0]
+
+    result = mel(torch.from_numpy(audio)[None])
+
+    assert result.dtype == torch.float64
+    np.testing.assert_allclose(result[0], librosa_mel(mel, audio), atol=1e-4)
+
+
+def test_mel_in_float32_and_under_autocast() -> None:
+    audio = torch.from_numpy(coloured_noise(2560)).T
+    mel = MelSpectrogram()
+
+    single = mel(audio.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = mel(audio.float())
+
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), mel(audio), atol=1e-4, rtol=0)
+    torch.testing.assert_close(under_autocast, single, atol=0, rtol=0)
+    torch.testing.assert_close(mel(audio.half()), single, atol=0.5, rtol=0)
+
+
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("hop_length", [16, 27, 64])  # 27: the padding can't be even on both sides
+def test_frame_count_is_floor_of_samples_over_hop(center: bool, hop_length: int) -> None:
+    mel = MelSpectrogram(
+        sample_rate=800, n_fft=64, hop_length=hop_length, win_length=48, n_mels=5, f_max=400.0, center=center
+    )
+    for samples in (1, 2, hop_length - 1, hop_length, hop_length + 1, 2 * hop_length, 50, 10 * hop_length, 1001):
+        result = mel(torch.randn(2, samples))
+        assert result.shape == (2, 5, samples // hop_length)
+        assert result.isfinite().all()
+
+
+@pytest.mark.parametrize("center", [False, True])
+def test_clip_too_short_to_be_reflected_is_extended_with_zeros(center: bool) -> None:
+    mel = MelSpectrogram(center=center)
+    audio = torch.randn(1, 300)
+
+    extended = torch.nn.functional.pad(audio, (0, 1000))
+
+    torch.testing.assert_close(mel(audio), mel(extended)[..., :1])
+    assert mel(audio).shape == (1, 80, 1)
+
+
+@pytest.mark.parametrize("arguments", [{"center": True}, {"hop_length": 27}, *PRESETS])
+def test_frame_centre_is_where_a_frame_looks(arguments: dict) -> None:
+    mel = MelSpectrogram(**arguments)
+    frame, hop = 12, mel.hop_length
+
+    def loudness(offset: int) -> float:
+        audio = torch.zeros(1, 24 * hop)
+        audio[0, frame * hop + offset] = 1.0
+        return mel(audio)[0, :, frame].sum().item()
+
+    peak = max(range(mel.frame_centre - 5, mel.frame_centre + 6), key=loudness)
+    assert peak == mel.frame_centre
+    assert mel.frame_centre == (0 if mel.center else -(-hop // 2))
+
+
+def test_silence_is_the_floor_with_a_finite_gradient() -> None:
+    audio = torch.zeros(1, 2048, dtype=torch.float32, requires_grad=True)
+
+    mel = MelSpectrogram()(audio)
+    mel.sum().backward()
+
+    torch.testing.assert_close(mel, torch.full_like(mel, 1e-5).log())
+    assert audio.grad is not None
+    assert audio.grad.isfinite().all()
+
+
+def test_spec_rebuilds_the_mel_through_json() -> None:
+    mel = MelSpectrogram(sample_rate=16000, n_mels=40, f_max=7600, center=True)
+
+    rebuilt = MelSpectrogram(**json.loads(json.dumps(mel.spec)))
+
+    assert rebuilt.spec == mel.spec
+    audio = torch.randn(1, 5000)
+    torch.testing.assert_close(rebuilt(audio), mel(audio), atol=0, rtol=0)
+    rebuilt.check(mel(audio), mel.spec)
+
+
+def test_check_refuses_foreign_mels() -> None:
+    mel = MelSpectrogram()
+    good = mel(torch.randn(2, 2048))
+    mel.check(good)
+    foreign = MelSpectrogram(hop_length=300).spec
+
+    with pytest.raises(ValueError, match=r"settings \{.*'hop_length': 256.*made with \{.*'hop_length': 300"):
+        mel.check(good, foreign)
+    with pytest.raises(ValueError, match=r"own settings .*made with \{'hop_length': 256\}"):
+        mel.check(good, {"hop_length": 256})
+    bad: list[Tensor] = [good[0], good[:, :79], good[..., :0], good.transpose(1, 2), good.long()]
+    for wrong in bad:
+        with pytest.raises(
+            ValueError, match=rf"\(B, 80, F\).*{re.escape(str(tuple(wrong.shape)))}.*compute it with \{{"
+        ):
+            mel.check(wrong)
+    for value in (torch.nan, torch.inf, -torch.inf):
+        wrong = good.clone()
+        wrong[1, 3, 2] = value
+        with pytest.raises(ValueError, match="finite"):
+            mel.check(wrong)
+
+
+@pytest.mark.parametrize(
+    "audio", [torch.zeros(100), torch.zeros(1, 1, 100), torch.zeros(1, 0), torch.zeros(1, 9).long()]
+)
+def test_mel_refuses_other_shapes(audio: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"`audio` must be float \(B, T\)"):
+        MelSpectrogram()(audio)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sample_rate": 0}, "`sample_rate`"),
+        ({"sample_rate": 22050.0}, "`sample_rate`"),
+        ({"hop_length": -1}, "`hop_length`"),
+        ({"hop_length": 2000}, "`hop_length` must be at most"),
+        ({"win_length": 1025}, "`win_length` must be at most"),
+        ({"n_fft": 1025}, "`n_fft` must be even"),
+        ({"n_mels": True}, "`n_mels`"),
+        ({"n_mels": 500}, "`n_mels` must leave no band"),
+        ({"f_min": -1.0}, "`f_min` and `f_max`"),
+        ({"f_min": 8000.0}, "`f_min` and `f_max`"),
+        ({"f_max": 12000.0}, "`f_min` and `f_max`"),
+        ({"f_max": None}, "`f_min` and `f_max`"),
+        ({"f_max": float("nan")}, "`f_min` and `f_max`"),
+        ({"center": "false"}, "`center`"),
+    ],
+)
+def test_mel_refuses_impossible_settings(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MelSpectrogram(**arguments)

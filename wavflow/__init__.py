@@ -1,0 +1,13 @@
+"""wavflow: probability density distillation for audio.
+
+A causal WaveNet teacher (a masked autoregressive flow) is trained by maximum likelihood; frozen, it teaches an inverse
+autoregressive flow by the reverse KL; that student draws whole waveforms in parallel.
+"""
+
+from wavflow.audio import read_audio, write_audio
+from wavflow.mel import MelSpectrogram
+from wavflow.models import load_model, save_model
+from wavflow.vocoder import Vocoder
+
+__version__ = "0.1.0"
+__all__ = ["MelSpectrogram", "Vocoder", "__version__", "load_model", "read_audio", "save_model", "write_audio"]

@@ -1,0 +1,1 @@
+"""Files that ship with the package; `speech/` is the corpus of `data=bundled`."""

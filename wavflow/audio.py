@@ -1,0 +1,261 @@
+"""Audio files: read, resample, write. `MelSpectrogram` (wavflow/mel.py) is to be had here too.
+
+Units of the whole project: audio is float in [-1, 1), one channel, at `sample_rate` Hz; a mel is the natural log of
+band magnitudes, and its frame f conditions the samples `f * hop_length … (f + 1) * hop_length - 1`.
+"""
+
+import io
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import soundfile as sf
+import torch
+import torchaudio.functional as F
+from torch import Tensor
+
+from wavflow.mel import MelSpectrogram
+
+__all__ = ["FORMATS", "MelSpectrogram", "audio_length", "check_audio", "read_audio", "read_segment", "write_audio"]
+
+FORMATS = ("wav", "flac", "ogg", "mp3")
+
+# Kaiser-windowed sinc of 64 zero crossings: the stop band lies below 16-bit noise, the pass band ends at .95 Nyquist.
+_RESAMPLING = {
+    "lowpass_filter_width": 64,
+    "rolloff": 0.9475937167399596,
+    "resampling_method": "sinc_interp_kaiser",
+    "beta": 14.769656459379492,
+}
+# libsndfile 1.2 seeks to the exact sample in WAV and FLAC. In MP3 the decoder needs some frames to settle after a seek,
+# in Vorbis it may stay off by a block (libsndfile issue 885). So these are decoded from that many frames earlier, which
+# are then dropped; for Vorbis that is from the beginning (some 1000 times faster than real time).
+_RUN_UP = {"MP3": 2**18, "OGG": 2**62}
+_BLOCK = 2**16  # frames read at once: an hour of 8 channels never lies in memory
+_SHORTFALL = 4096  # frames by which an intact MP3 may end before the length its header states
+_LOUDEST = 8.0  # float files hold some overs; beyond this they hold integers in disguise
+
+
+def read_audio(path: str | os.PathLike[str], sample_rate: int | None = None) -> tuple[Tensor, int]:
+    """Reads a whole file, mixed down to one channel (the mean) and resampled.
+
+    Args:
+        path: wav, flac, ogg or mp3; any rate, sample format and channel count.
+        sample_rate: In Hz; the file's own where none is given.
+
+    Returns:
+        Audio (T,), float32 in [-1, 1] (overs of float files are clipped), and its sample rate in Hz.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is empty, cut short, damaged or not audio, or holds NaN.
+    """
+    with _open(Path(path)) as file:
+        rate = file.samplerate if sample_rate is None else sample_rate
+        length = _resampled_length(file.frames, *_ratio(file, rate))
+    return read_segment(path, 0, length, rate), rate
+
+
+def read_segment(path: str | os.PathLike[str], start: int, length: int, sample_rate: int | None = None) -> Tensor:
+    """Reads the samples `start … start + length - 1` of `read_audio(path, sample_rate)`, and no more than needed.
+
+    Args:
+        path: As for `read_audio`.
+        start: In samples at the target rate; may be negative.
+        length: In samples at the target rate. What lies outside the file is zero.
+        sample_rate: The target rate, in Hz; the file's own where none is given.
+
+    Returns:
+        Audio (length,), float32 in [-1, 1].
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file can't be read (see `read_audio`), or `length` is negative.
+    """
+    if length < 0:
+        raise ValueError(f"`length` must be at least 0 samples, got {length}: ask for what you need.")
+    with _open(Path(path)) as file:
+        up, down = _ratio(file, sample_rate)
+        first, last = max(start, 0), min(start + length, _resampled_length(file.frames, up, down))
+        segment = torch.zeros(length, dtype=torch.float32)
+        if first >= last:
+            return segment
+        if up == down:
+            audio = torch.from_numpy(_read_frames(file, first, last))
+        else:
+            # Target sample n lies at source sample n * down / up. Only starts that are multiples of `down` fall on a
+            # target sample; the margin is what the filter reaches, 64 zero crossings of the lower rate.
+            reach = math.ceil(_RESAMPLING["lowpass_filter_width"] * max(1, down / up) / _RESAMPLING["rolloff"]) + 1
+            block = max(0, math.floor((first * down / up - reach) / down))
+            source_stop = min(file.frames, math.ceil(last * down / up) + reach)
+            source = torch.from_numpy(_read_frames(file, block * down, source_stop)).double()
+            audio = F.resample(source, down, up, **_RESAMPLING)[first - block * up : last - block * up].float()
+        segment[first - start : last - start] = audio.clamp_(-1.0, 1.0)
+    return segment
+
+
+def audio_length(path: str | os.PathLike[str], sample_rate: int | None = None) -> int:
+    """Length of `read_audio(path, sample_rate)` in samples, from the file's header alone.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The header is not that of an audio file, states no length, or states more than the file holds.
+    """
+    with _open(Path(path)) as file:
+        return _resampled_length(file.frames, *_ratio(file, sample_rate))
+
+
+def check_audio(path: str | os.PathLike[str]) -> None:
+    """Raises unless the file looks whole: a fit header, readable to its end, finite where it could be otherwise.
+
+    Decodes no more than the last samples, so damage in the middle stays unseen; only float files, which may hold NaN,
+    are read from end to end.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file can't be used; the message says why.
+    """
+    with _open(Path(path)) as file:
+        first = 0 if file.subtype in ("FLOAT", "DOUBLE") else max(0, file.frames - _SHORTFALL - 1)
+        _read_frames(file, first, file.frames, exact=False)
+
+
+def write_audio(path: str | os.PathLike[str], audio: Tensor, sample_rate: int, subtype: str | None = None) -> None:
+    """Writes one channel, whole or not at all: the file is made aside and renamed.
+
+    Args:
+        path: Its ending chooses the format: .wav, .flac, .ogg or .mp3. The folder must exist.
+        audio: (T,), any float type; clipped to [-1, 1) and rounded to the nearest step.
+        sample_rate: In Hz.
+        subtype: libsndfile's name of the sample format, e.g. "PCM_24" or "FLOAT"; 16 bits where the format has them.
+
+    Raises:
+        ValueError: The audio has another shape, no samples, NaN or inf, or the format does not exist.
+        OSError: The path can't be written.
+    """
+    path = Path(path)
+    file_format = path.suffix[1:].lower()
+    if file_format not in FORMATS:
+        raise ValueError(f"`path` must end in .{' or .'.join(FORMATS)}, got {str(path)!r}: choose one of these.")
+    if audio.ndim != 1 or audio.numel() == 0 or not audio.is_floating_point():
+        raise ValueError(
+            f"`audio` must be float (T,) with T >= 1, got {audio.dtype} {tuple(audio.shape)}: write one clip at a time."
+        )
+    if not torch.isfinite(audio).all():
+        raise ValueError(f"`audio` must be finite, got NaN or inf for {path}: nothing was written; check the model.")
+    if sample_rate < 1:
+        raise ValueError(f"`sample_rate` must be at least 1 Hz, got {sample_rate}: give the audio's own rate.")
+    subtype = subtype or ("PCM_16" if sf.check_format(file_format, "PCM_16") else sf.default_subtype(file_format))
+    if not sf.check_format(file_format, subtype):
+        known = ", ".join(sf.available_subtypes(file_format))
+        raise ValueError(f"`subtype` must be one of {file_format}'s ({known}), got {subtype!r}: choose one of these.")
+
+    encoded = io.BytesIO()  # encoded in memory, so that a full disk is an OSError of ours and not libsndfile's
+    try:
+        sf.write(encoded, _quantised(audio, subtype), sample_rate, format=file_format, subtype=subtype)
+    except sf.LibsndfileError as error:  # e.g. MP3 at a rate it does not know
+        raise ValueError(f"`path` must name a format that can hold {sample_rate} Hz, got {path} ({error}).") from error
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        aside.write_bytes(encoded.getbuffer())
+        aside.replace(path)
+    except OSError as error:
+        raise OSError(
+            f"`path` must be writable, got {path} ({error.strerror}): make the folder or choose another."
+        ) from error
+    finally:
+        if aside.parent.is_dir():
+            aside.unlink(missing_ok=True)
+
+
+def _open(path: Path) -> sf.SoundFile:
+    if not path.exists():
+        raise FileNotFoundError(f"`path` must name an audio file, but there is no {path}: check the name.")
+    if path.is_dir():
+        raise ValueError(f"`path` must name an audio file, got the folder {path}: name a file in it.")
+    if path.stat().st_size == 0:
+        raise _unusable(path, "is empty (0 bytes)")
+    if _is_cut_short(path):
+        raise _unusable(path, "is truncated")
+    try:
+        file = sf.SoundFile(path)
+    except (sf.LibsndfileError, TypeError) as error:  # TypeError: .raw, which has no header
+        raise _unusable(path, "is not audio that can be decoded", "convert it to wav or remove it") from error
+    if not 0 < file.frames < 2**48:  # libsndfile's way to say "unknown" is 2**63 - 1
+        file.close()
+        raise _unusable(path, "holds no samples, or does not say how many", "convert it to wav or remove it")
+    return file
+
+
+def _unusable(path: Path, finding: str, remedy: str = "fetch it again or remove it") -> ValueError:
+    return ValueError(f"`path` must name a whole, readable audio file, but {path} {finding}: {remedy}.")
+
+
+def _is_cut_short(path: Path) -> bool:
+    # libsndfile silently reads what is left of a truncated WAV or Ogg, so look at the size that a RIFF header states
+    # (all ones = never filled in, by a program that wrote to a pipe) and at the last Ogg page's end-of-stream mark.
+    with path.open("rb") as file:
+        head = file.read(8)
+        size = file.seek(0, os.SEEK_END)
+        if head[:4] == b"RIFF":
+            stated = int.from_bytes(head[4:], "little") + 8
+            return stated < 2**31 and size < stated - 64  # 64: some writers count padding that they leave out
+        if head[:4] == b"OggS":
+            file.seek(max(0, size - 2**16))
+            tail = file.read()
+            page = tail.rfind(b"OggS")
+            return page < 0 or not any(flags & 4 for flags in tail[page + 5 : page + 6])
+    return False
+
+
+def _read_frames(file: sf.SoundFile, first: int, last: int, exact: bool = True) -> np.ndarray:
+    """Frames first … last - 1 of an open file as float32 (last - first,), channels mixed down."""
+    begin = max(0, first - _RUN_UP.get(file.format, 0)) if exact else first
+    mono = np.zeros(last - first, dtype=np.float32)
+    position = begin
+    try:
+        file.seek(begin)
+        while position < last:
+            block = file.read(min(_BLOCK, last - position), dtype="float32", always_2d=True).mean(axis=1)
+            if len(block) == 0:
+                break
+            kept = block[max(0, first - position) :]
+            position += len(block)
+            mono[position - len(kept) - first : position - first] = kept
+    except sf.LibsndfileError as error:
+        raise _unusable(file.name, "is damaged or truncated") from error
+    if position < min(last, file.frames - _SHORTFALL):
+        raise _unusable(file.name, "is truncated")
+    peak = np.abs(mono).max(initial=0.0)  # NaN and inf come through
+    if not np.isfinite(peak):
+        raise _unusable(file.name, "holds NaN or inf", "repair it or remove it")
+    if peak > _LOUDEST:
+        raise _unusable(file.name, f"reaches {peak:g}, not 1", "divide 16-bit numbers by 32768")
+    return mono
+
+
+def _ratio(file: sf.SoundFile, sample_rate: int | None) -> tuple[int, int]:
+    """Target and source rate in lowest terms."""
+    if sample_rate is not None and sample_rate < 1:
+        raise ValueError(f"`sample_rate` must be at least 1 Hz, got {sample_rate}: give the rate that you need.")
+    target = file.samplerate if sample_rate is None else sample_rate
+    divisor = math.gcd(target, file.samplerate)
+    return target // divisor, file.samplerate // divisor
+
+
+def _resampled_length(frames: int, up: int, down: int) -> int:
+    return -(-frames * up // down)
+
+
+def _quantised(audio: Tensor, subtype: str) -> np.ndarray:
+    """Integers for the PCM types, because libsndfile's own scaling of floats is by 2^(n-1) - 1 and truncates."""
+    audio = audio.detach().double().cpu()
+    bits = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}.get(subtype)
+    if bits is None:
+        return audio.clamp(-1.0, 1.0 - 2.0**-15).numpy()
+    scale = 2.0 ** (bits - 1)
+    steps = (audio * scale).round().clamp(-scale, scale - 1)
+    if bits == 16:
+        return steps.to(torch.int16).numpy()
+    return (steps * 2.0 ** (32 - bits)).to(torch.int32).numpy()  # libsndfile takes the upper bits

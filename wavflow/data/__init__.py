@@ -1,0 +1,15 @@
+"""Data sets of crops and clips, and the Lightning module that splits and batches them."""
+
+from wavflow.data.datamodule import AudioDataModule, bundled_speech
+from wavflow.data.datasets import ClipDataset, CropDataset
+from wavflow.data.files import find_audio, split_files, usable_files
+
+__all__ = [
+    "AudioDataModule",
+    "ClipDataset",
+    "CropDataset",
+    "bundled_speech",
+    "find_audio",
+    "split_files",
+    "usable_files",
+]

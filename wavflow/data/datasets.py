@@ -1,0 +1,221 @@
+"""Audio files as training crops and as whole clips, each with its exact mel.
+
+A mel frame near the edge of a crop looks beyond it. So no mel here is that of a crop: it is cut out of the mel of the
+*whole file*, and equals it frame by frame, though only the crop and a margin are read::
+
+    file     |······························································|
+    read             |-- n_fft --|======== crop ========|-- n_fft --|
+    frames                       |   |   |   |   |   |   |                    (the crop starts on a frame)
+
+At the file's own ends the margin ends too, and the reflection there is the one that the whole file's mel has.
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from wavflow.audio import audio_length, read_segment
+from wavflow.data.files import common_folder
+from wavflow.mel import MEL_FLOOR, MelSpectrogram
+
+
+class Item(TypedDict):
+    """`audio` (T,), `mel` (n_mels, T / hop_length), and `mask` (T,), 1 on audio and 0 on padding; all float32."""
+
+    audio: Tensor
+    mel: Tensor
+    mask: Tensor
+
+
+class NamedItem(Item):
+    """An item, and the name of its file: the path below the common folder, without ending, `_` for each `/`."""
+
+    name: str
+
+
+class CropDataset(Dataset[Item]):
+    """Random crops of a fixed length; files are drawn in proportion to their length.
+
+    Item i is a function of (seed, epoch, i) alone. A crop starts on a mel frame. A clip shorter than a crop is padded
+    with zeros, its mel with silence, and the mask is 0 there. A last incomplete hop, which no frame conditions, is left
+    out; but a clip shorter than one hop counts as one frame. A file that can't be read is named in a warning and dropped,
+    and another is drawn in its stead.
+
+    Args:
+        files: Audio files, of any rate.
+        mel: Its settings are used; the module itself is not, wherever its buffers lie.
+        segment_length: In samples at the mel's rate, a multiple of its `hop_length`.
+        samples_per_epoch: Number of crops that make an epoch.
+        seed: Of the crops and the noise.
+        dequantise: Whether to add uniform noise of one 16-bit step to `audio`, after the mel was computed: without it
+            digital silence has no density (theory.md, 1).
+
+    Raises:
+        ValueError: An argument does not fit, or a file's header can't be read.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        mel: MelSpectrogram,
+        segment_length: int,
+        samples_per_epoch: int,
+        seed: int = 0,
+        dequantise: bool = True,
+    ) -> None:
+        if not files:
+            raise ValueError("`files` must hold at least one audio file, got none: name a folder that holds audio.")
+        if segment_length < 1 or segment_length % mel.hop_length:
+            raise ValueError(
+                f"`segment_length` must be a positive multiple of the mel's hop_length {mel.hop_length}, got "
+                f"{segment_length}: take {max(1, segment_length // mel.hop_length) * mel.hop_length}."
+            )
+        if samples_per_epoch < 1:
+            raise ValueError(f"`samples_per_epoch` must be at least 1, got {samples_per_epoch}: raise it.")
+        self.files = list(files)
+        self.mel = MelSpectrogram(**mel.spec)
+        self.segment_length, self.samples_per_epoch = segment_length, samples_per_epoch
+        self.seed, self.dequantise, self.epoch = seed, dequantise, 0
+        self._lengths = [audio_length(path, mel.sample_rate) for path in self.files]
+        self._ends = np.cumsum(self._lengths)
+        self._dropped: set[int] = set()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Says which epoch's crops to draw; workers that already run do not hear of it."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.samples_per_epoch
+
+    def __getitem__(self, index: int) -> Item:
+        if not 0 <= index < len(self):
+            raise IndexError(f"`index` must be in 0 … {len(self) - 1}, got {index}.")
+        rng = np.random.default_rng([self.seed, self.epoch, index])
+        frames = self.segment_length // self.mel.hop_length
+        while len(self._dropped) < len(self.files):
+            which = int(np.searchsorted(self._ends, rng.integers(self._ends[-1]), side="right"))
+            first = int(rng.integers(max(0, _frames(self._lengths[which], self.mel) - frames) + 1))
+            if which in self._dropped:
+                continue
+            try:
+                audio, mel = read_crop(self.files[which], self.mel, first, frames, self._lengths[which])
+            except (ValueError, OSError) as error:
+                self._dropped.add(which)
+                warnings.warn(f"An audio file can't be read and is dropped from training: {error}", stacklevel=2)
+                continue
+            return _item(audio, mel, frames, self.mel, rng if self.dequantise else None)
+        raise ValueError(
+            f"`files` must stay readable, but none of {len(self.files)} is left: check the disk they lie on."
+        )
+
+
+class ClipDataset(Dataset[NamedItem]):
+    """Whole files, one by one, cut to a multiple of `hop_length`; for validation and tests.
+
+    A file that turns out to be damaged is named in a warning, and the next one that can be read stands in for it.
+
+    Args:
+        files: Audio files, of any rate.
+        mel: Its settings are used; the module itself is not.
+        max_seconds: What lies beyond is left out (the mel still is the whole file's).
+        seed: Of the noise, which is the same each time that an item is read.
+        dequantise: As for `CropDataset`.
+
+    Raises:
+        ValueError: An argument does not fit.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        mel: MelSpectrogram,
+        max_seconds: float | None = None,
+        seed: int = 0,
+        dequantise: bool = True,
+    ) -> None:
+        if not files:
+            raise ValueError("`files` must hold at least one audio file, got none: name a folder that holds audio.")
+        if max_seconds is not None and not max_seconds > 0:
+            raise ValueError(
+                f"`max_seconds` must be above 0, got {max_seconds}: raise it, or leave it out for no limit."
+            )
+        self.files = list(files)
+        folder = common_folder(self.files)
+        self.names = ["_".join(path.absolute().relative_to(folder).with_suffix("").parts) for path in self.files]
+        if len(set(self.names)) < len(
+            self.names
+        ):  # a.wav beside a.flac: what is written under these names must not clash
+            self.names = [f"{number:05d}_{name}" for number, name in enumerate(self.names)]
+        self.mel = MelSpectrogram(**mel.spec)
+        self.max_seconds, self.seed, self.dequantise = max_seconds, seed, dequantise
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> NamedItem:
+        if not 0 <= index < len(self):
+            raise IndexError(f"`index` must be in 0 … {len(self) - 1}, got {index}.")
+        limit = math.inf if self.max_seconds is None else self.max_seconds * self.mel.sample_rate // self.mel.hop_length
+        for which in [*range(index, len(self)), *range(index)]:
+            try:
+                length = audio_length(self.files[which], self.mel.sample_rate)
+                frames = max(1, int(min(limit, _frames(length, self.mel))))
+                audio, mel = read_crop(self.files[which], self.mel, 0, frames, length)
+            except (ValueError, OSError) as error:
+                warnings.warn(f"An audio file can't be read, the next one stands in for it: {error}", stacklevel=2)
+                continue
+            rng = np.random.default_rng([self.seed, which]) if self.dequantise else None
+            return {**_item(audio, mel, frames, self.mel, rng), "name": self.names[which]}
+        raise ValueError(f"`files` must stay readable, but none of {len(self)} is left: check the disk they lie on.")
+
+
+def read_crop(path: Path, mel: MelSpectrogram, first: int, frames: int, length: int) -> tuple[Tensor, Tensor]:
+    """Reads some frames' audio, and cuts those frames out of the whole file's mel.
+
+    Args:
+        path: An audio file, of any rate.
+        mel: The spectrogram.
+        first: The first frame.
+        frames: How many at most; fewer come where the file ends.
+        length: The file's, from `audio_length(path, mel.sample_rate)`.
+
+    Returns:
+        Audio (T,) and mel (n_mels, F), float32, F <= frames; T = F * hop_length, or less in a file shorter than a hop.
+    """
+    hop = mel.hop_length
+    frames = min(frames, _frames(length, mel) - first)
+    margin = -(-mel.n_fft // hop)  # in frames
+    read_from = max(0, first - margin)
+    read_to = min(max(length, hop), (first + frames + margin) * hop)
+    read = read_segment(path, read_from * hop, read_to - read_from * hop, mel.sample_rate)
+    with torch.no_grad():
+        whole = mel(read[None])[0]
+    start = first - read_from
+    return read[start * hop : min((start + frames) * hop, length)].clone(), whole[:, start : start + frames].clone()
+
+
+def _item(
+    audio: Tensor, mel: Tensor, frames: int, spectrogram: MelSpectrogram, rng: np.random.Generator | None
+) -> Item:
+    """Pads to `frames` frames, makes the mask, and dequantises."""
+    length = frames * spectrogram.hop_length
+    mask = torch.zeros(length, dtype=torch.float32)
+    mask[: len(audio)] = 1.0
+    if rng is not None:
+        audio = audio + torch.from_numpy(rng.random(len(audio), dtype=np.float32) - np.float32(0.5)) / 32768
+    return {
+        "audio": torch.nn.functional.pad(audio, (0, length - len(audio))),
+        "mel": torch.nn.functional.pad(mel, (0, frames - mel.shape[1]), value=math.log(MEL_FLOOR)),
+        "mask": mask,
+    }
+
+
+def _frames(length: int, mel: MelSpectrogram) -> int:
+    return max(1, length // mel.hop_length)

@@ -1,0 +1,186 @@
+"""Whitening by the mel: an exact, parameter-free first map of every audio flow.
+
+A mel frame tells the spectral envelope, hence a linear predictor a[1..p] and a gain g:
+
+    u[t] = (x[t] - sum_k a_k[t] x[t-k]) / g[t],        log |du/dx| = -log g[t].
+
+log-mel -> log-interpolated power spectrum -> autocorrelation -> Levinson-Durbin -> a, g. The log-mel is interpolated in time
+*before* that, so that every block of samples has the minimum-phase filter of a true spectrum: interpolating a[] directly
+could leave the stable region.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from wavflow.mel import MelSpectrogram
+from wavflow.flows.base import Transform, at_least_float32
+from wavflow.nn.upsampler import interpolate
+
+
+class LinearPrediction(Transform):
+    """Whitens audio by the envelope and level that its own mel spectrogram tells.
+
+    Forward is one parallel pass; inverse is an order-p recursion, solved block by block, differentiable, on CPU and GPU.
+    `cond` is the conditioning mel (B, n_mels, F) and T = F * hop_length. Coefficients are held for a block of `hop_length / 4`
+    samples.
+
+    The gain is absolute, not fitted: white noise of variance s^2 has mean magnitude `s * sqrt(sum w^2) * sqrt(pi) / 2` in a
+    window w, and the mel is a weighted mean of magnitudes.
+
+    Args:
+        mel: The convention of the conditioning mel.
+        order: p, prediction order.
+        floor: Standard deviation of a white floor under the spectrum, on [-1, 1); the default is that of 16-bit rounding,
+            which dequantised audio never goes below. It keeps digital silence finite.
+
+    References:
+        Makhoul, Linear prediction: a tutorial review (1975), section II; LPCNet (Valin & Skoglund, 2018),
+        https://arxiv.org/abs/1810.11846. There the net predicts what is left; here that is a map of a flow.
+    """
+
+    def __init__(self, mel: MelSpectrogram, order: int = 32, floor: float = 2.0**-15 / math.sqrt(12.0)) -> None:
+        super().__init__()
+        if order < 1:
+            raise ValueError(f"`order` must be at least 1, got {order}.")
+        self.order = order
+        self.floor = floor
+        self.hop_length = mel.hop_length
+        self.frame_centre = mel.frame_centre
+        self.block_length = mel.hop_length // math.gcd(mel.hop_length, 4)
+        to_spectrum, offset, beyond = _bands_to_spectrum(mel)
+        self.register_buffer("to_spectrum", to_spectrum, persistent=False)
+        self.register_buffer("spectrum_offset", offset, persistent=False)
+        self.register_buffer("beyond", beyond, persistent=False)
+        self.register_buffer("to_autocorrelation", _spectrum_to_autocorrelation(mel.n_fft, order), persistent=False)
+
+    def predictor(self, mel: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the coefficients a (B, N, p) and the log-gains (B, N) of the N blocks of a log-mel (B, n_mels, F)."""
+        # Float64: the dynamic range of a spectrum exceeds what Levinson-Durbin bears in float32, and frames are few.
+        log_mel = interpolate(mel.double(), self.hop_length // self.block_length, self.frame_centre / self.block_length)
+        power = torch.exp(log_mel.transpose(1, 2) @ self.to_spectrum.double() + self.spectrum_offset.double())
+        upper_half = power[..., power.shape[-1] // 2 :].mean(dim=-1, keepdim=True)
+        power = torch.cat([power, upper_half * self.beyond.double()], dim=-1) + self.floor**2
+        autocorrelation = power @ self.to_autocorrelation.double()
+        coefficients, error = levinson_durbin(autocorrelation)
+        return coefficients, 0.5 * error.log()
+
+    def forward(self, x: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
+        """Whitens audio x (B, 1, T) by its mel (B, n_mels, F), T = F * hop_length; returns u and -log g (B, T)."""
+        blocks, coefficients, log_gain = self._blocks(x, cond)
+        history = torch.nn.functional.pad(x[:, 0], (self.order, 0)).unfold(-1, self.block_length + self.order, self.block_length)
+        # history[..., l, :] are the `order` samples before sample l of the block, the oldest first.
+        history = history.unfold(-1, self.order, 1)[:, :, : self.block_length]
+        predicted = (history @ coefficients.flip(-1).unsqueeze(-1)).squeeze(-1)
+        u = (blocks - predicted) * torch.exp(-log_gain).unsqueeze(-1).to(x.dtype)
+        return u.reshape(x.shape), -self._per_sample(log_gain, x)
+
+    def inverse(self, z: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
+        """Colours u (B, 1, T) by the mel; returns the audio x (B, 1, T) and log g (B, T)."""
+        blocks, coefficients, log_gain = self._blocks(z, cond)
+        excitation = blocks * torch.exp(log_gain).unsqueeze(-1).to(z.dtype)
+        state = z.new_zeros(z.shape[0], self.order)
+        pieces = []
+        for start in range(0, blocks.shape[1], SEGMENT):  # a segment at a time bounds the memory of the small systems
+            segment = slice(start, start + SEGMENT)
+            piece, state = all_pole_filter(excitation[:, segment], coefficients[:, segment], state)
+            pieces.append(piece)
+        return torch.cat(pieces, dim=1).reshape(z.shape), self._per_sample(log_gain, z)
+
+    def _blocks(self, x: Tensor, mel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns x in blocks (B, N, L), coefficients in x's dtype (B, N, p) and log-gains (B, N)."""
+        if x.dim() != 3 or x.shape[1] != 1:
+            raise ValueError(f"`x` must be (B, 1, T), got {tuple(x.shape)}.")
+        if mel is None or x.shape[-1] != mel.shape[-1] * self.hop_length:
+            came = "no mel" if mel is None else f"{mel.shape[-1]} frames for {x.shape[-1]} samples"
+            raise ValueError(f"`cond` must be a mel with one frame per {self.hop_length} samples, got {came}: cut or pad the audio.")
+        coefficients, log_gain = self.predictor(mel)
+        return x.reshape(x.shape[0], -1, self.block_length), coefficients.to(x.dtype), log_gain
+
+    def _per_sample(self, log_gain: Tensor, x: Tensor) -> Tensor:
+        return at_least_float32(log_gain.to(x.dtype)).repeat_interleave(self.block_length, dim=1)
+
+
+SEGMENT = 256  # blocks solved at once by the inverse
+
+
+def all_pole_filter(excitation: Tensor, coefficients: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Solves `x[t] = e[t] + sum_k a_k x[t-k]` with coefficients that are constant within a block.
+
+    In a block the recursion is a unit lower-triangular system `A x = e + P s`, with s the p samples before it. All
+    systems are solved at once for e and for the columns of P; what is left to do in order is one small product per block.
+
+    Args:
+        excitation: e in blocks (B, N, L).
+        coefficients: a (B, N, p).
+        state: The p samples before the first block (B, p), the oldest first.
+
+    Returns:
+        x (B, N, L) and the state after the last block (B, p).
+    """
+    n_blocks, length = excitation.shape[1:]
+    order = coefficients.shape[-1]
+    lag = torch.arange(length, device=state.device).unsqueeze(1) - torch.arange(-order, length, device=state.device)
+    # taps[l, j] multiplies sample j - p of the block in row l: a_lag where 1 <= lag <= p, else nothing.
+    padded = torch.cat([coefficients, coefficients.new_zeros(*coefficients.shape[:2], 1)], dim=-1)
+    taps = padded[..., torch.where((lag >= 1) & (lag <= order), lag - 1, order)]
+    past, present = taps[..., :order], taps[..., order:]
+    system = torch.eye(length, dtype=taps.dtype, device=taps.device) - present
+    solved = torch.linalg.solve_triangular(
+        system, torch.cat([excitation.unsqueeze(-1), past], dim=-1), upper=False, unitriangular=True
+    )
+    driven, response = solved[..., 0], solved[..., 1:]
+    blocks = []
+    for n in range(n_blocks):
+        block = driven[:, n] + (response[:, n] @ state.unsqueeze(-1)).squeeze(-1)
+        state = torch.cat([state, block], dim=-1)[:, -order:]
+        blocks.append(block)
+    return torch.stack(blocks, dim=1), state
+
+
+def levinson_durbin(autocorrelation: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns predictor coefficients (..., p) and the prediction error (...) of an autocorrelation (..., p + 1)."""
+    order = autocorrelation.shape[-1] - 1
+    error = autocorrelation[..., 0]
+    a = autocorrelation[..., :0]
+    for i in range(order):
+        left = autocorrelation[..., i + 1] - (a * autocorrelation[..., 1 : i + 1].flip(-1)).sum(-1)
+        reflection = (left / error).unsqueeze(-1)
+        a = torch.cat([a - reflection * a.flip(-1), reflection], dim=-1)
+        error = error * (1.0 - reflection.squeeze(-1) ** 2)
+    return a, error
+
+
+def _bands_to_spectrum(mel: MelSpectrogram) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the matrix (n_mels, n) and offset (n,) from a log-mel to the log power density of the first n bins, and the rest.
+
+    The mel tells nothing above its last band. There the spectrum goes on from the mean power of its upper half, falling by
+    12 dB an octave as voices do (`beyond`, a factor for each of the remaining bins). Holding the last band instead costs
+    half a nat per sample on LJSpeech: a hole there would be taken for silence all the way up.
+    """
+    filterbank = mel.filterbank.double()
+    weight = filterbank.sum(dim=1).clamp_min(1e-12)
+    bins = torch.arange(filterbank.shape[1], dtype=torch.float64)
+    centres = (filterbank @ bins) / weight
+    told = bins[bins <= centres[-1]] if mel.f_max < mel.sample_rate / 2 else bins
+    upper = torch.searchsorted(centres, told).clamp(1, len(centres) - 1)
+    share = ((told - centres[upper - 1]) / (centres[upper] - centres[upper - 1])).clamp(0.0, 1.0)  # held below the first
+    matrix = torch.zeros(len(centres), len(told), dtype=torch.float64)
+    matrix[upper - 1, told.long()] = 1.0 - share
+    matrix[upper, told.long()] = share
+    # E|X| of white noise in the window against its standard deviation, see the class.
+    unit = math.sqrt(math.pi) / 2.0 * mel.window.double().square().sum().sqrt()
+    beyond = (bins[len(told) :] / centres[-1]) ** -4.0
+    return 2.0 * matrix, -2.0 * (weight.log() + unit.log()) @ matrix, beyond
+
+
+def _spectrum_to_autocorrelation(n_fft: int, order: int) -> Tensor:
+    """Returns the cosine transform (bins, order + 1) of a power spectrum of n_fft / 2 + 1 bins."""
+    n_bins = n_fft // 2 + 1
+    angle = 2.0 * math.pi / n_fft * torch.outer(torch.arange(n_bins), torch.arange(order + 1)).double()
+    share = torch.full((n_bins, 1), 2.0 / n_fft, dtype=torch.float64)
+    share[0] = share[-1] = 1.0 / n_fft
+    return share * angle.cos()

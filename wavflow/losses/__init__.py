@@ -1,0 +1,6 @@
+"""Losses of distillation."""
+
+from wavflow.losses.distillation import ContrastiveDivergence, DensityDistillation, Divergence
+from wavflow.losses.spectral import MagnitudeLoss, MultiResolutionSTFTLoss
+
+__all__ = ["ContrastiveDivergence", "DensityDistillation", "Divergence", "MagnitudeLoss", "MultiResolutionSTFTLoss"]

@@ -1,0 +1,177 @@
+"""The mel spectrogram that conditions every model."""
+
+import warnings
+
+import torch
+import torchaudio.functional as F
+from torch import Tensor, nn
+
+MEL_FLOOR = 1e-5
+"""Band magnitudes below this count as this: a mel's least value is its natural log, -11.5."""
+
+
+class MelSpectrogram(nn.Module):
+    """Natural log of a magnitude mel spectrogram; T samples give exactly `T // hop_length` frames.
+
+    `mel[f] = ln max(filterbank @ sqrt(re^2 + im^2 + 1e-9), 1e-5)` with Slaney's mel scale and area normalisation.
+
+    The default is the convention of HiFi-GAN and of the acoustic models made for it: reflect padding of
+    (n_fft - hop_length) / 2 at either end, so that frame f is centred on the middle of the hop that it conditions.
+    `center=True` is Tacotron 2's: reflect padding of n_fft / 2, so that frame f is centred on the *first* sample of its
+    hop; the last frame, one too many, is dropped::
+
+        samples        |---- hop f ----|--- hop f+1 ---|
+        center=False           f              f+1
+        center=True    f              f+1            (dropped at the end)
+
+    Audio too short to be reflected (no longer than the padding) is first extended with zeros.
+
+    Args:
+        sample_rate: In Hz.
+        n_fft: Length of the transform in samples, even.
+        hop_length: Samples per frame, at most `n_fft`.
+        win_length: Length of the (periodic) Hann window in samples, at most `n_fft`.
+        n_mels: Number of bands.
+        f_min: Lower edge of the lowest band, in Hz.
+        f_max: Upper edge of the highest band, in Hz, at most half the sample rate.
+        center: See above.
+
+    References:
+        HiFi-GAN (Kong et al., 2020), https://arxiv.org/abs/2010.05646
+        Tacotron 2 (Shen et al., 2018), section 2.1, https://arxiv.org/abs/1712.05884
+    """
+
+    window: Tensor
+    filterbank: Tensor
+
+    def __init__(
+        self,
+        *,
+        sample_rate: int = 22050,
+        n_fft: int = 1024,
+        hop_length: int = 256,
+        win_length: int = 1024,
+        n_mels: int = 80,
+        f_min: float = 0.0,
+        f_max: float = 8000.0,
+        center: bool = False,
+    ) -> None:
+        super().__init__()
+        self.sample_rate, self.n_fft, self.hop_length, self.win_length = sample_rate, n_fft, hop_length, win_length
+        self.n_mels, self.f_min, self.f_max, self.center = n_mels, f_min, f_max, center
+        self._check_arguments()
+        self.register_buffer("window", torch.hann_window(win_length), persistent=False)
+        self.register_buffer("filterbank", self._make_filterbank(), persistent=False)
+
+    @property
+    def spec(self) -> dict[str, int | float | bool]:
+        """The constructor's arguments: what a model file stores, and `MelSpectrogram(**spec)` rebuilds."""
+        names = ("sample_rate", "n_fft", "hop_length", "win_length", "n_mels", "f_min", "f_max", "center")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def frame_centre(self) -> int:
+        """Samples from `f * hop_length` to the peak of frame f's window: half a hop, or 0 where `center` is true."""
+        return self.n_fft // 2 - self._padding[0]
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value}" for name, value in self.spec.items())
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Computes the mel in the audio's dtype, whatever autocast says (float32 for half precision).
+
+        Args:
+            audio: (B, T), in [-1, 1], T >= 1.
+
+        Returns:
+            (B, n_mels, T // hop_length), natural log.
+
+        Raises:
+            ValueError: The audio has another shape, or is not float.
+        """
+        if audio.ndim != 2 or audio.shape[-1] < 1 or not audio.is_floating_point():
+            raise ValueError(
+                f"`audio` must be float (B, T) with T >= 1, got {audio.dtype} {tuple(audio.shape)}: reshape it."
+            )
+        frames = audio.shape[-1] // self.hop_length
+        with torch.autocast(audio.device.type, enabled=False):  # else the filterbank would be applied in half precision
+            audio = audio if audio.dtype == torch.float64 else audio.float()
+            shortfall = max(self._padding) + 1 - audio.shape[-1]
+            if shortfall > 0:
+                audio = nn.functional.pad(audio, (0, shortfall))
+            audio = nn.functional.pad(audio, self._padding, mode="reflect")
+            window = self.window.to(audio.dtype)
+            stft = torch.stft(
+                audio, self.n_fft, self.hop_length, self.win_length, window, center=False, return_complex=True
+            )
+            # Not abs(): with the constant inside the root, the gradient stays finite on digital silence.
+            magnitude = torch.sqrt(stft.real.square() + stft.imag.square() + 1e-9)
+            mel = self.filterbank.to(audio.dtype) @ magnitude
+            return torch.log(mel.clamp(min=MEL_FLOOR))[..., :frames]
+
+    def check(self, mel: Tensor, spec: dict[str, int | float | bool] | None = None) -> None:
+        """Raises unless `mel` can be one of this spectrogram's.
+
+        Args:
+            mel: To be (B, n_mels, F), F >= 1, finite.
+            spec: What is known of how it was made; compared with this one's.
+
+        Raises:
+            ValueError: It can't; the message says what is wrong.
+        """
+        if spec is not None and dict(spec) != self.spec:
+            raise ValueError(
+                f"`mel` must be made with the model's own settings {self.spec}, got one made with {dict(spec)}: "
+                "compute it with the model's `mel`, or take a model trained for it."
+            )
+        if mel.ndim != 3 or mel.shape[1] != self.n_mels or mel.shape[2] < 1 or not mel.is_floating_point():
+            raise ValueError(
+                f"`mel` must be float (B, {self.n_mels}, F) with F >= 1, got {mel.dtype} {tuple(mel.shape)}: "
+                f"compute it with {self.spec}."
+            )
+        if not torch.isfinite(mel).all():
+            raise ValueError(
+                "`mel` must be finite, got NaN or inf: check the audio or the acoustic model it comes from."
+            )
+
+    @property
+    def _padding(self) -> tuple[int, int]:
+        if self.center:
+            return self.n_fft // 2, self.n_fft // 2
+        left = (self.n_fft - self.hop_length) // 2
+        return left, self.n_fft - self.hop_length - left  # right gets the odd sample, else a frame would be missing
+
+    def _check_arguments(self) -> None:
+        for name in ("sample_rate", "n_fft", "hop_length", "win_length", "n_mels"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"`{name}` must be a whole number >= 1, got {value!r}: correct the mel's settings.")
+        if self.n_fft % 2:
+            raise ValueError(f"`n_fft` must be even, got {self.n_fft}: take the next power of two.")
+        for name in ("hop_length", "win_length"):
+            if getattr(self, name) > self.n_fft:
+                raise ValueError(
+                    f"`{name}` must be at most n_fft = {self.n_fft}, got {getattr(self, name)}: raise `n_fft`."
+                )
+        edges = (0, self.f_min, self.f_max, self.sample_rate / 2)
+        if not all(isinstance(edge, (int, float)) for edge in edges) or not edges[0] <= edges[1] < edges[2] <= edges[3]:
+            raise ValueError(
+                f"`f_min` and `f_max` must satisfy 0 <= f_min < f_max <= {self.sample_rate / 2} Hz, half the sample "
+                f"rate, got {self.f_min!r} and {self.f_max!r}: correct the mel's settings."
+            )
+        if not isinstance(self.center, bool):
+            raise ValueError(f"`center` must be true or false, got {self.center!r}: correct the mel's settings.")
+
+    def _make_filterbank(self) -> Tensor:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torchaudio only warns of empty bands; here they are an error
+            bins = self.n_fft // 2 + 1
+            filterbank = F.melscale_fbanks(
+                bins, self.f_min, self.f_max, self.n_mels, self.sample_rate, norm="slaney", mel_scale="slaney"
+            ).T.contiguous()
+        if (empty := int((filterbank.amax(dim=1) == 0).sum())) > 0:
+            raise ValueError(
+                f"`n_mels` must leave no band without a frequency, got {self.n_mels} ({empty} empty with "
+                f"n_fft {self.n_fft}): lower it or raise `n_fft`."
+            )
+        return filterbank

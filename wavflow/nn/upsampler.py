@@ -1,0 +1,110 @@
+"""From mel frames to samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+def interpolation_weights(factor: int, centre: float) -> Tensor:
+    """Returns the weights (3, factor) of the frames f - 1, f, f + 1 at the samples f * factor ... of linear interpolation.
+
+    Sample j sits at (j + 0.5); frame f sits `centre` samples after f * factor:
+
+        frame      f-1         f          f+1
+        sample   . . . . | 0 1 2 3 | . . . . |      factor = 4, centre = 2
+    """
+    distance = (torch.arange(factor, dtype=torch.float64) + 0.5 - centre) / factor
+    if not -1.0 <= distance.min() <= distance.max() <= 1.0:
+        raise ValueError(f"`centre` must lie within the frame's {factor} samples, got {centre}.")
+    return torch.stack([(-distance).clamp_min(0.0), 1.0 - distance.abs(), distance.clamp_min(0.0)])
+
+
+def interpolate(frames: Tensor, factor: int, centre: float | None = None, weights: Tensor | None = None) -> Tensor:
+    """Upsamples frames (B, C, F) to (B, C, F * factor); the first and last frames are held at the edges.
+
+    Linear, frame f sitting `centre` samples after f * factor (the middle by default), or with the `weights` (3, factor)
+    given. One kernel serves all channels, so any projection of the channels commutes with it: project at frame rate.
+    """
+    if weights is None:
+        weights = interpolation_weights(factor, factor / 2 if centre is None else centre)
+    weights = weights.to(frames)
+    padded = torch.cat([frames[..., :1], frames, frames[..., -1:]], dim=-1)
+    neighbours = padded.unfold(-1, 3, 1)  # (B, C, F, 3)
+    return (neighbours @ weights).flatten(-2)
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Features at frame rate and the kernel that takes frames to samples; what a conditioner is conditioned on.
+
+    Args:
+        frames: Features (B, K, F).
+        kernel: Interpolation weights (3, hop_length); none where the features already come one a sample.
+    """
+
+    frames: Tensor
+    kernel: Tensor | None = None
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per frame."""
+        return 1 if self.kernel is None else self.kernel.shape[-1]
+
+    def to_samples(self, frames: Tensor, length: int) -> Tensor:
+        """Upsamples projected features (B, C, F) to (B, C, length)."""
+        if frames.shape[-1] * self.hop_length != length:
+            raise ValueError(
+                f"`cond` must have {length / self.hop_length:g} frames of {self.hop_length} samples for {length} samples, "
+                f"got {frames.shape[-1]}: cut or pad the audio to whole frames."
+            )
+        return frames if self.kernel is None else interpolate(frames, self.hop_length, weights=self.kernel)
+
+    def frame_to_samples(self, frames: Tensor, frame: int) -> Tensor:
+        """Returns the samples (..., C, hop_length) of one frame of projected features (..., C, F)."""
+        if self.kernel is None:
+            return frames[..., frame : frame + 1]
+        neighbours = torch.arange(frame - 1, frame + 2, device=frames.device).clamp(0, frames.shape[-1] - 1)
+        return frames[..., neighbours] @ self.kernel.to(frames)
+
+
+class Upsampler(nn.Module):
+    """Mel (B, n_mels, F) -> features (B, channels, F) at frame rate, and the kernel that takes frames to samples.
+
+    One upsampler is shared by all conditioners of a model. Frames are mixed with their neighbours first (a frame sees one
+    frame ahead: the declared look-ahead), then every conditioner projects the features at frame rate and interpolates
+    the result to the sample rate with `kernel`. Never a bare transposed convolution, whose overlap rings as a tone.
+
+    Args:
+        n_mels: Bands of the mel.
+        channels: Features.
+        hop_length: Samples per frame.
+        frame_centre: Where a frame's centre lies after its first sample, in samples (see `MelSpectrogram`).
+        mode: "linear" keeps the kernel fixed at linear interpolation; "smoothing" learns it, starting from there
+            (nearest-neighbour repetition followed by a smoothing filter that spans three frames).
+    """
+
+    def __init__(self, n_mels: int, channels: int, hop_length: int, frame_centre: float, mode: str = "linear") -> None:
+        super().__init__()
+        if mode not in ("linear", "smoothing"):
+            raise ValueError(f"`mode` must be 'linear' or 'smoothing', got {mode!r}.")
+        self.hop_length = hop_length
+        self.channels = channels
+        # Log-mels lie between -11.5 and about 2; brought to unit scale so that the first layer starts well.
+        self.register_buffer("mean", torch.tensor(-5.0), persistent=False)
+        self.register_buffer("scale", torch.tensor(2.5), persistent=False)
+        self.mix = nn.Conv1d(n_mels, channels, kernel_size=3)
+        self.refine = nn.Conv1d(channels, channels, kernel_size=1)
+        kernel = interpolation_weights(hop_length, frame_centre).to(torch.get_default_dtype())
+        self.kernel = nn.Parameter(kernel) if mode == "smoothing" else nn.Buffer(kernel, persistent=False)
+        ahead = (interpolation_weights(hop_length, frame_centre)[2] > 0).nonzero()
+        first = int(ahead[0]) if len(ahead) and mode == "linear" else (0 if mode == "smoothing" else hop_length)
+        self.look_ahead = hop_length + hop_length - first
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """Returns features (B, channels, F) of a log-mel (B, n_mels, F)."""
+        x = (mel - self.mean) / self.scale
+        x = torch.cat([x[..., :1], x, x[..., -1:]], dim=-1)  # edges held, as in `interpolate`
+        return torch.nn.functional.leaky_relu(self.refine(torch.nn.functional.leaky_relu(self.mix(x), 0.2)), 0.2)

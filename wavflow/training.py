@@ -1,0 +1,249 @@
+"""The two stages as Lightning modules: maximum likelihood, and distillation from a frozen teacher."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Timer
+from torch import Tensor, nn
+
+from wavflow.flows.elementwise import LOG_SCALE_BOUND
+from wavflow.losses import ContrastiveDivergence, DensityDistillation
+from wavflow.vocoder import Vocoder
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+Batch = dict[str, Any]
+
+
+class Task(pl.LightningModule):
+    """What both stages share: a net, its optimizer, and a learning rate that decays to the end of the budget.
+
+    Args:
+        net: The model to train.
+        optimizer: Makes the optimizer from the parameters.
+        warmup_steps: Linear rise of the learning rate.
+        final_fraction: Of the learning rate, at the end of the cosine decay.
+    """
+
+    def __init__(
+        self, net: Vocoder, optimizer: OptimizerFactory, warmup_steps: int = 100, final_fraction: float = 0.05
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.optimizer = optimizer
+        self.warmup_steps = warmup_steps
+        self.final_fraction = final_fraction
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Returns Adam or what the configuration names, with warm-up and decay per step."""
+        optimizer = self.optimizer(self.net.parameters())
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _learning_rate_factor(self, step: int) -> float:
+        warmup = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, self._spent(step))))
+        return warmup * (self.final_fraction + (1.0 - self.final_fraction) * cosine)
+
+    def _spent(self, step: int) -> float:
+        """Share of the budget that is spent: of `max_steps` or of `max_time`, whichever is nearer its end."""
+        trainer, spent = self.trainer, 0.0
+        if trainer.max_steps > 0:
+            spent = step / trainer.max_steps
+        for timer in (callback for callback in trainer.callbacks if isinstance(callback, Timer)):
+            remaining = timer.time_remaining()
+            if remaining is not None:
+                elapsed = timer.time_elapsed()
+                spent = max(spent, elapsed / (elapsed + remaining) if elapsed + remaining > 0 else 1.0)
+        return spent
+
+    def _log(self, stage: str, values: dict[str, Tensor], batch_size: int, show: tuple[str, ...]) -> None:
+        for name, value in values.items():
+            self.log(f"{stage}/{name}", value, prog_bar=name in show, batch_size=batch_size)
+
+
+class LikelihoodTask(Task):
+    """Stage 1: minimises the mean negative log-likelihood, in nats per sample."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Returns the loss of a batch of crops."""
+        values = self._values(batch)
+        self._log("train", values, len(batch["audio"]), show=("nats",))
+        return values["loss"]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Logs the likelihood of a whole held-out clip."""
+        self._log("validation", self._values(batch), len(batch["audio"]), show=("nats",))
+
+    def _values(self, batch: Batch) -> dict[str, Tensor]:
+        audio, mel, mask = batch["audio"], batch["mel"], batch["mask"]
+        u, whitening = self.net.whiten(audio, mel)
+        z, log_slope = self.net.flow.transform(u, self.net.conditioning(mel, batch.get("speaker")))
+        nats = masked_mean(self.net.flow.base_log_prob(z) + log_slope + whitening, mask)
+        return {
+            "loss": -nats,
+            "nats": nats.detach(),
+            "bits": (math.log(32768.0) - nats.detach()) / math.log(2.0),
+            "clamp_fraction": clamp_fraction(log_slope, mask),
+        }
+
+
+class DistillationTask(Task):
+    """Stage 2: a student minimises `density_weight * KL(student || teacher) + spectral_weight * spectral + ...`.
+
+    The teacher is frozen and no part of this module: neither its weights nor its gradients enter checkpoints, optimizers
+    or averages.
+
+    Args:
+        net: The student.
+        teacher: A trained model that scores in one pass, with the same mel and whitening.
+        density: The estimator of the KL.
+        spectral: Takes (drawn audio, recording) to a loss; None for none.
+        contrastive: None for none.
+        density_weight: Weight of the KL and its regulariser.
+        spectral_weight: Weight of `spectral`.
+        contrastive_weight: How strongly the KL to the teacher under *another* mel is made large.
+        optimizer: See `Task`, as are the rest.
+    """
+
+    teacher: Vocoder
+
+    def __init__(
+        self,
+        net: Vocoder,
+        teacher: Vocoder,
+        density: DensityDistillation,
+        optimizer: OptimizerFactory,
+        spectral: nn.Module | None = None,
+        contrastive: ContrastiveDivergence | None = None,
+        density_weight: float = 0.5,
+        spectral_weight: float = 1.0,
+        contrastive_weight: float = 0.3,
+        **schedule: Any,
+    ) -> None:
+        super().__init__(net, optimizer, **schedule)
+        check_pair(net, teacher)
+        density.check(net.flow, teacher.flow)
+        self.__dict__["teacher"] = teacher.eval().requires_grad_(False)  # not a submodule, see the class
+        self.density = density
+        self.spectral = spectral
+        self.contrastive = contrastive
+        self.density_weight = density_weight
+        self.spectral_weight = spectral_weight
+        self.contrastive_weight = contrastive_weight
+        share_upsampler(net, teacher)
+
+    def on_fit_start(self) -> None:
+        """Brings the teacher to the student's device and takes its fingerprint."""
+        self.teacher.to(self.device)
+        self._fingerprint = fingerprint(self.teacher)
+
+    def on_train_end(self) -> None:
+        """Holds the teacher against its fingerprint."""
+        if fingerprint(self.teacher) != self._fingerprint:
+            raise RuntimeError("the frozen teacher's weights changed during distillation: this is a bug, discard the run.")
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Returns the loss of a batch of crops, drawn from fresh noise."""
+        values, _, kl = self._values(batch, self.net.noise(batch["mel"]))
+        half = interval(kl.detach())
+        self._log("train", values | {"kl_interval": half}, len(batch["audio"]), show=("kl", "spectral"))
+        return values["loss"]
+
+    def on_validation_epoch_start(self) -> None:
+        """Starts the collection of the clips' divergences."""
+        self._clip_kl: list[Tensor] = []
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Logs a draw for a whole held-out clip; the noise of a clip is always the same."""
+        generator = torch.Generator().manual_seed(batch_idx)
+        values, _, kl = self._values(batch, self.net.noise(batch["mel"], generator))
+        self._clip_kl.append(kl)
+        self._log("validation", values, len(batch["audio"]), show=("kl", "spectral"))
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the 95 % interval of the KL over clips."""
+        self.log("validation/kl_interval", interval(torch.cat(self._clip_kl)))
+
+    def _values(self, batch: Batch, noise: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Returns the loss and its terms, the audio (B, T), and the KL of each item (B,)."""
+        audio, mel, mask, speaker = batch["audio"], batch["mel"], batch["mask"], batch.get("speaker")
+        draw = self.net.draw(mel, noise, speaker)
+        divergence = self.density(draw, self.net.flow, self.teacher.flow, self.teacher.conditioning(mel, speaker))
+        kl = masked_mean(divergence.kl, mask)
+        values = {
+            "kl": kl,
+            "entropy": masked_mean(divergence.entropy, mask),
+            "cross_entropy": masked_mean(divergence.cross_entropy, mask),
+            "regulariser": masked_mean(divergence.regulariser, mask),
+            "clamp_fraction": clamp_fraction(draw.log_scale, mask),
+        }
+        loss = self.density_weight * (kl + values["regulariser"])
+        drawn, log_det = self.net.colour(draw.u, mel)
+        drawn = drawn * mask
+        values["rms_ratio"] = rms(drawn) / rms(audio * mask).clamp_min(1e-5)
+        if self.spectral is not None:
+            values["spectral"] = self.spectral(drawn, audio * mask)
+            loss = loss + self.spectral_weight * values["spectral"]
+        if self.contrastive is not None and len(audio) > 1:
+            against = self.contrastive(drawn, draw.log_prob - log_det, mel, self.teacher, speaker)
+            values["contrastive"] = masked_mean(against, mask)
+            loss = loss - self.contrastive_weight * values["contrastive"]
+        values = {name: value.detach() for name, value in values.items()} | {"loss": loss}
+        return values, drawn, (divergence.kl * mask).sum(dim=1).detach() / mask.sum(dim=1).clamp_min(1.0)
+
+
+def check_pair(student: Vocoder, teacher: Vocoder) -> None:
+    """Raises ValueError unless a teacher can teach a student: the same mel, whitening and speakers."""
+    if student.mel.spec != teacher.mel.spec:
+        raise ValueError(f"`teacher` was trained on another mel: {teacher.mel.spec}; the student's is {student.mel.spec}.")
+    orders = [0 if model.whitening is None else model.whitening.order for model in (student, teacher)]
+    if orders[0] != orders[1]:
+        raise ValueError(f"`teacher` whitens with order {orders[1]}, the student with {orders[0]}: they must share the map.")
+    speakers = [0 if model.speakers is None else model.speakers.num_embeddings for model in (student, teacher)]
+    if speakers[0] != speakers[1]:
+        raise ValueError(f"`teacher` knows {speakers[1]} speakers, the student {speakers[0]}: they must be the same.")
+
+
+def share_upsampler(student: Vocoder, teacher: Vocoder) -> None:
+    """Starts the student's upsampler and speakers from the teacher's, where their shapes agree."""
+    for name in ("upsampler", "speakers"):
+        ours, theirs = getattr(student, name), getattr(teacher, name)
+        if ours is None or theirs is None:
+            continue
+        weights = theirs.state_dict()
+        if {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in weights.items()}:
+            ours.load_state_dict(weights)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Returns the mean of values (B, T) where mask (B, T) is 1."""
+    return (values * mask).sum() / mask.sum().clamp_min(1.0)
+
+
+def clamp_fraction(log_slope: Tensor, mask: Tensor) -> Tensor:
+    """Returns the share of samples whose log-slope (B, T) is at the bound of log-scales, where gradients fade."""
+    return masked_mean((log_slope.detach().abs() > 0.95 * LOG_SCALE_BOUND).to(mask.dtype), mask)
+
+
+def rms(audio: Tensor) -> Tensor:
+    """Returns the root mean square of audio of any shape."""
+    return audio.square().mean().sqrt()
+
+
+def interval(values: Tensor) -> Tensor:
+    """Returns the half width of the 95 % interval of the mean of values (N,), by the normal approximation; nan for one."""
+    return 1.96 * values.std() / math.sqrt(len(values)) if len(values) > 1 else values.new_tensor(math.nan).squeeze()
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Returns a digest of a module's weights."""
+    digest = hashlib.sha256()
+    for tensor in module.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,155 @@
+"""The one model class: a flow over audio, conditioned on a mel spectrogram. Teacher and student are two configurations of it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from wavflow.mel import MelSpectrogram
+from wavflow.flows.base import Flow, log_det_of_identity
+from wavflow.flows.linear_prediction import LinearPrediction
+from wavflow.nn.upsampler import Conditioning, Upsampler
+
+
+class Draw(NamedTuple):
+    """A sample and all that is known about it for free; `u` is the audio before the whitening is undone."""
+
+    u: Tensor  # (B, 1, T) whitened audio
+    z: Tensor  # (B, 1, T) the noise it came from
+    log_prob: Tensor  # (B, T) log-density of u, nats
+    log_scale: Tensor  # (B, T) log |du/dz|: u[t] = loc[t] + exp(log_scale[t]) * z[t], both from z[<t], for affine flows
+
+
+class Vocoder(nn.Module):
+    """Density of audio given its mel: `x <-> whitening <-> u <-> flow <-> z`.
+
+    log p(x | mel) = log p(u | mel) + log |du/dx|. Direction decides the role: a flow that scores in one pass is a teacher
+    (MAF), one that draws in one pass a student (IAF).
+
+    Args:
+        mel: The convention of the mels that it is conditioned on; it travels with the model.
+        upsampler: From mels to the features that the flow's conditioners share.
+        flow: Density of the whitened audio (B, 1, T).
+        whitening: First map, by the mel itself; None for none.
+        n_speakers: Size of the speaker embedding; 0 for none.
+
+    Attributes:
+        config: How `wavflow.models` builds this model again; None for one that was put together by hand.
+    """
+
+    def __init__(
+        self,
+        mel: MelSpectrogram,
+        upsampler: Upsampler,
+        flow: Flow,
+        whitening: LinearPrediction | None = None,
+        n_speakers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.mel = mel
+        self.upsampler = upsampler
+        self.flow = flow
+        self.whitening = whitening
+        self.speakers = nn.Embedding(n_speakers, upsampler.channels) if n_speakers else None
+        self.config: dict[str, Any] | None = None
+
+    @property
+    def sample_rate(self) -> int:
+        """Of the audio, in Hz."""
+        return self.mel.sample_rate
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per mel frame."""
+        return self.mel.hop_length
+
+    def conditioning(self, mel: Tensor, speaker: Tensor | None = None) -> Conditioning:
+        """Returns what the flow is conditioned on, for a mel (B, n_mels, F) and speaker ids (B,)."""
+        if (speaker is None) != (self.speakers is None):
+            needed = "no speaker" if self.speakers is None else f"speaker ids (B,) below {self.speakers.num_embeddings}"
+            raise ValueError(f"`speaker`: this model takes {needed}, got {speaker}.")
+        features = self.upsampler(mel)
+        if speaker is not None:
+            features = features + self.speakers(speaker).unsqueeze(-1)
+        return Conditioning(features, self.upsampler.kernel)
+
+    def log_prob(self, audio: Tensor, mel: Tensor, speaker: Tensor | None = None) -> Tensor:
+        """Returns the exact log-density of audio (B, T) given its mel (B, n_mels, F): (B, T), nats per sample on [-1, 1).
+
+        One pass for a teacher. A student (an IAF) has to undo its flows sample by sample: T steps for each.
+
+        Raises:
+            ValueError: When T is not F * hop_length.
+        """
+        self._check(mel, audio.shape[-1])
+        u, log_det = self.whiten(audio, mel)
+        return self.flow.log_prob(u, self.conditioning(mel, speaker)) + log_det
+
+    def draw(self, mel: Tensor, noise: Tensor, speaker: Tensor | None = None) -> Draw:
+        """Draws whitened audio from noise (B, T), with its density; the training path of a student."""
+        z = noise.unsqueeze(1)
+        u, log_prob, log_scale = self.flow.sample_and_log_prob(z, self.conditioning(mel, speaker))
+        return Draw(u, z, log_prob, log_scale)
+
+    def sample_and_log_prob(
+        self,
+        mel: Tensor,
+        noise: Tensor | None = None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+        speaker: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Draws audio (B, F * hop_length) for a mel (B, n_mels, F), with its exact log-density (B, T) in nats per sample.
+
+        One pass for a student, T cached steps for a teacher.
+
+        Args:
+            mel: (B, n_mels, F).
+            noise: Standard noise (B, F * hop_length) that fixes the draw; see `noise`.
+            temperature: Multiplies the noise; the density is that of the model, at temperature 1.
+            generator: Where noise is drawn from if none is given.
+            speaker: Ids (B,), for a model with speakers.
+        """
+        self._check(mel, None if noise is None else noise.shape[-1])
+        noise = self.noise(mel, generator) if noise is None else noise
+        draw = self.draw(mel, temperature * noise, speaker)
+        audio, log_det = self.colour(draw.u, mel)
+        return audio, draw.log_prob - log_det
+
+    @torch.no_grad()
+    def sample(
+        self,
+        mel: Tensor,
+        noise: Tensor | None = None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+        speaker: Tensor | None = None,
+    ) -> Tensor:
+        """Draws audio (B, F * hop_length); arguments as in `sample_and_log_prob`."""
+        return self.sample_and_log_prob(mel, noise, temperature, generator, speaker)[0]
+
+    def noise(self, mel: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draws standard noise (B, F * hop_length) for a mel; from a CPU generator it is the same on every device."""
+        shape = (mel.shape[0], mel.shape[-1] * self.hop_length)
+        device = mel.device if generator is None else generator.device
+        return self.flow.base.standard_noise(shape, generator=generator, dtype=mel.dtype, device=device).to(mel.device)
+
+    def whiten(self, audio: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps audio (B, T) to u (B, 1, T); also log |du/dx| (B, T)."""
+        x = audio.unsqueeze(1)
+        return (x, log_det_of_identity(x)) if self.whitening is None else self.whitening(x, mel)
+
+    def colour(self, u: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps u (B, 1, T) to audio (B, T); also log |dx/du| (B, T)."""
+        x, log_det = (u, log_det_of_identity(u)) if self.whitening is None else self.whitening.inverse(u, mel)
+        return x.squeeze(1), log_det
+
+    def _check(self, mel: Tensor, samples: int | None) -> None:
+        self.mel.check(mel)
+        if samples is not None and samples != mel.shape[-1] * self.hop_length:
+            raise ValueError(
+                f"`mel` has {mel.shape[-1]} frames of {self.hop_length} samples, the audio or noise {samples} samples, "
+                f"not {mel.shape[-1] * self.hop_length}: cut or pad it to whole frames."
+            )
