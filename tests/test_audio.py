@@ -81,12 +81,14 @@ def test_segment_is_part_of_the_whole(tmp_path: Path, ending: str, target: int |
 @pytest.mark.parametrize("ending", ["ogg", "mp3"])
 def test_segments_of_a_long_lossy_file_do_not_trust_its_seeking(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a.{ending}"
-    sf.write(
-        path, coloured_noise(400_000), 16000
-    )  # longer than the run-up of MP3, with positions where a bare seek errs
+    rng = np.random.default_rng(1)
+    loudness = np.repeat(rng.uniform(0.0, 1.0, 280) ** 3, 1600)  # bursts make the encoders switch their windows
+    sf.write(path, loudness * coloured_noise(len(loudness))[:, 0], 22050)
     whole, _ = read_audio(path)
+    in_one_go, _ = sf.read(path, dtype="float32")
+    np.testing.assert_array_equal(whole, in_one_go)
 
-    for start in np.random.default_rng(0).integers(270_000, 399_000, 20).tolist():
+    for start in rng.integers(270_000, len(whole) - 500, 150).tolist():  # beyond MP3's run-up; some 10 bare seeks err
         torch.testing.assert_close(read_segment(path, start, 500), whole[start : start + 500], atol=1e-6, rtol=0)
 
 
@@ -98,6 +100,25 @@ def test_segment_reads_no_more_than_needed(tmp_path: Path, monkeypatch: pytest.M
     read_segment(tmp_path / "a.flac", 50_000, 1000, 22050)
 
     assert 1000 * 48 / 22 < sum(asked) < 4000
+
+
+def test_rates_without_a_common_divisor_cost_no_memory(tmp_path: Path) -> None:
+    t = np.arange(20_000) / 44100
+    sf.write(tmp_path / "a.wav", 0.5 * np.sin(2 * np.pi * 1000 * t), 44100)
+
+    audio, rate = read_audio(tmp_path / "a.wav", 22051)
+
+    assert rate == 22051
+    expected = 0.5 * torch.sin(2 * torch.pi * 1000 * torch.arange(len(audio)) / 22050)  # 0.08 cents too low
+    torch.testing.assert_close(audio[200:-200].double(), expected[200:-200], atol=1e-4, rtol=0)
+    torch.testing.assert_close(read_segment(tmp_path / "a.wav", 5000, 100, 22051), audio[5000:5100], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("target", [16000, 22050, 24000, 44100, 48000])
+@pytest.mark.parametrize("source", [8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 192000])
+def test_length_at_usual_rates_is_exact(tmp_path: Path, source: int, target: int) -> None:
+    sf.write(tmp_path / "a.wav", np.zeros(300_000), source)
+    assert audio_length(tmp_path / "a.wav", target) == -(-300_000 * target // source)
 
 
 def test_overs_and_silence_are_read_as_they_are(tmp_path: Path) -> None:
@@ -159,7 +180,6 @@ def test_unusable_files_are_named_with_what_is_wrong(tmp_path: Path) -> None:
 def test_damage_in_the_middle_is_found_when_it_is_read(tmp_path: Path) -> None:
     sf.write(tmp_path / "a.flac", coloured_noise(40_000), 16000)
     content = bytearray((tmp_path / "a.flac").read_bytes())
-    content[len(content) // 2 :][:500] = bytes(500)
     content[len(content) // 2 : len(content) // 2 + 500] = bytes(500)
     (tmp_path / "a.flac").write_bytes(content)
 
@@ -171,7 +191,7 @@ def test_missing_file_and_impossible_requests(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no .*none\.wav: check the name"):
         read_audio(tmp_path / "none.wav")
     sf.write(tmp_path / "a.wav", coloured_noise(100), 16000)
-    with pytest.raises(ValueError, match="`sample_rate` must be at least 1"):
+    with pytest.raises(ValueError, match="`sample_rate` must be at least 100"):
         read_audio(tmp_path / "a.wav", 0)
     with pytest.raises(ValueError, match="`length` must be at least 0"):
         read_segment(tmp_path / "a.wav", 0, -1)
@@ -186,13 +206,13 @@ def test_wav_from_a_pipe_is_not_taken_for_truncated(tmp_path: Path) -> None:
     assert len(read_audio(tmp_path / "a.wav")[0]) == 1000
 
 
-@pytest.mark.parametrize(("subtype", "bits"), [(None, 16), ("PCM_24", 24), ("PCM_32", 32)])
-@pytest.mark.parametrize("ending", ["wav", "flac"])
+@pytest.mark.parametrize(
+    ("ending", "subtype", "bits"),
+    [("wav", None, 16), ("wav", "PCM_24", 24), ("wav", "PCM_32", 32), ("flac", None, 16), ("flac", "PCM_24", 24)],
+)
 def test_written_audio_is_clipped_and_rounded_to_the_nearest_step(
     tmp_path: Path, ending: str, subtype: str | None, bits: int
 ) -> None:
-    if (ending, bits) == ("flac", 32):
-        pytest.skip("FLAC has no 32-bit samples here")
     step = 2.0 ** (1 - bits)
     audio = torch.tensor([-2.0, -1.0, -2.6 * step, -0.4 * step, 0.0, 0.6 * step, 2.4 * step, 1.0 - step, 1.0, 7.0])
 
@@ -227,7 +247,7 @@ def test_nothing_half_written_is_left(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "file").touch()
     (tmp_path / "folder.wav").mkdir()
     for path in (tmp_path / "none" / "a.wav", tmp_path / "file" / "a.wav", tmp_path / "folder.wav"):
-        with pytest.raises(OSError, match="`path` must be writable, got .*: make the folder or choose another"):
+        with pytest.raises(OSError, match=r"`path` must be writable, got .*: make the folder or choose another"):
             write_audio(path, audio, 16000)
 
     write_audio(tmp_path / "old.wav", audio, 16000)
@@ -352,14 +372,14 @@ def test_frame_count_is_floor_of_samples_over_hop(center: bool, hop_length: int)
 
 
 @pytest.mark.parametrize("center", [False, True])
-def test_clip_too_short_to_be_reflected_is_extended_with_zeros(center: bool) -> None:
+def test_clip_too_short_to_be_reflected_is_followed_by_zeros(center: bool) -> None:
     mel = MelSpectrogram(center=center)
     audio = torch.randn(1, 300)
 
-    extended = torch.nn.functional.pad(audio, (0, 1000))
+    result = mel(audio)
 
-    torch.testing.assert_close(mel(audio), mel(extended)[..., :1])
-    assert mel(audio).shape == (1, 80, 1)
+    assert result.shape == (1, 80, 1)
+    torch.testing.assert_close(result, mel(torch.nn.functional.pad(audio, (0, 1000)))[..., :1])
 
 
 @pytest.mark.parametrize("arguments", [{"center": True}, {"hop_length": 27}, *PRESETS])

@@ -161,7 +161,7 @@ def test_unequal_lengths_and_overloads_are_refused() -> None:
         log_spectral_distance(noise(3000), noise(2999))
     with pytest.raises(ValueError, match="equally long"):
         mel_l1(noise(3000), noise(2999), MelSpectrogram())
-    with pytest.raises(ValueError, match="peak of 1.5: scale it down"):
+    with pytest.raises(ValueError, match=r"peak of 1\.5: scale it down"):
         flac_bits(torch.tensor([1.5]), 16000)
 
 
@@ -242,7 +242,7 @@ def test_spectrogram_picture(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "clip.png"
     signals = {"recording": noise(9000).float(), "shorter": noise(5000).numpy(), "silence": torch.zeros(300)}
 
-    spectrogram_picture(path, signals, 16000, "a title with $ and _")
+    spectrogram_picture(path, signals, 16000, "a title that is no formula: $\\frac$")
 
     picture = imread(path)
     assert picture.shape[1] > 1000
@@ -286,7 +286,7 @@ def test_curves_picture(tmp_path: Path) -> None:
 
     curves_picture(tmp_path / "curves.png", runs)
 
-    assert imread(tmp_path / "curves.png").shape[1] > 1000
+    assert imread(tmp_path / "curves.png").shape[:2] > (600, 800), "two rows of two"
     with pytest.raises(ValueError, match=r"columns train/... or validation/..., got none in .*empty.csv"):
         curves_picture(tmp_path / "none.png", {"empty": runs["empty"]})
     with pytest.raises(FileNotFoundError, match=r"absent.csv, which is not there"):
@@ -308,6 +308,8 @@ def test_markdown_table() -> None:
         "| student | – | – | 0.500 | 1234 | 133.4 |",
         "| tiny | 1.00e-05 | – | – | 0 | – |",
     ]
+    assert markdown_table([]) == ""
+    assert markdown_table([{"ok": np.bool_(True)}]) == "| ok |\n|---|\n| yes |\n"
     assert markdown_table(rows[:1], ["bits"]) == "| bits |\n|---:|\n| 8.250 |\n"
 
 
@@ -352,9 +354,8 @@ def test_report(tmp_path: Path) -> None:
     assert page.tags.count("img") == 2
     assert "script" not in page.tags
     assert "b" not in page.tags
-    assert {"Teacher <script> & $student", "0.130 ± 0.020", "95 % intervals & so on"} <= set(page.text.split("\n")) | {
-        cell for cell in page.text.replace("student0", "student\n0").split("\n")
-    }
+    for text in ("Teacher <script> & $student", "0.130 ± 0.020", "95 % intervals & so on", "<b>"):
+        assert text in page.text
     assert sorted({unquote(link) for link in page.links}) == ["a b.wav", "clip#1.png", "curves.png"]
     assert all((tmp_path / unquote(link)).is_file() for link in page.links)
     figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))

@@ -24,7 +24,7 @@ class MelSpectrogram(nn.Module):
         center=False           f              f+1
         center=True    f              f+1            (dropped at the end)
 
-    Audio too short to be reflected (no longer than the padding) is first extended with zeros.
+    Audio too short to be reflected (no longer than the padding) is followed by zeros instead, for the frames it has.
 
     Args:
         sample_rate: In Hz.
@@ -96,9 +96,8 @@ class MelSpectrogram(nn.Module):
         frames = audio.shape[-1] // self.hop_length
         with torch.autocast(audio.device.type, enabled=False):  # else the filterbank would be applied in half precision
             audio = audio if audio.dtype == torch.float64 else audio.float()
-            shortfall = max(self._padding) + 1 - audio.shape[-1]
-            if shortfall > 0:
-                audio = nn.functional.pad(audio, (0, shortfall))
+            if audio.shape[-1] <= max(*self._padding, self.hop_length - 1):
+                audio = nn.functional.pad(audio, (0, self.n_fft))
             audio = nn.functional.pad(audio, self._padding, mode="reflect")
             window = self.window.to(audio.dtype)
             stft = torch.stft(

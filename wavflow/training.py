@@ -62,6 +62,12 @@ class Task(pl.LightningModule):
                 spent = max(spent, elapsed / (elapsed + remaining) if elapsed + remaining > 0 else 1.0)
         return spent
 
+    def _known(self, batch: Batch) -> Batch:
+        """Masks a crop's first samples: the linear prediction would need what was before them, and takes zeros instead."""
+        mask = batch["mask"].clone()
+        mask[:, : 0 if self.net.whitening is None else self.net.whitening.order] = 0.0
+        return batch | {"mask": mask}
+
     def _log(self, stage: str, values: dict[str, Tensor], batch_size: int, show: tuple[str, ...]) -> None:
         for name, value in values.items():
             self.log(f"{stage}/{name}", value, prog_bar=name in show, batch_size=batch_size)
@@ -72,7 +78,7 @@ class LikelihoodTask(Task):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the loss of a batch of crops."""
-        values = self._values(batch)
+        values = self._values(self._known(batch))
         self._log("train", values, len(batch["audio"]), show=("nats",))
         return values["loss"]
 
@@ -83,6 +89,7 @@ class LikelihoodTask(Task):
     def _values(self, batch: Batch) -> dict[str, Tensor]:
         audio, mel, mask = batch["audio"], batch["mel"], batch["mask"]
         u, whitening = self.net.whiten(audio, mel)
+        u = u * mask.unsqueeze(1)  # what is not known is no audio, but at rest
         z, log_slope = self.net.flow.transform(u, self.net.conditioning(mel, batch.get("speaker")))
         nats = masked_mean(self.net.flow.base_log_prob(z) + log_slope + whitening, mask)
         return {
@@ -138,7 +145,11 @@ class DistillationTask(Task):
         self.contrastive_weight = contrastive_weight
         share_upsampler(net, teacher)
 
-    def on_fit_start(self) -> None:
+    def on_validation_start(self) -> None:
+        """Brings the teacher to the student's device."""
+        self.teacher.to(self.device)
+
+    def on_train_start(self) -> None:
         """Brings the teacher to the student's device and takes its fingerprint."""
         self.teacher.to(self.device)
         self._fingerprint = fingerprint(self.teacher)
@@ -150,7 +161,7 @@ class DistillationTask(Task):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the loss of a batch of crops, drawn from fresh noise."""
-        values, _, kl = self._values(batch, self.net.noise(batch["mel"]))
+        values, _, kl = self._values(self._known(batch), self.net.noise(batch["mel"]))
         half = interval(kl.detach())
         self._log("train", values | {"kl_interval": half}, len(batch["audio"]), show=("kl", "spectral"))
         return values["loss"]
@@ -239,6 +250,19 @@ def rms(audio: Tensor) -> Tensor:
 def interval(values: Tensor) -> Tensor:
     """Returns the half width of the 95 % interval of the mean of values (N,), by the normal approximation; nan for one."""
     return 1.96 * values.std() / math.sqrt(len(values)) if len(values) > 1 else values.new_tensor(math.nan).squeeze()
+
+
+def warm_ema(decay: float = 0.999) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """Returns an averaging function for `WeightAveraging` whose decay rises to `decay`: (1 + n) / (10 + n) after n updates.
+
+    A constant decay of 0.999 would still hold a third of the untrained weights after 1,000 steps.
+    """
+
+    def average(averaged: Tensor, current: Tensor, n_averaged: Tensor | int) -> Tensor:
+        n = float(n_averaged)
+        return torch.lerp(averaged, current, 1.0 - min(decay, (1.0 + n) / (10.0 + n)))
+
+    return average
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wavflow.mel import MelSpectrogram
+from wavflow.flows.autoregressive import Autoregressive
 from wavflow.flows.base import Flow, log_det_of_identity
 from wavflow.flows.linear_prediction import LinearPrediction
 from wavflow.nn.upsampler import Conditioning, Upsampler
@@ -64,6 +65,11 @@ class Vocoder(nn.Module):
     def hop_length(self) -> int:
         """Samples per mel frame."""
         return self.mel.hop_length
+
+    @property
+    def draws_in_parallel(self) -> bool:
+        """Whether a draw is one pass (a student) or T steps (a teacher)."""
+        return not isinstance(self.flow.transform, Autoregressive)
 
     def conditioning(self, mel: Tensor, speaker: Tensor | None = None) -> Conditioning:
         """Returns what the flow is conditioned on, for a mel (B, n_mels, F) and speaker ids (B,)."""

@@ -45,8 +45,8 @@ class CropDataset(Dataset[Item]):
 
     Item i is a function of (seed, epoch, i) alone. A crop starts on a mel frame. A clip shorter than a crop is padded
     with zeros, its mel with silence, and the mask is 0 there. A last incomplete hop, which no frame conditions, is left
-    out; but a clip shorter than one hop counts as one frame. A file that can't be read is named in a warning and dropped,
-    and another is drawn in its stead.
+    out; but a clip shorter than one hop counts as one frame. A file that can't be read is named in a warning and
+    dropped, and another is drawn in its stead.
 
     Args:
         files: Audio files, of any rate.

@@ -28,7 +28,8 @@ def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
         raise ValueError(
             f"`folder` must name a folder of audio files, got the file {folder}: name the folder it lies in."
         )
-    files = [path for path in folder.rglob("*") if path.suffix[1:].lower() in FORMATS and not path.name.startswith(".")]
+    named = (path for path in folder.rglob("*") if path.suffix[1:].lower() in FORMATS and not path.name.startswith("."))
+    files = [path for path in named if not path.is_dir()]
     if not files:
         raise ValueError(
             f"`folder` must hold {', '.join(FORMATS)} files, but {folder} holds none: name another folder."

@@ -70,15 +70,14 @@ def spectrogram_picture(
         picture = axes.imshow(
             level, extent=extent, origin="lower", aspect="auto", cmap="magma", vmin=top - 70, vmax=top
         )
-        axes.set_title(name, loc="left", fontsize=11, fontweight="bold", pad=3)
+        axes.set_title(name, loc="left", fontsize=11, fontweight="bold", pad=3, parse_math=False)
         axes.set_ylabel("kHz")
         axes.set_xlim(0, seconds)
     rows[-1].set_xlabel("seconds")
-    figure.colorbar(
-        picture, ax=list(rows), label="dB re full-scale sine", pad=0.01, aspect=16 * len(signals), extend="both"
-    )
+    bar = figure.colorbar(picture, ax=list(rows), pad=0.01, aspect=16 * len(signals), extend="both")
+    bar.set_label("dB re full-scale sine")
     if title:
-        figure.suptitle(title, fontsize=13)
+        figure.suptitle(title, fontsize=13, parse_math=False)
     with _aside(path) as part:
         figure.savefig(part, format="png", dpi=110)
 
@@ -116,12 +115,12 @@ def curves_picture(path: str | Path, csv_paths: Mapping[str, str | Path]) -> Non
         raise ValueError(
             f"`csv_paths` must hold columns train/... or validation/..., got none in {names}: train and log first."
         )
-    columns = 3
+    columns = min(3, max(len(curves) for curves in runs.values()))
     heights = [math.ceil(len(curves) / columns) for curves in runs.values()]
-    figure = Figure(figsize=(12, 2.6 * sum(heights) + 0.5 * len(runs)), layout="constrained")
+    figure = Figure(figsize=(4.2 * columns, 2.6 * sum(heights) + 0.5 * len(runs)), layout="constrained")
     blocks = figure.subfigures(len(runs), 1, height_ratios=heights, squeeze=False)[:, 0]
     for block, height, (name, curves) in zip(blocks, heights, runs.items(), strict=True):
-        block.suptitle(name, fontsize=13, fontweight="bold")
+        block.suptitle(name, fontsize=13, fontweight="bold", parse_math=False)
         grid = block.subplots(height, columns, squeeze=False).flat
         for axes in list(grid)[len(curves) :]:
             axes.set_axis_off()
@@ -169,7 +168,7 @@ def _draw_curves(axes: Axes, suffix: str, parts: Mapping[str, np.ndarray]) -> No
     low, high = np.min(shown), np.max(shown)
     if high > low:
         axes.set_ylim(low - 0.08 * (high - low), high + 0.08 * (high - low))
-    axes.set_title(suffix, loc="left", fontsize=10)
+    axes.set_title(suffix, loc="left", fontsize=10, parse_math=False)
     axes.set_xlabel("step", fontsize=9)
     axes.grid(alpha=0.3)
     axes.tick_params(labelsize=8)
@@ -200,12 +199,9 @@ def _decimals(value: float) -> int:
 
 def _format(value: Any) -> str:
     if isinstance(value, Interval):
-        mean, half_width = _plain(value.mean), _plain(value.half_width)
-        return (
-            _format(mean)
-            if mean is None or half_width is None
-            else f"{_format(mean)} ± {half_width:.{_decimals(mean)}f}"
-        )
+        half_width = _plain(value.half_width)
+        spread = "" if half_width is None else f" ± {half_width:.{_decimals(value.mean)}f}"
+        return _format(value.mean) + spread
     value = _plain(value)
     if value is None:
         return MISSING
@@ -221,9 +217,9 @@ def _columns(rows: Sequence[Row]) -> list[str]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Interval) or (
-        isinstance(_plain(value), int | float | None) and not isinstance(value, bool)
-    )
+    """True for what goes to the right of its column; what is missing goes there too."""
+    value = value.mean if isinstance(value, Interval) else _plain(value)
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def markdown_table(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
@@ -234,6 +230,8 @@ def markdown_table(rows: Sequence[Row], columns: Sequence[str] | None = None) ->
             What is missing, None or not finite shows as a dash.
         columns: Names and order of the columns; all that occur by default.
     """
+    if not rows:
+        return ""
     columns = _columns(rows) if columns is None else list(columns)
     right = [all(_is_number(row.get(column)) for row in rows) for column in columns]
 
@@ -246,19 +244,19 @@ def markdown_table(rows: Sequence[Row], columns: Sequence[str] | None = None) ->
 
 
 def _html_table(rows: Sequence[Row]) -> str:
-    def cell(row: Row, column: str, first: bool) -> str:
-        text = html.escape(_format(row.get(column)))
-        if first:
-            return f'<th scope="row">{text}</th>'
-        return f'<td class="number">{text}</td>' if _is_number(row.get(column)) else f"<td>{text}</td>"
-
+    """The rows as a table that scrolls sideways where the screen is narrow; the first cell of a row names it."""
     columns = _columns(rows)
-    head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in columns)
-    body = "\n".join(
-        "<tr>" + "".join(cell(row, column, index == 0) for index, column in enumerate(columns)) + "</tr>"
-        for row in rows
-    )
-    return f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+    kinds = {
+        column: ' class="number"' if all(_is_number(row.get(column)) for row in rows) else "" for column in columns
+    }
+    head = "".join(f'<th scope="col"{kinds[column]}>{html.escape(column)}</th>' for column in columns)
+    body = []
+    for row in rows:
+        first, *others = (html.escape(_format(row.get(column))) for column in columns)
+        cells = (f"<td{kinds[column]}>{text}</td>" for column, text in zip(columns[1:], others, strict=True))
+        body.append(f'<tr><th scope="row">{first}</th>{"".join(cells)}</tr>')
+    lines = "\n".join(body)
+    return f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody></table></div>'
 
 
 # The report ----------------------------------------------------------------------------------------------------------
@@ -280,7 +278,8 @@ h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.25rem; margin: 2.
 h3 { font-size: 1rem; margin: 0 0 .5rem; overflow-wrap: anywhere; } li { margin: .25rem 0; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
 th, td { padding: .4rem .75rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
-thead th { color: var(--soft); font-weight: 600; } .number { text-align: right; font-variant-numeric: tabular-nums; }
+thead th { color: var(--soft); font-weight: 600; }
+th.number, td.number { text-align: right; font-variant-numeric: tabular-nums; }
 .clip { background: var(--card); border-radius: .6rem; padding: 1rem; margin: 0 0 1rem; }
 .players { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: .75rem; }
 .players span { display: block; color: var(--soft); font-size: .85rem; } audio { width: 100%; height: 2.4rem; }
@@ -384,7 +383,7 @@ def _html_page(page: _Page) -> str:
 def _html_clip(page: _Page, clip: str) -> str:
     """One player per system, and the clip's picture below."""
     players = [
-        f'<div><span>{html.escape(name)}</span><audio controls preload="none" src="{link}" '
+        f'<div><span>{html.escape(name)}</span><audio controls preload="metadata" src="{link}" '
         f'aria-label="{html.escape(f"{clip}, {name}")}"></audio></div>'
         for name, link in page.wavs[clip].items()
     ]

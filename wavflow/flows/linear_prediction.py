@@ -18,7 +18,7 @@ from torch import Tensor
 
 from wavflow.mel import MelSpectrogram
 from wavflow.flows.base import Transform, at_least_float32
-from wavflow.nn.upsampler import interpolate
+from wavflow.nn.upsampler import interpolate, interpolation_weights
 
 
 class LinearPrediction(Transform):
@@ -49,8 +49,10 @@ class LinearPrediction(Transform):
         self.order = order
         self.floor = floor
         self.hop_length = mel.hop_length
-        self.frame_centre = mel.frame_centre
-        self.block_length = mel.hop_length // math.gcd(mel.hop_length, 4)
+        blocks_per_frame = math.gcd(mel.hop_length, 4)
+        self.block_length = mel.hop_length // blocks_per_frame
+        kernel = interpolation_weights(blocks_per_frame, mel.frame_centre / self.block_length)
+        self.register_buffer("kernel", kernel, persistent=False)
         to_spectrum, offset, beyond = _bands_to_spectrum(mel)
         self.register_buffer("to_spectrum", to_spectrum, persistent=False)
         self.register_buffer("spectrum_offset", offset, persistent=False)
@@ -60,8 +62,8 @@ class LinearPrediction(Transform):
     def predictor(self, mel: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the coefficients a (B, N, p) and the log-gains (B, N) of the N blocks of a log-mel (B, n_mels, F)."""
         # Float64: the dynamic range of a spectrum exceeds what Levinson-Durbin bears in float32, and frames are few.
-        log_mel = interpolate(mel.double(), self.hop_length // self.block_length, self.frame_centre / self.block_length)
-        power = torch.exp(log_mel.transpose(1, 2) @ self.to_spectrum.double() + self.spectrum_offset.double())
+        log_mel = interpolate(mel.transpose(1, 2).double(), self.kernel)
+        power = torch.exp(log_mel @ self.to_spectrum.double() + self.spectrum_offset.double())
         upper_half = power[..., power.shape[-1] // 2 :].mean(dim=-1, keepdim=True)
         power = torch.cat([power, upper_half * self.beyond.double()], dim=-1) + self.floor**2
         autocorrelation = power @ self.to_autocorrelation.double()
@@ -74,7 +76,8 @@ class LinearPrediction(Transform):
         history = torch.nn.functional.pad(x[:, 0], (self.order, 0)).unfold(-1, self.block_length + self.order, self.block_length)
         # history[..., l, :] are the `order` samples before sample l of the block, the oldest first.
         history = history.unfold(-1, self.order, 1)[:, :, : self.block_length]
-        predicted = (history @ coefficients.flip(-1).unsqueeze(-1)).squeeze(-1)
+        with torch.autocast(x.device.type, enabled=False):
+            predicted = (history @ coefficients.flip(-1).unsqueeze(-1)).squeeze(-1)
         u = (blocks - predicted) * torch.exp(-log_gain).unsqueeze(-1).to(x.dtype)
         return u.reshape(x.shape), -self._per_sample(log_gain, x)
 
@@ -84,10 +87,11 @@ class LinearPrediction(Transform):
         excitation = blocks * torch.exp(log_gain).unsqueeze(-1).to(z.dtype)
         state = z.new_zeros(z.shape[0], self.order)
         pieces = []
-        for start in range(0, blocks.shape[1], SEGMENT):  # a segment at a time bounds the memory of the small systems
-            segment = slice(start, start + SEGMENT)
-            piece, state = all_pole_filter(excitation[:, segment], coefficients[:, segment], state)
-            pieces.append(piece)
+        with torch.autocast(z.device.type, enabled=False):
+            for start in range(0, blocks.shape[1], SEGMENT):  # a segment at a time bounds the memory of the small systems
+                segment = slice(start, start + SEGMENT)
+                piece, state = all_pole_filter(excitation[:, segment], coefficients[:, segment], state)
+                pieces.append(piece)
         return torch.cat(pieces, dim=1).reshape(z.shape), self._per_sample(log_gain, z)
 
     def _blocks(self, x: Tensor, mel: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -66,8 +66,8 @@ class MultiResolutionSTFTLoss(nn.Module):
     Per resolution `|| |T| - |E| ||_F / || |T| ||_F + mean | ln|T| - ln|E| |`, for target T and estimate E. Several
     windows at once keep the estimate from fitting the time-frequency trade-off of a single one.
 
-    The Frobenius norms run over the whole batch, so a silent crop among speech does not blow the first term up. The loss
-    is not symmetric: the target is the yardstick.
+    The Frobenius norms run over the whole batch, so a silent crop among speech does not blow the first term up. Not
+    symmetric: the target is the yardstick.
 
     Args:
         fft_sizes: FFT lengths in samples, one per resolution.

@@ -22,18 +22,14 @@ def interpolation_weights(factor: int, centre: float) -> Tensor:
     return torch.stack([(-distance).clamp_min(0.0), 1.0 - distance.abs(), distance.clamp_min(0.0)])
 
 
-def interpolate(frames: Tensor, factor: int, centre: float | None = None, weights: Tensor | None = None) -> Tensor:
-    """Upsamples frames (B, C, F) to (B, C, F * factor); the first and last frames are held at the edges.
+def interpolate(frames: Tensor, kernel: Tensor) -> Tensor:
+    """Upsamples frames (B, F, C) to (B, F * factor, C) with a kernel (3, factor); the edge frames are held.
 
-    Linear, frame f sitting `centre` samples after f * factor (the middle by default), or with the `weights` (3, factor)
-    given. One kernel serves all channels, so any projection of the channels commutes with it: project at frame rate.
+    One kernel serves all channels, so any projection of the channels commutes with it: project at frame rate.
     """
-    if weights is None:
-        weights = interpolation_weights(factor, factor / 2 if centre is None else centre)
-    weights = weights.to(frames)
-    padded = torch.cat([frames[..., :1], frames, frames[..., -1:]], dim=-1)
-    neighbours = padded.unfold(-1, 3, 1)  # (B, C, F, 3)
-    return (neighbours @ weights).flatten(-2)
+    padded = torch.cat([frames[:, :1], frames, frames[:, -1:]], dim=1)
+    neighbours = padded.unfold(1, 3, 1).transpose(2, 3)  # (B, F, 3, C)
+    return (kernel.to(frames).T @ neighbours).flatten(1, 2)
 
 
 @dataclass(frozen=True)
@@ -54,20 +50,20 @@ class Conditioning:
         return 1 if self.kernel is None else self.kernel.shape[-1]
 
     def to_samples(self, frames: Tensor, length: int) -> Tensor:
-        """Upsamples projected features (B, C, F) to (B, C, length)."""
-        if frames.shape[-1] * self.hop_length != length:
+        """Upsamples projected features (B, F, C) to (B, length, C)."""
+        if frames.shape[1] * self.hop_length != length:
             raise ValueError(
                 f"`cond` must have {length / self.hop_length:g} frames of {self.hop_length} samples for {length} samples, "
-                f"got {frames.shape[-1]}: cut or pad the audio to whole frames."
+                f"got {frames.shape[1]}: cut or pad the audio to whole frames."
             )
-        return frames if self.kernel is None else interpolate(frames, self.hop_length, weights=self.kernel)
+        return frames if self.kernel is None else interpolate(frames, self.kernel)
 
     def frame_to_samples(self, frames: Tensor, frame: int) -> Tensor:
-        """Returns the samples (..., C, hop_length) of one frame of projected features (..., C, F)."""
+        """Returns the samples (..., hop_length, C) of one frame of projected features (..., F, C)."""
         if self.kernel is None:
-            return frames[..., frame : frame + 1]
-        neighbours = torch.arange(frame - 1, frame + 2, device=frames.device).clamp(0, frames.shape[-1] - 1)
-        return frames[..., neighbours] @ self.kernel.to(frames)
+            return frames[..., frame : frame + 1, :]
+        neighbours = torch.arange(frame - 1, frame + 2, device=frames.device).clamp(0, frames.shape[-2] - 1)
+        return self.kernel.to(frames).T @ frames[..., neighbours, :]
 
 
 class Upsampler(nn.Module):

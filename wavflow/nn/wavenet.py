@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -13,15 +14,17 @@ from wavflow.nn.upsampler import Conditioning
 
 
 class WaveNet(nn.Module):
-    """Maps x (B, in_channels, T), and features at frame rate, to parameters (B, out_channels, T); output t sees x[<=t].
+    r"""Maps x (B, in_channels, T), and features at frame rate, to parameters (B, out_channels, T); output t sees x[<=t].
 
         x -> 1x1 -> [ layer 1 ] -> ... -> [ layer n ]            layer, dilation d:  taps h[t - 2d], h[t - d], h[t]
-                       | skip                | skip                   \\      |      /
+                       | skip                | skip                   \      |      /
                        +------- sum ---------+                      conv (2 x channels) + features
                                  |                                    tanh * sigmoid
                          relu, 1x1, relu, 1x1 -> parameters         1x1 residual   1x1 skip
 
-    The last convolution starts at zero: an untrained conditioner yields loc 0 and log_scale 0.
+    The last layer starts at zero: an untrained conditioner yields loc 0 and log_scale 0. Inside, the layout is (B, T, C) and a
+    convolution is the matrix product of its gathered taps: the same weights serve a whole signal and a single step, and in
+    bfloat16 a processor multiplies matrices several times faster than it convolves.
 
     Args:
         in_channels: Channels of x; 1 for audio.
@@ -57,17 +60,17 @@ class WaveNet(nn.Module):
         # The one list of dilations: layers, cached steps and the receptive field are all made from it.
         self.dilations = [2 ** (i % dilation_cycle) for i in range(layers)]
         self.kernel_size = kernel_size
-        self.input = nn.Conv1d(in_channels, channels, 1)
-        self.gates = nn.ModuleList(nn.Conv1d(channels, 2 * channels, kernel_size, dilation=d) for d in self.dilations)
+        self.input = nn.Linear(in_channels, channels)
+        self.gates = nn.ModuleList(nn.Linear(kernel_size * channels, 2 * channels) for _ in self.dilations)
         # The last layer's residual would go nowhere.
         self.outputs = nn.ModuleList(
-            nn.Conv1d(channels, skip + (channels if i < layers - 1 else 0), 1) for i in range(layers)
+            nn.Linear(channels, skip + (channels if i < layers - 1 else 0)) for i in range(layers)
         )
-        self.features = nn.Conv1d(cond_channels, 2 * channels * layers, 1, bias=False) if cond_channels else None
-        self.head = nn.Conv1d(skip, skip, 1)
-        self.last = nn.Conv1d(skip, out_channels, 1)
+        self.features = nn.Linear(cond_channels, 2 * channels * layers, bias=False) if cond_channels else None
+        self.head = nn.Linear(skip, skip)
+        self.last = nn.Linear(skip, out_channels)
         for module in self.modules():
-            if isinstance(module, nn.Conv1d):
+            if isinstance(module, nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -81,19 +84,12 @@ class WaveNet(nn.Module):
     def forward(self, x: Tensor, cond: Conditioning | Tensor | None = None) -> Tensor:
         """Returns parameters (B, out_channels, T) for x (B, in_channels, T) and features."""
         cond, projected = self._project(cond)
-        h, skip = self.input(x), 0.0
-        for i, (dilation, gate, output) in enumerate(zip(self.dilations, self.gates, self.outputs, strict=True)):
-            # causal: all the padding on the left
-            y = gate(functional.pad(h, ((self.kernel_size - 1) * dilation, 0)))
-            if projected is not None:
-                y = y + cond.to_samples(projected[i], x.shape[-1])
-            a, b = y.chunk(2, dim=1)
-            y = output(torch.tanh(a) * torch.sigmoid(b))
-            skip = skip + y[:, : self.head.in_channels]
-            if i < len(self.gates) - 1:
-                h = (h + y[:, self.head.in_channels :]) * math.sqrt(0.5)
-        skip = functional.relu(skip * math.sqrt(1.0 / len(self.gates)))
-        return self.last(functional.relu(self.head(skip)))
+        h, skip = self.input(x.transpose(1, 2)), 0.0
+        for i, dilation in enumerate(self.dilations):
+            taps = torch.cat([delay(h, k * dilation) for k in reversed(range(self.kernel_size))], dim=-1)
+            features = None if projected is None else cond.to_samples(projected[i], x.shape[-1])
+            h, skip = self._layer(i, h, taps, features, skip)
+        return self._params(skip).transpose(1, 2)
 
     def stepper(self, cond: Conditioning | Tensor | None = None, batch: int = 1) -> Callable[[Tensor], Tensor]:
         """Returns `step(x (B, in_channels)) -> parameters (B, out_channels)`: forward, one sample a call, from cached layers.
@@ -102,50 +98,57 @@ class WaveNet(nn.Module):
         forward pads with, so the two paths are one.
         """
         cond, projected = self._project(cond)
-        taps = self.kernel_size - 1
-        sizes = [taps * d for d in self.dilations]
         zeros = self.input.weight.new_zeros(batch, self.channels)
-        rings = [[zeros] * size for size in sizes]
-        # oldest tap first, as in the convolution
-        gates = [(gate.weight.permute(2, 1, 0).flatten(0, 1), gate.bias) for gate in self.gates]
-        outputs = [(output.weight[..., 0].T, output.bias) for output in self.outputs]
-        n_skip, scale, final = self.head.in_channels, math.sqrt(0.5), math.sqrt(1.0 / len(self.gates))
-        state = {"t": 0, "features": None}
+        rings = [[zeros] * ((self.kernel_size - 1) * dilation) for dilation in self.dilations]
+        clock, samples = itertools.count(), None
 
         def step(x: Tensor) -> Tensor:
-            t = state["t"]
-            if projected is not None:
-                frame, offset = divmod(t, cond.hop_length)
-                if offset == 0:  # a frame of features at a time: (hop, layers, B, 2 * channels)
-                    state["features"] = cond.frame_to_samples(projected, frame).permute(3, 0, 1, 2)
-                features = state["features"][offset]
-            h = functional.linear(x, self.input.weight[..., 0], self.input.bias)
-            skip = 0.0
-            for i, (dilation, ring, size, gate, output) in enumerate(
-                zip(self.dilations, rings, sizes, gates, outputs, strict=True)
-            ):
-                # ring[t % size] is the oldest input, (kernel_size - 1) * dilation ago
-                past = torch.cat([*(ring[(t + k * dilation) % size] for k in range(taps)), h], dim=1)
+            nonlocal samples
+            t = next(clock)
+            if projected is not None and t % cond.hop_length == 0:  # a frame at a time: (hop_length, layers, B, 2 C)
+                samples = cond.frame_to_samples(projected, t // cond.hop_length).permute(2, 0, 1, 3)
+            h, skip = self.input(x), 0.0
+            for i, (dilation, ring) in enumerate(zip(self.dilations, rings, strict=True)):
+                # ring[t % size] is the oldest input, size = (kernel_size - 1) * dilation samples ago
+                size = len(ring)
+                taps = torch.cat([*(ring[(t + k * dilation) % size] for k in range(self.kernel_size - 1)), h], dim=-1)
                 ring[t % size] = h
-                y = torch.addmm(gate[1] if projected is None else features[i] + gate[1], past, gate[0])
-                a, b = y.chunk(2, dim=1)
-                y = torch.addmm(output[1], torch.tanh(a) * torch.sigmoid(b), output[0])
-                skip = skip + y[:, :n_skip]
-                h = (h + y[:, n_skip:]) * scale if y.shape[1] > n_skip else h
-            skip = functional.relu(skip * final)
-            skip = functional.relu(functional.linear(skip, self.head.weight[..., 0], self.head.bias))
-            state["t"] = t + 1
-            return functional.linear(skip, self.last.weight[..., 0], self.last.bias)
+                features = None if projected is None else samples[t % cond.hop_length, i]
+                h, skip = self._layer(i, h, taps, features, skip)
+            return self._params(skip)
 
         return step
 
-    def _project(self, cond: Conditioning | Tensor | None) -> tuple[Conditioning | None, Tensor | None]:
-        """Projects the features for all layers at frame rate: (layers, B, 2 * channels, F)."""
+    def _layer(self, i: int, h: Tensor, taps: Tensor, features: Tensor | None, skip: Tensor | float) -> tuple[Tensor, Tensor]:
+        """Layer i on its input h (..., C) and taps (..., kernel_size * C), the oldest first; returns the next h and skip."""
+        y = self.gates[i](taps)
+        if features is not None:
+            y = y + features
+        # tanh(a) * sigmoid(2 b), as sigmoid(2 b) = (1 + tanh(b)) / 2: one tanh does both; the half is left to the weights
+        a, b = torch.tanh(y).chunk(2, dim=-1)
+        y = self.outputs[i](a * (1.0 + b))
+        skip = skip + y[..., : self.head.in_features]
+        if i < len(self.gates) - 1:
+            h = (h + y[..., self.head.in_features :]) * math.sqrt(0.5)
+        return h, skip
+
+    def _params(self, skip: Tensor) -> Tensor:
+        """The head, kept in float32 under autocast: parameters of a density want more than 8 bits."""
+        with torch.autocast(skip.device.type, enabled=False):
+            skip = functional.relu(skip.to(self.head.weight.dtype) * math.sqrt(1.0 / len(self.gates)))
+            return self.last(functional.relu(self.head(skip)))
+
+    def _project(self, cond: Conditioning | Tensor | None) -> tuple[Conditioning | None, list[Tensor] | None]:
+        """Projects the features for all layers at frame rate: (layers, B, F, 2 * channels)."""
         if self.features is None:
             return None, None
         if cond is None:
             raise ValueError(f"`cond` is needed: this WaveNet was built with {self.cond_channels} conditioning channels.")
         cond = cond if isinstance(cond, Conditioning) else Conditioning(cond)
-        projected = self.features(cond.frames)
-        batch, _, frames = projected.shape
-        return cond, projected.reshape(batch, len(self.gates), -1, frames).transpose(0, 1)
+        projected = self.features(cond.frames.transpose(1, 2)).unflatten(-1, (len(self.gates), -1))
+        return cond, projected.permute(2, 0, 1, 3)
+
+
+def delay(h: Tensor, samples: int) -> Tensor:
+    """Delays h (B, T, C) by some samples, zeros first."""
+    return functional.pad(h, (0, 0, samples, -samples)) if samples else h

@@ -1,0 +1,437 @@
+"""Folders, splits, crops and clips: their mels are those of the whole files, and bad files don't stop a run."""
+
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import soundfile as sf
+import torch
+
+from wavflow.audio import MelSpectrogram, read_audio
+from wavflow.data import (
+    AudioDataModule,
+    ClipDataset,
+    CropDataset,
+    bundled_speech,
+    find_audio,
+    split_files,
+    usable_files,
+)
+from wavflow.data.datasets import read_crop
+
+STEP = 2.0**-15
+
+
+def tiny_mel(**arguments) -> MelSpectrogram:
+    return MelSpectrogram(
+        **{
+            "sample_rate": 8000,
+            "n_fft": 256,
+            "hop_length": 64,
+            "win_length": 256,
+            "n_mels": 10,
+            "f_max": 4000.0,
+            **arguments,
+        }
+    )
+
+
+def write_noise(path: Path, samples: int, sample_rate: int = 8000) -> Path:
+    """Noise whose loudness changes, so that no two frames look alike."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(samples)
+    sf.write(path, rng.uniform(-0.5, 0.5, samples) * np.sin(np.arange(samples) / 500), sample_rate)
+    return path
+
+
+def damage(path: Path) -> None:
+    """Spoils the middle of a FLAC file, which its header does not show."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 500] = bytes(500)
+    path.write_bytes(content)
+
+
+def test_find_audio_looks_in_all_folders_and_sorts(tmp_path: Path) -> None:
+    names = ["b.wav", "a/2.FLAC", "a/10.ogg", "a/deep/er/x.mp3"]
+    for name in [*names, "notes.txt", "a/cover.jpg", "a/.hidden.wav"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.wav").mkdir()
+
+    found = [path.relative_to(tmp_path).as_posix() for path in find_audio(tmp_path)]
+
+    assert found == ["a/10.ogg", "a/2.FLAC", "a/deep/er/x.mp3", "b.wav"]
+
+
+def test_find_audio_refuses_folders_without_audio(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no .*none: check the name"):
+        find_audio(tmp_path / "none")
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match=rf"{re.escape(str(tmp_path))} holds none: name another folder"):
+        find_audio(tmp_path)
+    with pytest.raises(ValueError, match=r"got the file .*notes\.txt"):
+        find_audio(tmp_path / "notes.txt")
+
+
+def test_unusable_files_are_counted_named_and_skipped(tmp_path: Path) -> None:
+    good = [write_noise(tmp_path / f"good{i}.wav", 500) for i in range(2)]
+    empty, text = tmp_path / "empty.wav", tmp_path / "text.mp3"
+    empty.touch()
+    text.write_text("no audio")
+    gone = tmp_path / "gone.wav"
+
+    with pytest.warns(UserWarning, match="skipped") as caught:
+        kept = usable_files([good[0], empty, text, gone, good[1]])
+
+    assert kept == good
+    message = str(caught[0].message)
+    assert len(caught) == 1
+    assert message.startswith("3 of 5 audio files")
+    assert all(name in message for name in ("empty.wav", "text.mp3", "gone.wav"))
+
+
+def test_many_unusable_files_are_named_in_part(tmp_path: Path) -> None:
+    good = write_noise(tmp_path / "good.wav", 500)
+    with pytest.warns(UserWarning, match=r"50 of 51 .*19\.wav and 30 more\."):
+        usable_files([good, *(tmp_path / f"{i}.wav" for i in range(50))])
+
+
+def test_no_usable_file_is_refused_with_the_folder(tmp_path: Path) -> None:
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=rf"got 2 in {re.escape(str(tmp_path))}, none usable.*a\.wav is empty"):
+        usable_files(find_audio(tmp_path))
+    with pytest.raises(ValueError, match="at least one usable"):
+        usable_files([])
+
+
+@pytest.mark.parametrize("count", [3, 4, 7, 20, 101])
+def test_split_is_a_reproducible_partition(tmp_path: Path, count: int) -> None:
+    paths = [tmp_path / "x" / f"speaker{i % 3}" / f"{i}.wav" for i in range(count)]
+    elsewhere = [tmp_path / "other" / path.relative_to(tmp_path / "x") for path in paths]
+    random.Random(1).shuffle(elsewhere)
+
+    train, validation, test = split = split_files(paths)
+
+    assert sorted(train + validation + test) == sorted(paths)
+    assert (len(validation), len(test)) == (max(1, round(0.05 * count)), max(1, round(0.1 * count)))
+    names = [[path.relative_to(tmp_path / "x") for path in part] for part in split]
+    assert names == [[path.relative_to(tmp_path / "other") for path in part] for part in split_files(elsewhere)]
+    if count == 101:
+        assert split_files(paths, seed=1) != split
+
+
+@pytest.mark.parametrize("fractions", [(0.5, 0.49), (0.01, 0.98), (0.98, 0.01)])
+def test_split_leaves_a_file_in_each_part(fractions: tuple[float, float]) -> None:
+    for count in (3, 4, 5):
+        parts = split_files([Path(f"{i}.wav") for i in range(count)], *fractions)
+        assert min(map(len, parts)) >= 1
+        assert sum(map(len, parts)) == count
+
+
+def test_split_of_one_or_two_files() -> None:
+    train, validation, test = split_files([Path("a.wav"), Path("b.wav")])
+    assert validation == test
+    assert {*train, *test} == {Path("a.wav"), Path("b.wav")}
+    with pytest.warns(UserWarning, match=r"one audio file alone.*a\.wav"):
+        assert split_files([Path("a.wav")]) == ([Path("a.wav")],) * 3
+
+
+@pytest.mark.parametrize("fractions", [(0.0, 0.1), (0.1, -0.1), (0.5, 0.5), (1.0, 0.1)])
+def test_split_refuses(fractions: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="`validation` and `test` must be fractions"):
+        split_files([Path("a.wav")], *fractions)
+    with pytest.raises(ValueError, match="got none"):
+        split_files([])
+
+
+@pytest.mark.parametrize("file_rate", [8000, 11025])
+@pytest.mark.parametrize("samples", [6400, 6437])  # whole hops, and not
+@pytest.mark.parametrize("arguments", [{}, {"center": True}, {"hop_length": 45}, {"hop_length": 128}])
+def test_crop_has_the_mel_of_the_whole_file(tmp_path: Path, arguments: dict, samples: int, file_rate: int) -> None:
+    mel = tiny_mel(**arguments)
+    path = write_noise(tmp_path / "a.wav", samples, file_rate)
+    audio, _ = read_audio(path, 8000)
+    whole, hop = mel(audio[None])[0], mel.hop_length
+    total = whole.shape[1]
+
+    for first in (0, 1, 5, total // 2, total - 8, total - 4):
+        crop, crop_mel = read_crop(path, mel, first, 4, len(audio))
+        torch.testing.assert_close(crop, audio[first * hop : (first + 4) * hop], atol=1e-6, rtol=0)
+        torch.testing.assert_close(crop_mel, whole[:, first : first + 4], atol=1e-4, rtol=0)
+        alone = mel(crop[None])[0]
+        assert (alone - crop_mel).abs().max() > 0.01, "else the margin would not be put to the test"
+
+
+def test_crops_of_the_data_set_have_the_mel_of_the_whole_file(tmp_path: Path) -> None:
+    mel = tiny_mel()
+    files = [write_noise(tmp_path / f"{i}.flac", 1300 + 200 * i) for i in range(2)]
+    wholes = [read_audio(path)[0] for path in files]
+    seen = set()
+
+    for item in CropDataset(files, mel, 1024, samples_per_epoch=100, dequantise=False):
+        assert item["mask"].eq(1).all()
+        found = [
+            (i, f)
+            for i, whole in enumerate(wholes)
+            for f in range(len(whole) // 64 - 15)
+            if torch.equal(whole[f * 64 : f * 64 + 1024], item["audio"])
+        ]
+        ((which, frame),) = found
+        expected = mel(wholes[which][None])[0, :, frame : frame + 16]
+        torch.testing.assert_close(item["mel"], expected, atol=1e-4, rtol=0)
+        seen.add((which, frame))
+
+    starts = {(which, frame) for which, whole in enumerate(wholes) for frame in range(len(whole) // 64 - 15)}
+    assert seen == starts, "crops begin at every frame that leaves room for one"
+
+
+def test_item_has_the_stated_shapes_in_float32(tmp_path: Path) -> None:
+    files = [write_noise(tmp_path / "a.wav", 3000)]
+    mel = tiny_mel()
+    for item, length in ((CropDataset(files, mel, 512, 1)[0], 512), (ClipDataset(files, mel)[0], 2944)):
+        assert item["audio"].shape == item["mask"].shape == (length,)
+        assert item["mel"].shape == (10, length // 64)
+        assert {item[key].dtype for key in ("audio", "mel", "mask")} == {torch.float32}
+        mel.check(item["mel"][None], mel.spec)
+
+
+@pytest.mark.parametrize("samples", [1, 30, 64, 150, 700, 1023])  # below a hop, below a window, below the crop
+def test_clip_shorter_than_a_crop_is_padded_and_masked(tmp_path: Path, samples: int) -> None:
+    mel = tiny_mel()
+    path = write_noise(tmp_path / "a.wav", samples)
+    audio, _ = read_audio(path)
+    real = samples // 64 * 64 or samples
+    frames = max(1, samples // 64)
+
+    item = CropDataset([path], mel, 1024, 1)[0]
+
+    assert item["audio"].shape == (1024,)
+    torch.testing.assert_close(item["audio"][:real], audio[:real], atol=STEP / 2, rtol=0)
+    assert item["audio"][real:].eq(0).all()
+    assert item["mask"][:real].eq(1).all()
+    assert item["mask"][real:].eq(0).all()
+    expected = mel(torch.nn.functional.pad(audio, (0, max(0, 64 - samples)))[None])[0]
+    torch.testing.assert_close(item["mel"][:, :frames], expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(item["mel"][:, frames:], torch.full((10, 16 - frames), 1e-5, dtype=torch.float32).log())
+
+    clip = ClipDataset([path], mel)[0]
+    assert len(clip["audio"]) == 64 * frames
+    assert clip["mask"].sum() == real
+
+
+def test_silent_and_clipped_files_make_finite_items(tmp_path: Path) -> None:
+    sf.write(tmp_path / "silent.wav", np.zeros(2000), 8000)
+    sf.write(tmp_path / "clipped.wav", np.sign(np.random.default_rng(0).standard_normal(2000)), 8000)
+    for name in ("silent.wav", "clipped.wav"):
+        item = CropDataset([tmp_path / name], tiny_mel(), 1024, 1)[0]
+        assert item["audio"].isfinite().all()
+        assert item["audio"].unique().numel() > 500, "no two samples lie on the same step after dequantisation"
+        assert item["mel"].isfinite().all()
+
+
+def test_dequantisation_is_one_uniform_step_after_the_mel(tmp_path: Path) -> None:
+    files = [write_noise(tmp_path / "a.wav", 20_000)]
+    for clips in (False, True):
+        plain, noisy = (
+            ClipDataset(files, tiny_mel(), dequantise=flag)[0]
+            if clips
+            else CropDataset(files, tiny_mel(), 16384, 1, dequantise=flag)[0]
+            for flag in (False, True)
+        )
+        noise = (noisy["audio"] - plain["audio"]).double() / STEP
+        assert torch.equal(noisy["mel"], plain["mel"])
+        assert -0.501 <= noise.min() < -0.49, "float32 leaves an error of 1e-3 steps"
+        assert 0.49 < noise.max() <= 0.501
+        assert noise.mean().abs() < 0.01
+        assert abs(noise.var() - 1 / 12) < 0.003
+
+
+def test_items_are_a_function_of_seed_epoch_and_index(tmp_path: Path) -> None:
+    files = [write_noise(tmp_path / f"{i}.wav", 4000 + i) for i in range(3)]
+
+    def audio(seed: int, epoch: int, index: int) -> torch.Tensor:
+        crops = CropDataset(files, tiny_mel(), 512, 5, seed=seed)
+        crops.set_epoch(epoch)
+        return crops[index]["audio"]
+
+    assert torch.equal(audio(1, 2, 3), audio(1, 2, 3))
+    for other in ((0, 2, 3), (1, 0, 3), (1, 2, 0)):
+        assert not torch.equal(audio(1, 2, 3), audio(*other))
+    crops = CropDataset(files, tiny_mel(), 512, 5)
+    assert len(list(crops)) == len(crops) == 5
+    clips = ClipDataset(files, tiny_mel())
+    assert torch.equal(clips[1]["audio"], clips[1]["audio"])
+
+
+def test_files_are_drawn_in_proportion_to_their_length(tmp_path: Path) -> None:
+    for name, samples, level in (("short.wav", 1000, 0.1), ("long.wav", 3000, 0.2)):
+        sf.write(tmp_path / name, np.full(samples, level), 8000)
+    files = [tmp_path / "short.wav", tmp_path / "long.wav"]
+
+    share = np.mean([item["audio"].mean() > 0.15 for item in CropDataset(files, tiny_mel(), 64, 1000)])
+
+    assert abs(share - 0.75) < 0.05  # 3.6 standard errors
+
+
+def test_a_file_that_fails_in_training_is_dropped_and_named_once(tmp_path: Path) -> None:
+    files = [write_noise(tmp_path / f"{name}.flac", 20_000) for name in ("good", "bad", "worse")]
+    crops = CropDataset(files, tiny_mel(), 20_000 // 64 * 64, 40)
+    damage(files[1])
+    files[2].unlink()
+
+    with pytest.warns(UserWarning, match="dropped from training") as caught:
+        items = [crops[i] for i in range(len(crops))]
+
+    messages = [str(warning.message) for warning in caught]
+    assert len(messages) == 2
+    assert re.search(r"bad\.flac is damaged", messages[0] + messages[1])
+    assert re.search(r"no .*worse\.flac", messages[0] + messages[1])
+    assert len(items) == 40
+    damage(files[0])
+    with (
+        pytest.warns(UserWarning, match=r"good\.flac is damaged"),
+        pytest.raises(ValueError, match="none of 3 is left: check the disk"),
+    ):
+        crops[0]
+
+
+def test_a_clip_that_fails_is_stood_in_for(tmp_path: Path) -> None:
+    files = [write_noise(tmp_path / f"{name}.flac", 20_000) for name in ("bad", "good")]
+    damage(files[0])
+    clips = ClipDataset(files, tiny_mel())
+
+    with pytest.warns(UserWarning, match=r"stands in for it.*bad\.flac is damaged"):
+        assert clips[0]["name"] == "good"
+    damage(files[1])
+    with pytest.warns(UserWarning, match="stands in"), pytest.raises(ValueError, match="none of 2 is left"):
+        clips[1]
+
+
+def test_clips_are_whole_files_cut_to_frames(tmp_path: Path) -> None:
+    files = [write_noise(tmp_path / "a.wav", 20_003), write_noise(tmp_path / "b" / "c.wav", 300)]
+    mel = tiny_mel()
+    audio, _ = read_audio(files[0])
+    whole = mel(audio[None])[0]
+
+    full, short = ClipDataset(files, mel, dequantise=False)
+    torch.testing.assert_close(full["audio"], audio[:19_968])
+    torch.testing.assert_close(full["mel"], whole, atol=1e-4, rtol=0)
+    assert (full["name"], short["name"]) == ("a", "b_c")
+    assert len(short["audio"]) == 256
+
+    cut = ClipDataset(files, mel, max_seconds=0.5, dequantise=False)[0]
+    assert len(cut["audio"]) == 3968, "4000 samples hold 62 whole frames"
+    torch.testing.assert_close(cut["mel"], whole[:, :62], atol=1e-4, rtol=0)
+
+
+def test_clip_names_do_not_clash(tmp_path: Path) -> None:
+    files = [write_noise(tmp_path / name, 300) for name in ("a.wav", "a.flac", "b.wav")]
+    assert ClipDataset(files, tiny_mel()).names == ["00000_a", "00001_a", "00002_b"]
+
+
+def test_impossible_data_sets_are_refused(tmp_path: Path) -> None:
+    files, mel = [write_noise(tmp_path / "a.wav", 300)], tiny_mel()
+    for arguments, message in (
+        ({"segment_length": 1000}, "multiple of the mel's hop_length 64, got 1000: take 960"),
+        ({"segment_length": 0}, "multiple of the mel's hop_length 64, got 0: take 64"),
+        ({"samples_per_epoch": 0}, "`samples_per_epoch` must be at least 1"),
+        ({"files": []}, "`files` must hold at least one"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            CropDataset(**{"files": files, "mel": mel, "segment_length": 64, "samples_per_epoch": 1, **arguments})
+    with pytest.raises(ValueError, match="`files` must hold at least one"):
+        ClipDataset([], mel)
+    with pytest.raises(ValueError, match="`max_seconds` must be above 0"):
+        ClipDataset(files, mel, max_seconds=0)
+    for data in (CropDataset(files, mel, 64, 1), ClipDataset(files, mel)):
+        with pytest.raises(IndexError, match=r"must be in 0 … 0, got 1"):
+            data[1]
+
+
+def folder_of(tmp_path: Path, count: int) -> Path:
+    for i in range(count):
+        write_noise(tmp_path / "data" / f"{i}.wav", 2000 + i)
+    return tmp_path / "data"
+
+
+def test_data_module_splits_and_batches(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, 20)
+    (folder / "broken.wav").write_text("no audio")
+    data = AudioDataModule(tiny_mel(), folder, segment_length=512, batch_size=3, samples_per_epoch=7)
+
+    with pytest.warns(UserWarning, match=r"1 of 21 .*broken\.wav"):
+        data.setup("fit")
+    data.setup("test")
+
+    parts = (data.train_files, data.validation_files, data.test_files)
+    assert [len(part) for part in parts] == [17, 1, 2]
+    train = list(data.train_dataloader())
+    assert [batch["audio"].shape for batch in train] == [(3, 512), (3, 512), (1, 512)]
+    assert train[0]["mel"].shape == (3, 10, 8)
+    for loader, files in ((data.val_dataloader(), parts[1]), (data.test_dataloader(), parts[2])):
+        clips = list(loader)
+        assert [clip["name"] for clip in clips] == [[path.stem] for path in files]
+        assert all(clip["audio"].shape == (1, 64 * clip["mel"].shape[2]) for clip in clips)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_each_epoch_draws_new_crops(tmp_path: Path, num_workers: int) -> None:
+    class Spy(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.seen = torch.nn.Parameter(torch.zeros(())), []
+
+        def training_step(self, batch: dict, index: int) -> torch.Tensor:
+            self.seen.append(batch["audio"][:, 0].clone())
+            return self.weight.square()
+
+        def validation_step(self, batch: dict, index: int) -> None:
+            pass
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters())
+
+    data = AudioDataModule(
+        tiny_mel(),
+        folder_of(tmp_path, 3),
+        segment_length=512,
+        batch_size=2,
+        samples_per_epoch=4,
+        num_workers=num_workers,
+    )
+    spy = Spy()
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    pl.Trainer(max_epochs=3, accelerator="cpu", **quiet).fit(spy, data)
+
+    drawn = torch.cat(spy.seen)
+    assert len(drawn) == 12
+    assert len(drawn.unique()) == 12, "an epoch that repeats another one's crops would repeat their samples"
+    expected = CropDataset(data.train_files, tiny_mel(), 512, 4)
+    expected.set_epoch(2)
+    torch.testing.assert_close(drawn[8:], torch.stack([item["audio"][0] for item in expected]), atol=0, rtol=0)
+
+
+def test_data_module_refuses(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`batch_size` must be at least 1"):
+        AudioDataModule(tiny_mel(), batch_size=0)
+    with pytest.raises(ValueError, match="`num_workers` must be at least 0"):
+        AudioDataModule(tiny_mel(), num_workers=-1)
+    with pytest.raises(FileNotFoundError, match="check the name"):
+        AudioDataModule(tiny_mel(), tmp_path / "none").setup()
+    with pytest.raises(ValueError, match="holds none"):
+        AudioDataModule(tiny_mel(), tmp_path).setup()
+
+
+def test_bundled_speech_is_the_default() -> None:
+    data = AudioDataModule(MelSpectrogram(), samples_per_epoch=2, batch_size=2)
+
+    (batch,) = data.train_dataloader()
+
+    assert data.path == bundled_speech()
+    assert len(data.train_files) > len(data.test_files) >= len(data.validation_files) >= 1
+    assert batch["audio"].shape == (2, 8192)
+    assert batch["audio"].std() > 0.005, "speech, not silence"

@@ -1,0 +1,85 @@
+"""`python -m wavflow.train stage=teacher | stage=student`: trains one stage; see conf/train.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+
+from wavflow.cli import newest_model, one_line_errors, quiet
+from wavflow.models import build, load_model
+from wavflow.vocoder import Vocoder
+
+
+@hydra.main(version_base="1.3", config_path="pkg://wavflow.conf", config_name="train")
+@one_line_errors
+def main(cfg: DictConfig) -> None:
+    """Trains one stage and prints where the results are."""
+    quiet()
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    torch.set_float32_matmul_precision("high")
+    teacher = None
+    if "DistillationTask" in cfg.stage._target_:
+        teacher = load_teacher(cfg.teacher or newest_model("teacher"), OmegaConf.to_container(cfg.audio))
+    net = build(net_config(OmegaConf.to_container(cfg.net, resolve=True), teacher))
+    task = instantiate(cfg.stage, net=net, **({} if teacher is None else {"teacher": teacher}))
+    data = instantiate(cfg.data, mel=net.mel)
+    data.setup()
+    loggers = [CSVLogger(cfg.output, name="", version="logs"), TensorBoardLogger(cfg.output, name="", version="logs")]
+    trainer = instantiate(cfg.trainer, logger=loggers, callbacks=list(instantiate(cfg.callbacks).values()))
+    resume = checkpoint(cfg.resume, Path(cfg.output))
+    if resume is None:
+        trainer.validate(task, data, verbose=False)  # the curves start with the untrained model
+    trainer.fit(task, data, ckpt_path=resume, weights_only=resume is not None)
+    trainer.validate(task, data, verbose=False)
+    print(f"{cfg.output}/model.safetensors after {trainer.global_step} steps: " + figures(trainer.callback_metrics))
+
+
+def load_teacher(path: str | Path, audio: dict[str, Any]) -> Vocoder:
+    """Loads a teacher and holds its mel against the configured audio.
+
+    Raises:
+        ValueError: When it is no teacher, or of another mel or sample rate.
+    """
+    teacher = load_model(path)
+    if teacher.draws_in_parallel:
+        raise ValueError(f"`teacher`: {path} is a student: name a model of stage=teacher.")
+    if teacher.mel.spec != audio:
+        differs = ", ".join(f"{k} {v} instead of {audio[k]}" for k, v in teacher.mel.spec.items() if v != audio.get(k))
+        raise ValueError(f"`teacher`: {path} was trained with {differs}: choose the same with audio=... as for the teacher.")
+    return teacher
+
+
+def net_config(config: dict[str, Any], teacher: Vocoder | None) -> dict[str, Any]:
+    """Completes a student's configuration by what it shares with its teacher: mel, whitening, speakers."""
+    if teacher is None:
+        return config
+    return config | {name: teacher.config[name] for name in ("mel", "whitening", "n_speakers")}
+
+
+def checkpoint(resume: str | None, output: Path) -> Path | None:
+    """Returns the checkpoint to go on from: none, the one named, or the last one of a run (`auto`)."""
+    last = output / "checkpoints" / "last.ckpt"
+    if resume is None or (resume == "auto" and not last.exists()):
+        return None
+    path = last if resume == "auto" else Path(resume)
+    if not path.is_file():
+        raise FileNotFoundError(f"`resume`: there is no checkpoint {path}: name a .ckpt file, or auto.")
+    return path
+
+
+def figures(metrics: dict[str, Any]) -> str:
+    """Returns the closing figures as one line."""
+    names = ("nats", "bits", "kl", "spectral", "rms_ratio")
+    found = {name: metrics[f"validation/{name}"] for name in names if f"validation/{name}" in metrics}
+    return ", ".join(f"{name} {float(value):.3f}" for name, value in found.items())
+
+
+if __name__ == "__main__":
+    main()
