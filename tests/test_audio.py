@@ -117,8 +117,8 @@ def test_rates_without_a_common_divisor_cost_no_memory(tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", [16000, 22050, 24000, 44100, 48000])
 @pytest.mark.parametrize("source", [8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 192000])
 def test_length_at_usual_rates_is_exact(tmp_path: Path, source: int, target: int) -> None:
-    sf.write(tmp_path / "a.wav", np.zeros(300_000), source)
-    assert audio_length(tmp_path / "a.wav", target) == -(-300_000 * target // source)
+    sf.write(tmp_path / "a.wav", np.zeros(30_011), source)
+    assert audio_length(tmp_path / "a.wav", target) == -(-30_011 * target // source)
 
 
 def test_overs_and_silence_are_read_as_they_are(tmp_path: Path) -> None:
@@ -172,9 +172,7 @@ def test_unusable_files_are_named_with_what_is_wrong(tmp_path: Path) -> None:
         for reader in (read_audio, check_audio):
             with pytest.raises(ValueError, match=finding) as caught:
                 reader(tmp_path / name)
-            assert re.fullmatch(rf"`path` must name .*{re.escape(name)}.*: .+\.", str(caught.value)), (
-                "one line, a way out"
-            )
+            assert re.fullmatch(rf"`path` must name .*{re.escape(name)}.*: .+\.", str(caught.value)), "one line, a way out"
 
 
 def test_damage_in_the_middle_is_found_when_it_is_read(tmp_path: Path) -> None:
@@ -246,8 +244,8 @@ def test_nothing_half_written_is_left(tmp_path: Path, monkeypatch: pytest.Monkey
     audio = torch.zeros(100)
     (tmp_path / "file").touch()
     (tmp_path / "folder.wav").mkdir()
-    for path in (tmp_path / "none" / "a.wav", tmp_path / "file" / "a.wav", tmp_path / "folder.wav"):
-        with pytest.raises(OSError, match=r"`path` must be writable, got .*: make the folder or choose another"):
+    for path in (tmp_path / "file" / "a.wav", tmp_path / "folder.wav"):
+        with pytest.raises(OSError, match=r"`path` must be writable, got .*: choose another place"):
             write_audio(path, audio, 16000)
 
     write_audio(tmp_path / "old.wav", audio, 16000)
@@ -362,9 +360,7 @@ def test_mel_in_float32_and_under_autocast() -> None:
 @pytest.mark.parametrize("center", [False, True])
 @pytest.mark.parametrize("hop_length", [16, 27, 64])  # 27: the padding can't be even on both sides
 def test_frame_count_is_floor_of_samples_over_hop(center: bool, hop_length: int) -> None:
-    mel = MelSpectrogram(
-        sample_rate=800, n_fft=64, hop_length=hop_length, win_length=48, n_mels=5, f_max=400.0, center=center
-    )
+    mel = MelSpectrogram(sample_rate=800, n_fft=64, hop_length=hop_length, win_length=48, n_mels=5, f_max=400.0, center=center)
     for samples in (1, 2, hop_length - 1, hop_length, hop_length + 1, 2 * hop_length, 50, 10 * hop_length, 1001):
         result = mel(torch.randn(2, samples))
         assert result.shape == (2, 5, samples // hop_length)
@@ -431,9 +427,7 @@ def test_check_refuses_foreign_mels() -> None:
         mel.check(good, {"hop_length": 256})
     bad: list[Tensor] = [good[0], good[:, :79], good[..., :0], good.transpose(1, 2), good.long()]
     for wrong in bad:
-        with pytest.raises(
-            ValueError, match=rf"\(B, 80, F\).*{re.escape(str(tuple(wrong.shape)))}.*compute it with \{{"
-        ):
+        with pytest.raises(ValueError, match=rf"\(B, 80, F\).*{re.escape(str(tuple(wrong.shape)))}.*compute it with \{{"):
             mel.check(wrong)
     for value in (torch.nan, torch.inf, -torch.inf):
         wrong = good.clone()
@@ -442,9 +436,7 @@ def test_check_refuses_foreign_mels() -> None:
             mel.check(wrong)
 
 
-@pytest.mark.parametrize(
-    "audio", [torch.zeros(100), torch.zeros(1, 1, 100), torch.zeros(1, 0), torch.zeros(1, 9).long()]
-)
+@pytest.mark.parametrize("audio", [torch.zeros(100), torch.zeros(1, 1, 100), torch.zeros(1, 0), torch.zeros(1, 9).long()])
 def test_mel_refuses_other_shapes(audio: Tensor) -> None:
     with pytest.raises(ValueError, match=r"`audio` must be float \(B, T\)"):
         MelSpectrogram()(audio)

@@ -32,7 +32,8 @@ from wavflow.evaluation import (
     voicing_f1,
     write_report,
 )
-from wavflow.evaluation.report import _aside, _level, _read_curves
+from wavflow.evaluation.pictures import _level, _read_curves
+from wavflow.files import aside
 from wavflow.mel import MelSpectrogram
 
 
@@ -51,9 +52,7 @@ def hum(length: int, sample_rate: int, pitch: float = 130.0) -> Tensor:
 
 def test_bits_of_a_uniform_density_are_the_bits_of_the_grid() -> None:
     assert bits_per_sample(-math.log(2)) == pytest.approx(16)  # density 1/2 on [-1, 1): 2^16 equally likely values
-    torch.testing.assert_close(
-        bits_per_sample(torch.tensor([4.31, 5.101])), torch.tensor([8.782, 7.641]), atol=5e-4, rtol=0
-    )
+    torch.testing.assert_close(bits_per_sample(torch.tensor([4.31, 5.101])), torch.tensor([8.782, 7.641]), atol=5e-4, rtol=0)
 
 
 def test_flac_bits_is_the_frames_of_the_best_file() -> None:
@@ -382,7 +381,7 @@ def test_failed_writing_leaves_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "report.md").write_text("old")
 
     def fail() -> None:
-        with _aside(tmp_path / "report.md") as part:
+        with aside(tmp_path / "report.md") as part:
             part.write_text("half of the new")
             raise KeyboardInterrupt
 

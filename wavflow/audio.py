@@ -16,6 +16,7 @@ import torch
 import torchaudio.functional as F
 from torch import Tensor
 
+from wavflow.files import aside
 from wavflow.mel import MelSpectrogram
 
 __all__ = ["FORMATS", "MelSpectrogram", "audio_length", "check_audio", "read_audio", "read_segment", "write_audio"]
@@ -36,8 +37,8 @@ _FINEST_RATIO = 3000
 # in Vorbis it may stay off by a block (libsndfile issue 885). So these are decoded from that many frames earlier, which
 # are then dropped; for Vorbis that is from the beginning (some 1000 times faster than real time).
 _RUN_UP = {"MP3": 2**18, "OGG": 2**62}
-# Frames read at once, so that an hour of 8 channels never lies in memory. But soundfile seeks after every read, to where
-# it already is, and that alone upsets MP3: it is read in one piece.
+# Frames read at once, so that an hour of 8 channels never lies in memory. But soundfile seeks after every read, to
+# where it already is, and that alone upsets MP3: it is read in one piece.
 _BLOCK = {"MP3": 2**62}
 _DEFAULT_BLOCK = 2**16
 _SHORTFALL = 4096  # frames by which an intact MP3 may end before the length its header states
@@ -132,7 +133,7 @@ def write_audio(path: str | os.PathLike[str], audio: Tensor, sample_rate: int, s
     """Writes one channel, whole or not at all: the file is made aside and renamed.
 
     Args:
-        path: Its ending chooses the format: .wav, .flac, .ogg or .mp3. The folder must exist.
+        path: Its ending chooses the format: .wav, .flac, .ogg or .mp3. Its folder is made if it is not there.
         audio: (T,), any float type; clipped to [-1, 1) and rounded to the nearest step.
         sample_rate: In Hz.
         subtype: libsndfile's name of the sample format, e.g. "PCM_24" or "FLOAT"; 16 bits where the format has them.
@@ -163,17 +164,11 @@ def write_audio(path: str | os.PathLike[str], audio: Tensor, sample_rate: int, s
         sf.write(encoded, _quantised(audio, subtype), sample_rate, format=file_format, subtype=subtype)
     except sf.LibsndfileError as error:  # e.g. MP3 at a rate it does not know
         raise ValueError(f"`path` must name a format that can hold {sample_rate} Hz, got {path} ({error}).") from error
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        aside.write_bytes(encoded.getbuffer())
-        aside.replace(path)
+        with aside(path) as part:
+            part.write_bytes(encoded.getbuffer())
     except OSError as error:
-        raise OSError(
-            f"`path` must be writable, got {path} ({error.strerror}): make the folder or choose another."
-        ) from error
-    finally:
-        if aside.parent.is_dir():
-            aside.unlink(missing_ok=True)
+        raise OSError(f"`path` must be writable, got {path} ({error.strerror}): choose another place.") from error
 
 
 def _open(path: Path) -> sf.SoundFile:

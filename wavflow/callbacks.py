@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from wavflow.audio import write_audio
-from wavflow.evaluation.report import spectrogram_picture
+from wavflow.evaluation.pictures import spectrogram_picture
 from wavflow.models import save_model
 
 
@@ -47,9 +47,7 @@ class Listen(pl.Callback):
         temperature: Of the noise.
     """
 
-    def __init__(
-        self, folder: str, seconds: float = 4.0, stepwise_seconds: float = 0.25, temperature: float = 1.0
-    ) -> None:
+    def __init__(self, folder: str, seconds: float = 4.0, stepwise_seconds: float = 0.25, temperature: float = 1.0) -> None:
         self.folder = Path(folder)
         self.seconds = seconds
         self.stepwise_seconds = stepwise_seconds

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.errors import HydraException, InstantiationException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -39,8 +40,35 @@ def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
 def quiet() -> None:
     """Leaves warnings to what a user can act on: not Lightning's advertisements and not its own deprecations."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for message in (r"`isinstance\(treespec, LeafSpec\)`", "The '.*_dataloader' does not have many workers", "Checkpoint directory"):
+    for message in (
+        r"`isinstance\(treespec, LeafSpec\)`",
+        "The '.*_dataloader' does not have many workers",
+        "Checkpoint directory",
+    ):
         warnings.filterwarnings("ignore", message=message)
+
+
+def pick_device(name: str) -> torch.device:
+    """Returns the device of a name; `auto` is a GPU where there is one.
+
+    Raises:
+        ValueError: When torch knows no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"`device` {name!r} can't be used here ({str(error).splitlines()[0]}): try cpu.") from error
+    return torch.device(name)
+
+
+def pick_precision(name: str) -> str:
+    """Returns Lightning's name of a precision; `auto` is bf16-mixed where the GPU or the processor is made for it."""
+    if name != "auto":
+        return name
+    fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bf16-mixed" if fast else "32-true"
 
 
 def newest_model(stage: str, runs: str | Path = "runs") -> Path:

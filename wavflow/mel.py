@@ -90,9 +90,7 @@ class MelSpectrogram(nn.Module):
             ValueError: The audio has another shape, or is not float.
         """
         if audio.ndim != 2 or audio.shape[-1] < 1 or not audio.is_floating_point():
-            raise ValueError(
-                f"`audio` must be float (B, T) with T >= 1, got {audio.dtype} {tuple(audio.shape)}: reshape it."
-            )
+            raise ValueError(f"`audio` must be float (B, T) with T >= 1, got {audio.dtype} {tuple(audio.shape)}: reshape it.")
         frames = audio.shape[-1] // self.hop_length
         with torch.autocast(audio.device.type, enabled=False):  # else the filterbank would be applied in half precision
             audio = audio if audio.dtype == torch.float64 else audio.float()
@@ -100,9 +98,7 @@ class MelSpectrogram(nn.Module):
                 audio = nn.functional.pad(audio, (0, self.n_fft))
             audio = nn.functional.pad(audio, self._padding, mode="reflect")
             window = self.window.to(audio.dtype)
-            stft = torch.stft(
-                audio, self.n_fft, self.hop_length, self.win_length, window, center=False, return_complex=True
-            )
+            stft = torch.stft(audio, self.n_fft, self.hop_length, self.win_length, window, center=False, return_complex=True)
             # Not abs(): with the constant inside the root, the gradient stays finite on digital silence.
             magnitude = torch.sqrt(stft.real.square() + stft.imag.square() + 1e-9)
             mel = self.filterbank.to(audio.dtype) @ magnitude
@@ -129,9 +125,7 @@ class MelSpectrogram(nn.Module):
                 f"compute it with {self.spec}."
             )
         if not torch.isfinite(mel).all():
-            raise ValueError(
-                "`mel` must be finite, got NaN or inf: check the audio or the acoustic model it comes from."
-            )
+            raise ValueError("`mel` must be finite, got NaN or inf: check the audio or the acoustic model it comes from.")
 
     @property
     def _padding(self) -> tuple[int, int]:
@@ -149,9 +143,7 @@ class MelSpectrogram(nn.Module):
             raise ValueError(f"`n_fft` must be even, got {self.n_fft}: take the next power of two.")
         for name in ("hop_length", "win_length"):
             if getattr(self, name) > self.n_fft:
-                raise ValueError(
-                    f"`{name}` must be at most n_fft = {self.n_fft}, got {getattr(self, name)}: raise `n_fft`."
-                )
+                raise ValueError(f"`{name}` must be at most n_fft = {self.n_fft}, got {getattr(self, name)}: raise `n_fft`.")
         edges = (0, self.f_min, self.f_max, self.sample_rate / 2)
         if not all(isinstance(edge, (int, float)) for edge in edges) or not edges[0] <= edges[1] < edges[2] <= edges[3]:
             raise ValueError(

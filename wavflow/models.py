@@ -11,12 +11,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from wavflow.mel import MelSpectrogram
 from wavflow.distributions import Gaussian, Logistic
+from wavflow.files import aside
 from wavflow.flows.autoregressive import Autoregressive
 from wavflow.flows.base import Chain, Flow, Inverse
 from wavflow.flows.elementwise import Affine, Inverted, MixtureCDF
 from wavflow.flows.linear_prediction import LinearPrediction
+from wavflow.mel import MelSpectrogram
 from wavflow.nn.upsampler import Upsampler
 from wavflow.nn.wavenet import WaveNet
 from wavflow.vocoder import Vocoder
@@ -157,13 +158,8 @@ def save_model(vocoder: Vocoder, path: str | os.PathLike[str], info: dict[str, A
         "config": json.dumps(vocoder.config),
         "info": json.dumps(info or {}),
     }
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in vocoder.state_dict().items()}, aside, metadata)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with aside(path) as part:
+        save_file({name: tensor.contiguous() for name, tensor in vocoder.state_dict().items()}, part, metadata)
 
 
 def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Vocoder:

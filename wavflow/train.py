@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
-from wavflow.cli import newest_model, one_line_errors, quiet
+from wavflow.cli import newest_model, one_line_errors, pick_precision, quiet
 from wavflow.models import build, load_model
 from wavflow.vocoder import Vocoder
 
@@ -32,7 +32,8 @@ def main(cfg: DictConfig) -> None:
     data = instantiate(cfg.data, mel=net.mel)
     data.setup()
     loggers = [CSVLogger(cfg.output, name="", version="logs"), TensorBoardLogger(cfg.output, name="", version="logs")]
-    trainer = instantiate(cfg.trainer, logger=loggers, callbacks=list(instantiate(cfg.callbacks).values()))
+    callbacks = list(instantiate(cfg.callbacks).values())
+    trainer = instantiate(cfg.trainer, logger=loggers, callbacks=callbacks, precision=pick_precision(cfg.trainer.precision))
     resume = checkpoint(cfg.resume, Path(cfg.output))
     if resume is None:
         trainer.validate(task, data, verbose=False)  # the curves start with the untrained model

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from wavflow.flows.elementwise import LOG_SCALE_BOUND
 from wavflow.losses import ContrastiveDivergence, DensityDistillation
-from wavflow.vocoder import Vocoder
+from wavflow.vocoder import Vocoder, check_pair
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Batch = dict[str, Any]
@@ -207,18 +207,6 @@ class DistillationTask(Task):
             loss = loss - self.contrastive_weight * values["contrastive"]
         values = {name: value.detach() for name, value in values.items()} | {"loss": loss}
         return values, drawn, (divergence.kl * mask).sum(dim=1).detach() / mask.sum(dim=1).clamp_min(1.0)
-
-
-def check_pair(student: Vocoder, teacher: Vocoder) -> None:
-    """Raises ValueError unless a teacher can teach a student: the same mel, whitening and speakers."""
-    if student.mel.spec != teacher.mel.spec:
-        raise ValueError(f"`teacher` was trained on another mel: {teacher.mel.spec}; the student's is {student.mel.spec}.")
-    orders = [0 if model.whitening is None else model.whitening.order for model in (student, teacher)]
-    if orders[0] != orders[1]:
-        raise ValueError(f"`teacher` whitens with order {orders[1]}, the student with {orders[0]}: they must share the map.")
-    speakers = [0 if model.speakers is None else model.speakers.num_embeddings for model in (student, teacher)]
-    if speakers[0] != speakers[1]:
-        raise ValueError(f"`teacher` knows {speakers[1]} speakers, the student {speakers[0]}: they must be the same.")
 
 
 def share_upsampler(student: Vocoder, teacher: Vocoder) -> None:

@@ -1,4 +1,4 @@
-"""The one model class: a flow over audio, conditioned on a mel spectrogram. Teacher and student are two configurations of it."""
+"""The one model class: a flow over audio, given its mel spectrogram. Teacher and student are two configurations of it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wavflow.mel import MelSpectrogram
 from wavflow.flows.autoregressive import Autoregressive
 from wavflow.flows.base import Flow, log_det_of_identity
 from wavflow.flows.linear_prediction import LinearPrediction
+from wavflow.mel import MelSpectrogram
 from wavflow.nn.upsampler import Conditioning, Upsampler
+from wavflow.nn.wavenet import WaveNet
 
 
 class Draw(NamedTuple):
@@ -67,9 +68,19 @@ class Vocoder(nn.Module):
         return self.mel.hop_length
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
     def draws_in_parallel(self) -> bool:
         """Whether a draw is one pass (a student) or T steps (a teacher)."""
         return not isinstance(self.flow.transform, Autoregressive)
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples of noise (student) or audio (teacher) that a sample depends on, itself included."""
+        return sum(net.receptive_field for net in self.modules() if isinstance(net, WaveNet)) + 1
 
     def conditioning(self, mel: Tensor, speaker: Tensor | None = None) -> Conditioning:
         """Returns what the flow is conditioned on, for a mel (B, n_mels, F) and speaker ids (B,)."""
@@ -132,9 +143,28 @@ class Vocoder(nn.Module):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
         speaker: Tensor | None = None,
+        segment_frames: int = 128,
     ) -> Tensor:
-        """Draws audio (B, F * hop_length); arguments as in `sample_and_log_prob`."""
-        return self.sample_and_log_prob(mel, noise, temperature, generator, speaker)[0]
+        """Draws audio (B, F * hop_length); arguments as in `sample_and_log_prob`.
+
+        A student draws in segments, so that memory for its layers does not grow with the length. Each segment starts a
+        receptive field early, so the audio is that of one pass.
+        """
+        self._check(mel, None if noise is None else noise.shape[-1])
+        z = temperature * (self.noise(mel, generator) if noise is None else noise).unsqueeze(1)
+        cond = self.conditioning(mel, speaker)
+        if not self.draws_in_parallel:
+            return self.colour(self.flow.sample(z, cond), mel)[0]
+        # a frame more at either end: interpolation between frames needs both neighbours
+        run_up, frames = -(-self.receptive_field // self.hop_length) + 1, mel.shape[-1]
+        pieces = []
+        for first in range(0, frames, segment_frames):
+            last = min(first + segment_frames, frames)
+            start, stop = max(0, first - run_up), min(last + 1, frames)
+            part = Conditioning(cond.frames[..., start:stop], cond.kernel)
+            u = self.flow.sample(z[..., start * self.hop_length : stop * self.hop_length], part)
+            pieces.append(u[..., (first - start) * self.hop_length : (last - start) * self.hop_length])
+        return self.colour(torch.cat(pieces, dim=-1), mel)[0]
 
     def noise(self, mel: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draws standard noise (B, F * hop_length) for a mel; from a CPU generator it is the same on every device."""
@@ -159,3 +189,15 @@ class Vocoder(nn.Module):
                 f"`mel` has {mel.shape[-1]} frames of {self.hop_length} samples, the audio or noise {samples} samples, "
                 f"not {mel.shape[-1] * self.hop_length}: cut or pad it to whole frames."
             )
+
+
+def check_pair(student: Vocoder, teacher: Vocoder) -> None:
+    """Raises ValueError unless a teacher can teach a student: the same mel, whitening and speakers."""
+    if student.mel.spec != teacher.mel.spec:
+        raise ValueError(f"`teacher` was trained on another mel: {teacher.mel.spec}; the student's is {student.mel.spec}.")
+    orders = [0 if model.whitening is None else model.whitening.order for model in (student, teacher)]
+    if orders[0] != orders[1]:
+        raise ValueError(f"`teacher` whitens with order {orders[1]}, the student with {orders[0]}: they must share the map.")
+    speakers = [0 if model.speakers is None else model.speakers.num_embeddings for model in (student, teacher)]
+    if speakers[0] != speakers[1]:
+        raise ValueError(f"`teacher` knows {speakers[1]} speakers, the student {speakers[0]}: they must be the same.")

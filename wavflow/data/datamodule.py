@@ -86,9 +86,7 @@ class AudioDataModule(pl.LightningDataModule):
             self._split = split_files(files, self.validation, self.test, self.seed)
 
     def train_dataloader(self) -> DataLoader:
-        crops = CropDataset(
-            self.train_files, self.mel, self.segment_length, self.samples_per_epoch, self.seed, self.dequantise
-        )
+        crops = CropDataset(self.train_files, self.mel, self.segment_length, self.samples_per_epoch, self.seed, self.dequantise)
         processes, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         # No persistent workers: each epoch's new ones hear of its number.
         return DataLoader(

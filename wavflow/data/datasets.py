@@ -111,9 +111,7 @@ class CropDataset(Dataset[Item]):
                 warnings.warn(f"An audio file can't be read and is dropped from training: {error}", stacklevel=2)
                 continue
             return _item(audio, mel, frames, self.mel, rng if self.dequantise else None)
-        raise ValueError(
-            f"`files` must stay readable, but none of {len(self.files)} is left: check the disk they lie on."
-        )
+        raise ValueError(f"`files` must stay readable, but none of {len(self.files)} is left: check the disk they lie on.")
 
 
 class ClipDataset(Dataset[NamedItem]):
@@ -143,15 +141,11 @@ class ClipDataset(Dataset[NamedItem]):
         if not files:
             raise ValueError("`files` must hold at least one audio file, got none: name a folder that holds audio.")
         if max_seconds is not None and not max_seconds > 0:
-            raise ValueError(
-                f"`max_seconds` must be above 0, got {max_seconds}: raise it, or leave it out for no limit."
-            )
+            raise ValueError(f"`max_seconds` must be above 0, got {max_seconds}: raise it, or leave it out for no limit.")
         self.files = list(files)
         folder = common_folder(self.files)
         self.names = ["_".join(path.absolute().relative_to(folder).with_suffix("").parts) for path in self.files]
-        if len(set(self.names)) < len(
-            self.names
-        ):  # a.wav beside a.flac: what is written under these names must not clash
+        if len(set(self.names)) < len(self.names):  # a.wav beside a.flac: what is written under these names must not clash
             self.names = [f"{number:05d}_{name}" for number, name in enumerate(self.names)]
         self.mel = MelSpectrogram(**mel.spec)
         self.max_seconds, self.seed, self.dequantise = max_seconds, seed, dequantise
@@ -201,9 +195,7 @@ def read_crop(path: Path, mel: MelSpectrogram, first: int, frames: int, length: 
     return read[start * hop : min((start + frames) * hop, length)].clone(), whole[:, start : start + frames].clone()
 
 
-def _item(
-    audio: Tensor, mel: Tensor, frames: int, spectrogram: MelSpectrogram, rng: np.random.Generator | None
-) -> Item:
+def _item(audio: Tensor, mel: Tensor, frames: int, spectrogram: MelSpectrogram, rng: np.random.Generator | None) -> Item:
     """Pads to `frames` frames, makes the mask, and dequantises."""
     length = frames * spectrogram.hop_length
     mask = torch.zeros(length, dtype=torch.float32)

@@ -21,19 +21,13 @@ def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
     """
     folder = Path(folder)
     if not folder.exists():
-        raise FileNotFoundError(
-            f"`folder` must name a folder of audio files, but there is no {folder}: check the name."
-        )
+        raise FileNotFoundError(f"`folder` must name a folder of audio files, but there is no {folder}: check the name.")
     if not folder.is_dir():
-        raise ValueError(
-            f"`folder` must name a folder of audio files, got the file {folder}: name the folder it lies in."
-        )
+        raise ValueError(f"`folder` must name a folder of audio files, got the file {folder}: name the folder it lies in.")
     named = (path for path in folder.rglob("*") if path.suffix[1:].lower() in FORMATS and not path.name.startswith("."))
     files = [path for path in named if not path.is_dir()]
     if not files:
-        raise ValueError(
-            f"`folder` must hold {', '.join(FORMATS)} files, but {folder} holds none: name another folder."
-        )
+        raise ValueError(f"`folder` must hold {', '.join(FORMATS)} files, but {folder} holds none: name another folder.")
     return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
 
 
@@ -51,9 +45,7 @@ def usable_files(paths: Sequence[Path]) -> list[Path]:
         except (ValueError, OSError) as error:
             skipped.append((path, error))
     if not usable:
-        where = (
-            f"{len(paths)} in {common_folder(paths)}, none usable. The first: {skipped[0][1]}" if skipped else "none."
-        )
+        where = f"{len(paths)} in {common_folder(paths)}, none usable. The first: {skipped[0][1]}" if skipped else "none."
         raise ValueError(f"`paths` must hold at least one usable audio file, got {where}")
     if skipped:
         names = ", ".join(str(path) for path, _ in skipped[:_NAMED])
@@ -95,9 +87,7 @@ def split_files(
     ordered = sorted(paths, key=lambda path: path.absolute().relative_to(folder).as_posix())
     shuffled = [ordered[i] for i in np.random.default_rng(seed).permutation(len(ordered))]
     if len(shuffled) == 1:
-        warnings.warn(
-            f"There is one audio file alone, so it serves for training and testing: {shuffled[0]}", stacklevel=2
-        )
+        warnings.warn(f"There is one audio file alone, so it serves for training and testing: {shuffled[0]}", stacklevel=2)
         return shuffled, shuffled, shuffled
     if len(shuffled) == 2:
         return shuffled[:1], shuffled[1:], shuffled[1:]

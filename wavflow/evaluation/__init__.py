@@ -13,7 +13,9 @@ from wavflow.evaluation.metrics import (
     rms_ratio,
     voicing_f1,
 )
-from wavflow.evaluation.report import curves_picture, markdown_table, spectrogram_picture, write_report
+from wavflow.evaluation.pictures import curves_picture, spectrogram_picture
+from wavflow.evaluation.report import write_report
+from wavflow.evaluation.tables import markdown_table
 
 __all__ = [
     "Interval",

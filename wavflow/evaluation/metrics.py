@@ -39,13 +39,9 @@ def _clip(name: str, audio: Tensor | np.ndarray) -> Tensor:
     """One clip (T,) as float64 on the CPU; refuses other shapes, integers and values that are not finite."""
     audio = torch.as_tensor(audio).detach().cpu()
     if audio.dim() != 1 or audio.numel() == 0:
-        raise ValueError(
-            f"`{name}` must be one clip (T,) with T >= 1, got shape {tuple(audio.shape)}: pass clips one by one."
-        )
+        raise ValueError(f"`{name}` must be one clip (T,) with T >= 1, got shape {tuple(audio.shape)}: pass clips one by one.")
     if not audio.is_floating_point():
-        raise ValueError(
-            f"`{name}` must be floating point in [-1, 1), got {audio.dtype}: divide 16-bit integers by 32768."
-        )
+        raise ValueError(f"`{name}` must be floating point in [-1, 1), got {audio.dtype}: divide 16-bit integers by 32768.")
     if not audio.isfinite().all():
         raise ValueError(f"`{name}` must be finite, got NaN or infinity: the clip can't be judged, leave it out.")
     return audio.double()
@@ -90,9 +86,7 @@ def flac_bits(audio: Tensor | np.ndarray, sample_rate: int) -> float:
             raise ValueError(f"`audio` must lie in [-1, 1], got a peak of {audio.abs().max():.3g}: scale it down.")
         audio = (audio * FULL_SCALE_16_BIT).round().clamp(-FULL_SCALE_16_BIT, FULL_SCALE_16_BIT - 1).to(torch.int16)
     if audio.dim() != 1 or audio.numel() == 0:
-        raise ValueError(
-            f"`audio` must be one clip (T,) with T >= 1, got shape {tuple(audio.shape)}: pass clips one by one."
-        )
+        raise ValueError(f"`audio` must be one clip (T,) with T >= 1, got shape {tuple(audio.shape)}: pass clips one by one.")
     file = io.BytesIO()
     soundfile.write(file, audio.cpu().numpy(), sample_rate, format="FLAC", subtype="PCM_16", compression_level=1.0)
     data = file.getvalue()
@@ -117,9 +111,7 @@ def level_db(generated: Tensor | np.ndarray, reference: Tensor | np.ndarray) -> 
     return -math.inf if ratio == 0 else 20 * math.log10(ratio)
 
 
-def log_spectral_distance(
-    generated: Tensor | np.ndarray, reference: Tensor | np.ndarray, floor_db: float = -100.0
-) -> float:
+def log_spectral_distance(generated: Tensor | np.ndarray, reference: Tensor | np.ndarray, floor_db: float = -100.0) -> float:
     """Log-spectral distance in dB: per frame the RMS over bins of the level difference, then the mean over frames.
 
     `mean_f sqrt(mean_k (L_gen[k, f] - L_ref[k, f])^2)`, `L = max(20 log10 |S| / |S_full|, floor_db)`. STFT of 1024

@@ -1,265 +1,15 @@
-"""A report folder: spectrogram and curve pictures, and one page of tables, players and pictures.
+"""The report folder: one page of tables, players and pictures, as HTML, as Markdown, and its figures as JSON."""
 
-Pictures use matplotlib's `Figure` objects and never pyplot, so that no global state and no display is touched. Every
-file is written aside and renamed: a reader sees the old one or the new one.
-"""
-
-import csv
 import html
 import json
-import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
-import numpy as np
-import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-from wavflow.evaluation.metrics import Interval
-
-Row = Mapping[str, Any]
-MISSING = "–"
-
-
-@contextmanager
-def _aside(path: str | Path) -> Iterator[Path]:
-    """Yields a path beside `path` to write to; it takes the name of `path` at the end, or goes if the writing fails."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-# Pictures ------------------------------------------------------------------------------------------------------------
-
-
-def spectrogram_picture(
-    path: str | Path, signals: Mapping[str, torch.Tensor | np.ndarray], sample_rate: int, title: str = ""
-) -> None:
-    """Draws one log-spectrogram per signal, one above the other, with one time axis and one range of colours.
-
-    Args:
-        path: The PNG to write.
-        signals: Name to audio (T,) in [-1, 1), in the order of the rows; lengths may differ.
-        sample_rate: In Hz, of all of them.
-        title: Stands above the first row.
-
-    Raises:
-        ValueError: If there is no signal or one is not (T,).
-    """
-    if not signals:
-        raise ValueError("`signals` must hold at least one signal, got none: nothing to draw.")
-    seconds = max(len(signal) for signal in signals.values()) / sample_rate
-    figure = Figure(figsize=(11, 0.9 + 2.1 * len(signals)), layout="constrained")
-    rows = figure.subplots(len(signals), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    levels = {name: _level(name, signal, seconds * sample_rate) for name, signal in signals.items()}
-    # The few loudest bins would leave the rest in the dark: the scale ends where two bins in a thousand lie above.
-    top = max(float(np.quantile(level, 0.998)) for level in levels.values())
-    for axes, (name, level) in zip(rows, levels.items(), strict=True):
-        extent = (0.0, len(signals[name]) / sample_rate, 0.0, sample_rate / 2000)
-        picture = axes.imshow(
-            level, extent=extent, origin="lower", aspect="auto", cmap="magma", vmin=top - 70, vmax=top
-        )
-        axes.set_title(name, loc="left", fontsize=11, fontweight="bold", pad=3, parse_math=False)
-        axes.set_ylabel("kHz")
-        axes.set_xlim(0, seconds)
-    rows[-1].set_xlabel("seconds")
-    bar = figure.colorbar(picture, ax=list(rows), pad=0.01, aspect=16 * len(signals), extend="both")
-    bar.set_label("dB re full-scale sine")
-    if title:
-        figure.suptitle(title, fontsize=13, parse_math=False)
-    with _aside(path) as part:
-        figure.savefig(part, format="png", dpi=110)
-
-
-def _level(name: str, signal: torch.Tensor | np.ndarray, longest: float) -> np.ndarray:
-    """Spectrogram (bins, frames) in dB re a full-scale sine, fine enough for the width of the picture and no finer."""
-    audio = torch.as_tensor(signal).detach().cpu().float()
-    if audio.dim() != 1 or audio.numel() == 0:
-        raise ValueError(
-            f"Signal {name!r} must be one clip (T,) with T >= 1, got shape {tuple(audio.shape)}: cut it out."
-        )
-    window = torch.hann_window(1024, dtype=torch.float32)
-    hop_length = max(64, math.ceil(longest / 1600))
-    spectrum = torch.stft(audio, 1024, hop_length, window=window, pad_mode="constant", return_complex=True)
-    return (20 * (2 * spectrum.abs() / window.sum()).clamp(min=1e-6).log10()).numpy()
-
-
-def curves_picture(path: str | Path, csv_paths: Mapping[str, str | Path]) -> None:
-    """Draws the curves of `metrics.csv` files, one block per run; training and validation of a figure share its axes.
-
-    Columns are named `train/<figure>` and `validation/<figure>`, Lightning's endings `_step` and `_epoch` aside; others
-    are left out. Rows are sparse: an empty cell means that nothing was logged there.
-
-    Args:
-        path: The PNG to write.
-        csv_paths: Name of the run to its `metrics.csv`.
-
-    Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If no file holds a curve.
-    """
-    runs = {name: curves for name, csv_path in csv_paths.items() if (curves := _read_curves(csv_path))}
-    if not runs:
-        names = ", ".join(str(csv_path) for csv_path in csv_paths.values()) or "no file"
-        raise ValueError(
-            f"`csv_paths` must hold columns train/... or validation/..., got none in {names}: train and log first."
-        )
-    columns = min(3, max(len(curves) for curves in runs.values()))
-    heights = [math.ceil(len(curves) / columns) for curves in runs.values()]
-    figure = Figure(figsize=(4.2 * columns, 2.6 * sum(heights) + 0.5 * len(runs)), layout="constrained")
-    blocks = figure.subfigures(len(runs), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for block, height, (name, curves) in zip(blocks, heights, runs.items(), strict=True):
-        block.suptitle(name, fontsize=13, fontweight="bold", parse_math=False)
-        grid = block.subplots(height, columns, squeeze=False).flat
-        for axes in list(grid)[len(curves) :]:
-            axes.set_axis_off()
-        for axes, (suffix, parts) in zip(block.axes, curves.items(), strict=False):
-            _draw_curves(axes, suffix, parts)
-    with _aside(path) as part:
-        figure.savefig(part, format="png", dpi=110)
-
-
-def _read_curves(csv_path: str | Path) -> dict[str, dict[str, np.ndarray]]:
-    """Figure to part (`train`, `validation`) to points (n, 2) of step and value."""
-    if not Path(csv_path).is_file():
-        raise FileNotFoundError(
-            f"`csv_paths` must name metrics.csv files, got {csv_path}, which is not there: train first."
-        )
-    points: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    with open(csv_path, newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            for column, cell in row.items():
-                part, _, suffix = (column or "").partition("/")
-                if part not in ("train", "validation") or not cell or not row.get("step"):
-                    continue
-                suffix = suffix.removesuffix("_step").removesuffix("_epoch")
-                if math.isfinite(value := float(cell)):
-                    points.setdefault(suffix, {}).setdefault(part, []).append((float(row["step"]), value))
-    ordered = sorted(points.items(), key=lambda item: (item[0] != "loss", item[0]))
-    return {suffix: {part: np.asarray(sorted(parts[part])) for part in sorted(parts)} for suffix, parts in ordered}
-
-
-def _draw_curves(axes: Axes, suffix: str, parts: Mapping[str, np.ndarray]) -> None:
-    """Training faint under its running mean, validation as dots; early outliers don't set the scale."""
-    colours = {"train": "tab:blue", "validation": "tab:orange"}
-    shown = []
-    for part, points in parts.items():
-        steps, values = points.T
-        smooth = values
-        if part == "train" and len(values) >= 50:
-            axes.plot(steps, values, color=colours[part], alpha=0.25, linewidth=0.8)
-            width = len(values) // 25
-            weight = np.convolve(np.ones_like(values), np.ones(width), "same")  # fewer points near the ends
-            smooth = np.convolve(values, np.ones(width), "same") / weight
-        marker = "o" if part == "validation" or len(values) == 1 else None
-        axes.plot(steps, smooth, color=colours[part], label=part, linewidth=1.6, marker=marker, markersize=3.5)
-        shown.append(np.quantile(values, [0.01, 0.99] if part == "train" else [0, 1]))
-    low, high = np.min(shown), np.max(shown)
-    if high > low:
-        axes.set_ylim(low - 0.08 * (high - low), high + 0.08 * (high - low))
-    axes.set_title(suffix, loc="left", fontsize=10, parse_math=False)
-    axes.set_xlabel("step", fontsize=9)
-    axes.grid(alpha=0.3)
-    axes.tick_params(labelsize=8)
-    axes.legend(fontsize=8, frameon=False)
-
-
-# Tables --------------------------------------------------------------------------------------------------------------
-
-
-def _plain(value: Any) -> Any:
-    """The value as built-in types: scalars of numpy and torch unpacked, `nan` and infinities as None."""
-    if isinstance(value, Interval):
-        return {name: _plain(part) for name, part in value._asdict().items()}
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _plain_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    return [{column: _plain(value) for column, value in row.items()} for row in rows]
-
-
-def _decimals(value: float) -> int:
-    """Decimals for three significant digits, four from 1 on: .957, 4.684, 12.35, 1234."""
-    exponent = math.floor(math.log10(abs(value))) if value else -1
-    return max(0, (3 if exponent >= 0 else 2) - exponent)
-
-
-def _format(value: Any) -> str:
-    if isinstance(value, Interval):
-        half_width = _plain(value.half_width)
-        spread = "" if half_width is None else f" ± {half_width:.{_decimals(value.mean)}f}"
-        return _format(value.mean) + spread
-    value = _plain(value)
-    if value is None:
-        return MISSING
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.{_decimals(value)}f}" if value == 0 or abs(value) >= 1e-4 else f"{value:.2e}"
-    return str(value)
-
-
-def _columns(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(column for row in rows for column in row))
-
-
-def _is_number(value: Any) -> bool:
-    """True for what goes to the right of its column; what is missing goes there too."""
-    value = value.mean if isinstance(value, Interval) else _plain(value)
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-
-
-def markdown_table(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
-    """Renders rows as a Markdown table, numbers with sensible digits and to the right.
-
-    Args:
-        rows: Column name to value: numbers (also 0-dim tensors), text, or an `Interval`, shown as `mean ± half-width`.
-            What is missing, None or not finite shows as a dash.
-        columns: Names and order of the columns; all that occur by default.
-    """
-    if not rows:
-        return ""
-    columns = _columns(rows) if columns is None else list(columns)
-    right = [all(_is_number(row.get(column)) for row in rows) for column in columns]
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-    rule = "|" + "|".join("---:" if is_number else "---" for is_number in right) + "|"
-    body = [line([_format(row.get(column)) for column in columns]) for row in rows]
-    return "\n".join([line(columns), rule, *body]) + "\n"
-
-
-def _html_table(rows: Sequence[Row]) -> str:
-    """The rows as a table that scrolls sideways where the screen is narrow; the first cell of a row names it."""
-    columns = _columns(rows)
-    kinds = {
-        column: ' class="number"' if all(_is_number(row.get(column)) for row in rows) else "" for column in columns
-    }
-    head = "".join(f'<th scope="col"{kinds[column]}>{html.escape(column)}</th>' for column in columns)
-    body = []
-    for row in rows:
-        first, *others = (html.escape(_format(row.get(column))) for column in columns)
-        cells = (f"<td{kinds[column]}>{text}</td>" for column, text in zip(columns[1:], others, strict=True))
-        body.append(f'<tr><th scope="row">{first}</th>{"".join(cells)}</tr>')
-    lines = "\n".join(body)
-    return f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody></table></div>'
-
-
-# The report ----------------------------------------------------------------------------------------------------------
+from wavflow.evaluation.tables import Row, html_table, markdown_table, plain_rows
+from wavflow.files import aside
 
 PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
@@ -300,6 +50,7 @@ class _Page(NamedTuple):
 
     title: str
     summary: Sequence[Row]
+    tables: Mapping[str, Sequence[Row]]
     clips: Sequence[Row]
     pictures: Mapping[str, str]
     wavs: Mapping[str, Mapping[str, str]]
@@ -311,6 +62,7 @@ def write_report(
     title: str,
     *,
     summary: Sequence[Row],
+    tables: Mapping[str, Sequence[Row]] | None = None,
     clips: Sequence[Row] = (),
     pictures: Mapping[str, str | Path] | None = None,
     wavs: Mapping[str, Mapping[str, str | Path]] | None = None,
@@ -322,6 +74,7 @@ def write_report(
         folder: Made if it is not there. The page links with relative paths, so the folder may be moved.
         title: Heading of the page.
         summary: One row per system (recording, teacher, ...), see `markdown_table` for what a cell may hold.
+        tables: Further tables below the summary: heading to rows.
         clips: One row per clip and system.
         pictures: Caption to PNG inside `folder`. One named like a clip of `wavs` stands under that clip's players.
         wavs: Clip to system to wav file inside `folder`.
@@ -333,15 +86,21 @@ def write_report(
     folder = Path(folder)
     links = {caption: _link(folder, path) for caption, path in (pictures or {}).items()}
     players = {clip: {name: _link(folder, path) for name, path in row.items()} for clip, row in (wavs or {}).items()}
-    page = _Page(title, summary, clips, links, players, notes)
-    figures = {"title": title, "summary": _plain_rows(summary), "clips": _plain_rows(clips), "notes": list(notes)}
+    page = _Page(title, summary, tables or {}, clips, links, players, notes)
+    figures = {
+        "title": title,
+        "summary": plain_rows(summary),
+        "tables": {heading: plain_rows(rows) for heading, rows in page.tables.items()},
+        "clips": plain_rows(clips),
+        "notes": list(notes),
+    }
     files = {
         "figures.json": json.dumps(figures, indent=2, allow_nan=False, ensure_ascii=False) + "\n",
         "report.md": _markdown_page(page),
         "index.html": _html_page(page),
     }
     for name, text in files.items():
-        with _aside(folder / name) as part:
+        with aside(folder / name) as part:
             part.write_text(text, encoding="utf-8")
 
 
@@ -355,7 +114,10 @@ def _link(folder: Path, path: str | Path) -> str:
 
 
 def _markdown_page(page: _Page) -> str:
-    blocks = [f"# {page.title}", markdown_table(page.summary), "\n".join(f"- {note}" for note in page.notes)]
+    blocks = [f"# {page.title}", markdown_table(page.summary)]
+    for heading, rows in page.tables.items():
+        blocks += [f"## {heading}", markdown_table(rows)]
+    blocks.append("\n".join(f"- {note}" for note in page.notes))
     if page.wavs:
         lines = (", ".join(f"[{name}]({link})" for name, link in row.items()) for row in page.wavs.values())
         blocks += ["## Listen", "\n".join(f"- {clip}: {line}" for clip, line in zip(page.wavs, lines, strict=True))]
@@ -367,7 +129,9 @@ def _markdown_page(page: _Page) -> str:
 
 
 def _html_page(page: _Page) -> str:
-    blocks = [_html_table(page.summary)]
+    blocks = [html_table(page.summary)]
+    for heading, rows in page.tables.items():
+        blocks += [f"<h2>{html.escape(heading)}</h2>", html_table(rows)]
     if page.notes:
         blocks += ["<ul>", *(f"<li>{html.escape(note)}</li>" for note in page.notes), "</ul>"]
     if page.wavs:
@@ -376,7 +140,7 @@ def _html_page(page: _Page) -> str:
     if others:
         blocks += ["<h2>Pictures</h2>", *(_html_figure(page, caption) for caption in others)]
     if page.clips:
-        blocks += ["<h2>Clip by clip</h2>", _html_table(page.clips)]
+        blocks += ["<h2>Clip by clip</h2>", html_table(page.clips)]
     return PAGE.substitute(title=html.escape(page.title), body="\n".join(blocks))
 
 

@@ -103,7 +103,11 @@ class Flow(nn.Module):
         return x, self.base_log_prob(z) - log_det, log_det
 
     def noise(
-        self, shape: tuple[int, ...], temperature: float = 1.0, generator: torch.Generator | None = None, like: Tensor | None = None
+        self,
+        shape: tuple[int, ...],
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+        like: Tensor | None = None,
     ) -> Tensor:
         """Draws base noise of a shape; `temperature` multiplies its scale, `like` gives dtype and device."""
         dtype, device = (None, None) if like is None else (like.dtype, like.device)

@@ -16,8 +16,8 @@ import math
 import torch
 from torch import Tensor
 
-from wavflow.mel import MelSpectrogram
 from wavflow.flows.base import Transform, at_least_float32
+from wavflow.mel import MelSpectrogram
 from wavflow.nn.upsampler import interpolate, interpolation_weights
 
 
@@ -73,7 +73,9 @@ class LinearPrediction(Transform):
     def forward(self, x: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
         """Whitens audio x (B, 1, T) by its mel (B, n_mels, F), T = F * hop_length; returns u and -log g (B, T)."""
         blocks, coefficients, log_gain = self._blocks(x, cond)
-        history = torch.nn.functional.pad(x[:, 0], (self.order, 0)).unfold(-1, self.block_length + self.order, self.block_length)
+        history = torch.nn.functional.pad(x[:, 0], (self.order, 0)).unfold(
+            -1, self.block_length + self.order, self.block_length
+        )
         # history[..., l, :] are the `order` samples before sample l of the block, the oldest first.
         history = history.unfold(-1, self.order, 1)[:, :, : self.block_length]
         with torch.autocast(x.device.type, enabled=False):
@@ -84,15 +86,16 @@ class LinearPrediction(Transform):
     def inverse(self, z: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
         """Colours u (B, 1, T) by the mel; returns the audio x (B, 1, T) and log g (B, T)."""
         blocks, coefficients, log_gain = self._blocks(z, cond)
-        excitation = blocks * torch.exp(log_gain).unsqueeze(-1).to(z.dtype)
-        state = z.new_zeros(z.shape[0], self.order)
+        # Float64: a block's response to its state grows and cancels; in float32 that leaves errors at -42 dB on speech.
+        excitation, coefficients = blocks * torch.exp(log_gain).unsqueeze(-1), coefficients.double()
+        state = coefficients.new_zeros(z.shape[0], self.order)
         pieces = []
         with torch.autocast(z.device.type, enabled=False):
             for start in range(0, blocks.shape[1], SEGMENT):  # a segment at a time bounds the memory of the small systems
                 segment = slice(start, start + SEGMENT)
                 piece, state = all_pole_filter(excitation[:, segment], coefficients[:, segment], state)
                 pieces.append(piece)
-        return torch.cat(pieces, dim=1).reshape(z.shape), self._per_sample(log_gain, z)
+        return torch.cat(pieces, dim=1).to(z.dtype).reshape(z.shape), self._per_sample(log_gain, z)
 
     def _blocks(self, x: Tensor, mel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns x in blocks (B, N, L), coefficients in x's dtype (B, N, p) and log-gains (B, N)."""
@@ -100,7 +103,9 @@ class LinearPrediction(Transform):
             raise ValueError(f"`x` must be (B, 1, T), got {tuple(x.shape)}.")
         if mel is None or x.shape[-1] != mel.shape[-1] * self.hop_length:
             came = "no mel" if mel is None else f"{mel.shape[-1]} frames for {x.shape[-1]} samples"
-            raise ValueError(f"`cond` must be a mel with one frame per {self.hop_length} samples, got {came}: cut or pad the audio.")
+            raise ValueError(
+                f"`cond` must be a mel with one frame per {self.hop_length} samples, got {came}: cut or pad the audio."
+            )
         coefficients, log_gain = self.predictor(mel)
         return x.reshape(x.shape[0], -1, self.block_length), coefficients.to(x.dtype), log_gain
 

@@ -21,7 +21,9 @@ class NotConvergedError(RuntimeError):
     """A solver ran out of sweeps before its tolerance."""
 
 
-def fixed_point(update: Callable[[Tensor], Tensor], start: Tensor, tolerance: float = 1e-6, max_sweeps: int | None = None) -> Solution:
+def fixed_point(
+    update: Callable[[Tensor], Tensor], start: Tensor, tolerance: float = 1e-6, max_sweeps: int | None = None
+) -> Solution:
     """Iterates `x <- update(x)` until no element moves by more than `tolerance * (1 + |x|)`.
 
     For a map that is triangular in time, `update(x)[t]` depends on x[<t] only (or `x + (z - f(x)) / diag J(x)`, whose error at

@@ -21,9 +21,7 @@ class _Magnitude(nn.Module):
     def __init__(self, n_fft: int, hop_length: int, win_length: int, eps: float) -> None:
         super().__init__()
         if not 0 < win_length <= n_fft:
-            raise ValueError(
-                f"`win_length` must be in 1 .. n_fft = {n_fft}, got {win_length}: shorten it or enlarge `n_fft`."
-            )
+            raise ValueError(f"`win_length` must be in 1 .. n_fft = {n_fft}, got {win_length}: shorten it or enlarge `n_fft`.")
         if not 0 < hop_length <= win_length:
             raise ValueError(
                 f"`hop_length` must be in 1 .. win_length = {win_length}, got {hop_length}: a longer hop skips samples."
@@ -38,9 +36,7 @@ class _Magnitude(nn.Module):
         if audio.shape[-1] < self.n_fft:
             audio = nn.functional.pad(audio, (0, self.n_fft - audio.shape[-1]))
         window = self.window.to(audio.dtype)
-        spectrum = torch.stft(
-            audio, self.n_fft, self.hop_length, self.win_length, window, center=True, return_complex=True
-        )
+        spectrum = torch.stft(audio, self.n_fft, self.hop_length, self.win_length, window, center=True, return_complex=True)
         return (spectrum.real.square() + spectrum.imag.square() + self.eps).sqrt()
 
 

@@ -52,7 +52,12 @@ class WaveNet(nn.Module):
         cond_channels: int = 0,
     ) -> None:
         super().__init__()
-        for name, value, least in (("layers", layers, 1), ("channels", channels, 1), ("kernel_size", kernel_size, 2), ("dilation_cycle", dilation_cycle, 1)):
+        for name, value, least in (
+            ("layers", layers, 1),
+            ("channels", channels, 1),
+            ("kernel_size", kernel_size, 2),
+            ("dilation_cycle", dilation_cycle, 1),
+        ):
             if value < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {value}.")
         skip = skip_channels or channels
@@ -63,9 +68,7 @@ class WaveNet(nn.Module):
         self.input = nn.Linear(in_channels, channels)
         self.gates = nn.ModuleList(nn.Linear(kernel_size * channels, 2 * channels) for _ in self.dilations)
         # The last layer's residual would go nowhere.
-        self.outputs = nn.ModuleList(
-            nn.Linear(channels, skip + (channels if i < layers - 1 else 0)) for i in range(layers)
-        )
+        self.outputs = nn.ModuleList(nn.Linear(channels, skip + (channels if i < layers - 1 else 0)) for i in range(layers))
         self.features = nn.Linear(cond_channels, 2 * channels * layers, bias=False) if cond_channels else None
         self.head = nn.Linear(skip, skip)
         self.last = nn.Linear(skip, out_channels)
@@ -151,4 +154,5 @@ class WaveNet(nn.Module):
 
 def delay(h: Tensor, samples: int) -> Tensor:
     """Delays h (B, T, C) by some samples, zeros first."""
+    samples = min(samples, h.shape[1])  # a signal may be shorter than a dilation
     return functional.pad(h, (0, 0, samples, -samples)) if samples else h

@@ -1,0 +1,60 @@
+"""The main job, end to end, in minutes: trains a small teacher, distils a student from it, and writes a report.
+
+    python scripts/demo.py                          # the bundled corpus, as `make demo` does
+    python scripts/demo.py --data wavs/ --minutes 60 --output my-voice
+
+It only calls the commands that you would call, and prints them.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def main() -> None:
+    """Runs the four commands of the demo."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", default="demo", help="folder of the runs and the report (default: demo)")
+    parser.add_argument("--minutes", type=float, default=6.5, help="of training, both stages together (default: 6.5)")
+    parser.add_argument("--data", help="a folder of audio; the bundled corpus if not given")
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides for both training commands, e.g. trainer.accelerator=cpu")
+    args = parser.parse_args()
+    if args.minutes <= 0:
+        parser.error(f"--minutes must be above 0, got {args.minutes}")
+
+    started = time.perf_counter()
+    root = Path(args.output)
+    data = [] if args.data is None else ["data=folder", f"data.path={args.data}"]
+    training = [*data, "data.batch_size=4", "data.samples_per_epoch=2000", "trainer.precision=auto", *args.overrides]
+    teacher, student = root / "teacher" / "model.safetensors", root / "student" / "model.safetensors"
+    stages = [
+        ("teacher", 0.45, [*training, "stage.optimizer.lr=2e-3", "trainer.val_check_interval=100"]),
+        ("student", 0.55, [*training, f"teacher={teacher}", "trainer.val_check_interval=50"]),
+    ]
+    for stage, share, options in stages:
+        budget = f"trainer.max_time={hours(args.minutes * share)}"
+        run("train", f"stage={stage}", f"net={stage}_small", budget, f"output={root / stage}", *options)
+    chosen = [f"teacher={teacher}", f"student={student}"]
+    run("evaluate", *chosen, *data, "clips=3", "seconds=3", f"output={root / 'report'}")
+    print(f"\nThe demo took {(time.perf_counter() - started) / 60:.1f} minutes. Look and listen: {root / 'report' / 'index.html'}")
+    print(f"Your own audio through the student: {sys.executable} -m wavflow.synthesize model={student} input=<a recording>")
+
+
+def hours(minutes: float) -> str:
+    """Returns a duration as Lightning reads it, DD:HH:MM:SS."""
+    seconds = round(60 * minutes)
+    return f"00:{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+def run(command: str, *options: str) -> None:
+    """Runs one of wavflow's commands in a process of its own, and ends with its status where it fails."""
+    print(f"\n$ python -m wavflow.{command} {' '.join(options)}", flush=True)
+    status = subprocess.run([sys.executable, "-m", f"wavflow.{command}", *options], check=False).returncode
+    if status:
+        sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""What several tests share: tiny models with random weights, and the check of a log-determinant against autograd."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+import wavflow.models
+from wavflow import MelSpectrogram, Vocoder
+
+MEL = {"sample_rate": 8000, "n_fft": 64, "hop_length": 16, "win_length": 64, "n_mels": 8, "f_max": 4000.0}
+NET = {"layers": 3, "channels": 6, "kernel_size": 2, "dilation_cycle": 3, "features": 5, "whitening": 6}
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def randomised(module: M, std: float = 0.3) -> M:
+    """Refills every parameter with normal noise: layers that start at zero would prove nothing."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(0.0, std)
+    return module
+
+
+def tiny_mel(**changes: Any) -> MelSpectrogram:
+    """8 kHz, 8 bands, 16 samples a frame."""
+    return MelSpectrogram(**MEL | changes)
+
+
+def tiny_teacher(std: float | None = 0.3, **changes: Any) -> Vocoder:
+    """A teacher with random weights, or untrained for a `std` of None."""
+    model = wavflow.models.teacher(**{"mel": MEL, "n_components": 3} | NET | changes)
+    return model if std is None else randomised(model, std)
+
+
+def tiny_student(std: float | None = 0.3, **changes: Any) -> Vocoder:
+    """A student of two flows with random weights, or untrained for a `std` of None."""
+    model = wavflow.models.student(**{"mel": MEL, "flows": 2} | NET | changes)
+    return model if std is None else randomised(model, std)
+
+
+def random_log_mel(frames: int = 3, batch: int = 1, n_mels: int = 8) -> Tensor:
+    """A mel (B, n_mels, F) of speech-like level."""
+    return -4.0 + torch.randn(batch, n_mels, frames)
+
+
+def jacobian(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Returns d function(x) / dx as (T, C, T, C), for x (1, C, T)."""
+    return torch.autograd.functional.jacobian(function, x).squeeze(3).squeeze(0).permute(1, 0, 3, 2)
+
+
+def assert_log_det_is_exact(function: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor) -> None:
+    """Holds `function(x) -> (value, log_det)` against its Jacobian: triangular in time, and the right slope at each step.
+
+    A map that sees x[t] where it should not keeps a triangular matrix, but its diagonal is not what it states.
+    """
+    log_det = function(x)[1]
+    matrix = jacobian(lambda x: function(x)[0], x)
+    future = torch.ones(x.shape[-1], x.shape[-1]).triu(diagonal=1).bool()
+    assert (matrix.transpose(1, 2)[future] == 0).all(), "time t must not depend on what comes after it"
+    blocks = torch.stack([matrix[t, :, t, :] for t in range(x.shape[-1])])
+    torch.testing.assert_close(log_det[0], torch.linalg.slogdet(blocks).logabsdet, rtol=0, atol=1e-10)
+
+
+def first_change(before: Tensor, after: Tensor) -> int:
+    """Returns the first index of the last dimension where two tensors differ."""
+    differs = ((after - before).abs() > 1e-14).reshape(-1, before.shape[-1]).any(dim=0)
+    assert differs.any(), "nothing changed"
+    return int(differs.nonzero()[0])

@@ -1,0 +1,111 @@
+"""Every option of every configuration group composes, and what it describes can be built."""
+
+import re
+from importlib import resources
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from hydra import compose, initialize_config_module
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from wavflow.data import AudioDataModule
+from wavflow.mel import MelSpectrogram
+from wavflow.models import build
+from wavflow.train import net_config
+from wavflow.training import DistillationTask, LikelihoodTask
+
+CONF = resources.files("wavflow.conf")
+GROUPS = re.findall(r"^  - (\w+):", (CONF / "train.yaml").read_text(), flags=re.MULTILINE)
+OPTIONS = [(g, f.name.removesuffix(".yaml")) for g in GROUPS for f in (CONF / g).iterdir() if f.name.endswith(".yaml")]
+SMALL = ["net.layers=2", "net.channels=4", "net.features=4"]
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_module("wavflow.conf", version_base="1.3"):
+        return compose("train", ["output=out", *overrides])
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+
+
+def test_the_groups_are_those_that_a_user_reads_of() -> None:
+    assert set(GROUPS) >= {"audio", "data", "stage", "net", "spectral", "trainer", "callbacks"}
+    assert len(OPTIONS) >= 2 * len(GROUPS) - 2
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_option_composes_and_leaves_nothing_open(group: str, option: str) -> None:
+    path = ["data.path=wavs"] if option == "folder" else []
+    assert plain(composed(f"{group}={option}", *path)).keys() >= set(GROUPS)
+
+
+@pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "audio"])
+def test_audio_is_a_mel_spectrogram_and_a_net_is_built_on_it(option: str) -> None:
+    cfg = composed(f"audio={option}", *SMALL)
+    assert build(plain(cfg)["net"]).mel.spec == MelSpectrogram(**cfg.audio).spec == plain(cfg)["audio"]
+
+
+@pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "net"])
+def test_net_is_built_and_is_of_its_stage(option: str) -> None:
+    stage = option.split("_")[0]
+    net = build(plain(composed(f"stage={stage}", f"net={option}", *SMALL))["net"])
+    assert net.draws_in_parallel == (stage == "student")
+
+
+def test_stage_brings_its_net() -> None:
+    assert composed("stage=student").net._target_ == "wavflow.models.student"
+    assert composed("stage=student", "net=student_small").net.channels == 32
+    assert composed().net._target_ == "wavflow.models.teacher"
+
+
+@pytest.mark.parametrize("spectral", [option for group, option in OPTIONS if group == "spectral"])
+def test_stages_become_tasks(spectral: str) -> None:
+    cfg = composed("net.whitening=5", *SMALL)
+    teacher = build(plain(cfg)["net"])
+    task = instantiate(cfg.stage, net=teacher)
+    assert isinstance(task, LikelihoodTask)
+    assert isinstance(task.optimizer(teacher.parameters()), torch.optim.Adam)
+
+    cfg = composed("stage=student", f"spectral={spectral}", "stage.contrastive=null", *SMALL)
+    net = build(net_config(plain(cfg)["net"], teacher))
+    task = instantiate(cfg.stage, net=net, teacher=teacher)
+    assert isinstance(task, DistillationTask)
+    assert (task.spectral is None) == (spectral == "none")
+    assert net.whitening.order == 5, "a student takes its whitening from its teacher, not from its own defaults"
+
+
+def test_contrastive_loss_can_be_asked_for() -> None:
+    override = "stage.contrastive={_target_: wavflow.losses.ContrastiveDivergence}"
+    cfg = composed("stage=student", override, *SMALL)
+    teacher = build(plain(composed(*SMALL))["net"])
+    task = instantiate(cfg.stage, net=build(net_config(plain(cfg)["net"], teacher)), teacher=teacher)
+    assert task.contrastive is not None
+    assert task.contrastive_weight == 0.3
+
+
+def test_bundled_data_brings_its_sample_rate_unless_another_is_named() -> None:
+    assert composed().audio.sample_rate == composed("data=bundled").audio.sample_rate == 16000
+    assert composed("audio=24k").audio.sample_rate == composed("data=bundled", "audio=24k").audio.sample_rate == 24000
+    assert composed("data=folder", "data.path=wavs").audio.sample_rate == 22050
+
+
+def test_data_trainer_and_callbacks_are_built() -> None:
+    cfg = composed("trainer.max_steps=3", "trainer.accelerator=cpu")
+    data = instantiate(cfg.data, mel=MelSpectrogram(**cfg.audio))
+    assert isinstance(data, AudioDataModule)
+    assert data.segment_length == 8192
+
+    callbacks = instantiate(cfg.callbacks)
+    trainer = instantiate(cfg.trainer, logger=False, callbacks=list(callbacks.values()), enable_progress_bar=False)
+    assert isinstance(trainer, pl.Trainer)
+    assert trainer.max_steps == 3
+    assert list(callbacks).index("save") < list(callbacks).index("ema"), "see wavflow.callbacks.SaveModel"
+
+
+def test_a_misspelt_key_is_refused() -> None:
+    with pytest.raises(Exception, match="Could not override 'net.chanels'"):
+        composed("net.chanels=4")

@@ -1,0 +1,65 @@
+"""Mels from files: computed from audio, or stored as arrays."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from wavflow.audio import read_audio
+from wavflow.mel import MelSpectrogram
+
+MEL_FORMATS = ("npy", "pt", "safetensors")
+
+
+def load_mel(path: str | os.PathLike[str], mel: MelSpectrogram) -> Tensor:
+    """Returns the mel (1, n_mels, F) of an audio file, or the one stored in a .npy, .pt or .safetensors file.
+
+    Arrays are (n_mels, F) or (1, n_mels, F), log-mels in the convention of `mel`. A .safetensors file holds the tensor `mel`
+    and may name its convention in its metadata, as JSON under `spec`; it is then held against the model's. Nothing is
+    unpickled.
+
+    Raises:
+        FileNotFoundError: When there is no such file.
+        ValueError: When it cannot be read, or does not fit.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"`input`: there is no file {path}.")
+    if path.suffix.lower().lstrip(".") not in MEL_FORMATS:
+        audio, _ = read_audio(path, mel.sample_rate)
+        with torch.no_grad():
+            short = -len(audio) % mel.hop_length  # the last frame whole, so that no sound is lost
+            return mel(torch.nn.functional.pad(audio, (0, short))[None].to(mel.window.device))
+    try:
+        loaded, spec = _load_array(path)
+    except (OSError, ValueError, EOFError, RuntimeError, KeyError, SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"`input`: {path} can't be read as a mel ({' '.join(str(error).split())[:200]}).") from error
+    except Exception as error:
+        raise ValueError(f"`input`: {path} holds no plain tensor ({type(error).__name__}): save the mel itself.") from error
+    loaded = loaded.float()
+    loaded = loaded.unsqueeze(0) if loaded.dim() == 2 else loaded
+    try:
+        mel.check(loaded, spec)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return loaded
+
+
+def _load_array(path: Path) -> tuple[Tensor, dict | None]:
+    kind = path.suffix.lower()
+    if kind == ".npy":
+        return torch.from_numpy(np.load(path, allow_pickle=False)), None
+    if kind == ".pt":
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(loaded, Tensor):
+            raise ValueError(f"it holds a {type(loaded).__name__}, not a tensor")
+        return loaded, None
+    with safe_open(path, framework="pt") as file:
+        spec = (file.metadata() or {}).get("spec")
+        return file.get_tensor("mel"), None if spec is None else json.loads(spec)
