@@ -107,5 +107,5 @@ def test_data_trainer_and_callbacks_are_built() -> None:
 
 
 def test_a_misspelt_key_is_refused() -> None:
-    with pytest.raises(Exception, match="Could not override 'net.chanels'"):
+    with pytest.raises(Exception, match=r"Could not override 'net\.chanels'"):
         composed("net.chanels=4")

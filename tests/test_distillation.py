@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -18,9 +17,9 @@ from ar_process import (
     impulse_response,
     measured_impulse_response,
 )
+from helpers import randomised, tiny_student, tiny_teacher
 from torch import Tensor, nn
 
-from wavflow import models
 from wavflow.distributions import Gaussian, Logistic
 from wavflow.flows import Affine, Autoregressive, Chain, Flow, MixtureCDF
 from wavflow.losses import ContrastiveDivergence, DensityDistillation
@@ -28,29 +27,13 @@ from wavflow.losses.distillation import FORMS
 from wavflow.nn import WaveNet
 from wavflow.vocoder import Vocoder
 
-Module = TypeVar("Module", bound=nn.Module)
-
 NET = {"layers": 3, "channels": 4, "kernel_size": 2, "dilation_cycle": 3}
-VOCODER = {
-    "mel": {"sample_rate": 8000, "n_fft": 64, "hop_length": 16, "win_length": 64, "n_mels": 6, "f_max": 4000.0},
-    "features": 4,
-    "whitening": 6,
-    **NET,
-}
 TEACHERS = {
     "gaussian": (Affine(), Gaussian()),
     "logistic": (Affine(), Logistic()),
     "mixture_of_gaussians": (MixtureCDF(Gaussian, Logistic(), 3), Logistic()),
     "mixture_of_logistics": (MixtureCDF(Logistic, Logistic(), 3), Logistic()),
 }
-
-
-def randomised(module: Module, scale: float = 0.3) -> Module:
-    """Gives every parameter a random value: layers that start at zero would prove nothing."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.normal_(std=scale)
-    return module
 
 
 def random_teacher(density: str = "gaussian") -> Flow:
@@ -64,8 +47,7 @@ def random_student(base: type[Gaussian] | type[Logistic] = Gaussian) -> Flow:
 
 def random_pair() -> tuple[Vocoder, Vocoder, Tensor]:
     """A student and a teacher of audio that share mel and whitening, and mels of two unlike sounds."""
-    student = randomised(models.student(flows=2, **VOCODER))
-    teacher = randomised(models.teacher(**VOCODER)).requires_grad_(False)
+    student, teacher = tiny_student(), tiny_teacher().requires_grad_(False)
     return student, teacher, student.mel(torch.randn(2, 64) * torch.tensor([[0.3], [0.02]]))
 
 
@@ -171,17 +153,14 @@ def test_kl_is_positive_where_either_is_shifted_by_one_sample(shifted: str) -> N
     else:
         coefficients = (0.0, *COEFFICIENTS)
     student, teacher = ar_student(taps), ar_teacher(coefficients)
-    kl = {
-        form: DensityDistillation(form)(draw(student, torch.randn(200, 1, 64)), student, teacher).kl.mean()
-        for form in FORMS
-    }
+    kl = {form: DensityDistillation(form)(draw(student, torch.randn(200, 1, 64)), student, teacher).kl.mean() for form in FORMS}
 
     assert min(kl.values()) > 0.5
 
 
 @torch.no_grad()
 def test_an_untrained_pair_is_one_distribution() -> None:
-    student, teacher = models.student(flows=2, **VOCODER), models.teacher(**VOCODER)
+    student, teacher = tiny_student(None), tiny_teacher(None)
     mel = student.mel(0.1 * torch.randn(2, 64))
     path = student.draw(mel, torch.randn(2, 64))
 
@@ -299,7 +278,7 @@ def test_contrastive_divergence_is_that_to_the_teacher_of_the_other_item() -> No
 
 @torch.no_grad()
 def test_contrastive_divergence_takes_the_other_items_speaker_too() -> None:
-    student, teacher = (randomised(make(n_speakers=3, **VOCODER)) for make in (models.student, models.teacher))
+    student, teacher = tiny_student(n_speakers=3), tiny_teacher(n_speakers=3)
     mel, speaker = student.mel(0.1 * torch.randn(2, 64)), torch.tensor([2, 0])
     audio, log_prob = student.sample_and_log_prob(mel, speaker=speaker)
     divergence = ContrastiveDivergence()(audio, log_prob, mel, teacher, speaker)

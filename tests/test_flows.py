@@ -50,9 +50,7 @@ TAUS: dict[str, Callable[[], Bijection]] = {
 
 
 def autoregressive(tau: Bijection, channels: int = 1) -> Autoregressive:
-    net = WaveNet(
-        channels, tau.n_params * channels, layers=3, channels=6, kernel_size=2, dilation_cycle=2, cond_channels=3
-    )
+    net = WaveNet(channels, tau.n_params * channels, layers=3, channels=6, kernel_size=2, dilation_cycle=2, cond_channels=3)
     return randomised(Autoregressive(tau, net))
 
 

@@ -137,7 +137,7 @@ def test_impulse_response_decays() -> None:
 
 def extreme_mel(name: str, n_mels: int, frames: int = 24) -> Tensor:
     """Mels (1, n_mels, F) that no recording has, between the floor of -11.5 and a loud 2."""
-    mel, half = torch.full((1, n_mels, frames), -11.5), n_mels // 2
+    mel = torch.full((1, n_mels, frames), -11.5)
     match name:
         case "loud":
             mel[:] = 2.0
@@ -146,18 +146,12 @@ def extreme_mel(name: str, n_mels: int, frames: int = 24) -> Tensor:
         case "jumping level":
             mel[..., ::2] = 2.0
         case "one band":
-            mel[:, half] = 2.0
-        case "jumping band":
-            mel[:, half, ::2] = mel[:, 0, 1::2] = 2.0
-        case "jumping halves":
-            mel[:, :half, ::2] = mel[:, half:, 1::2] = 2.0
+            mel[:, n_mels // 2] = 2.0
     return mel
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(
-    "name", ["silence", "loud", "noise", "jumping level", "one band", "jumping band", "jumping halves"]
-)
+@pytest.mark.parametrize("name", ["silence", "loud", "noise", "jumping level", "one band"])
 @pytest.mark.parametrize(("audio", "order"), [("tiny", 1), ("tiny", 6), ("22k", 32), ("tacotron2", 32)])
 def test_extreme_mels_are_stable(audio: str, order: int, name: str, dtype: torch.dtype) -> None:
     convention = tiny_mel() if audio == "tiny" else preset(audio)
@@ -170,6 +164,37 @@ def test_extreme_mels_are_stable(audio: str, order: int, name: str, dtype: torch
     for value in (x, log_det, u):
         assert torch.isfinite(value).all()
     assert x.abs().max() < 1000 * mel.exp().max(), "an unstable filter rings far above the mel's level"
+
+
+def harsh_audio(name: str, samples: int, hop_length: int) -> Tensor:
+    """Sound (1, T) whose spectrum jumps as hard as sound can, a jump in every or every second frame."""
+    t = torch.arange(samples)
+    part = t // hop_length
+    match name:
+        case "two tones":
+            frequency = torch.where(part % 2 == 0, 0.01, 0.9)  # radians a sample
+            return 0.9 * torch.sin(torch.cumsum(frequency, 0)).unsqueeze(0)
+        case "random tones":
+            frequency = 3.0 * torch.rand(samples // hop_length + 1)[part]
+            return 0.9 * torch.sin(torch.cumsum(frequency, 0)).unsqueeze(0)
+        case "gated noise":
+            return (0.3 * torch.randn(1, samples)).clamp(-1.0, 1.0) * (part // 2 % 2)
+        case "clicks":
+            return (t % hop_length == 0).to(torch.float64).unsqueeze(0)
+        case "square wave":
+            return torch.where(part % 2 == 0, 0.9, -0.9).unsqueeze(0)
+    raise AssertionError(name)
+
+
+@pytest.mark.parametrize("name", ["two tones", "random tones", "gated noise", "clicks", "square wave"])
+@pytest.mark.parametrize("audio", ["16k", "22k", "tacotron2"])
+def test_mels_of_harsh_audio_are_stable(audio: str, name: str) -> None:
+    mel = preset(audio)
+    recording = harsh_audio(name, 60 * mel.hop_length, mel.hop_length)
+
+    drawn, _ = LinearPrediction(mel).inverse(torch.randn(1, 1, 60 * mel.hop_length), mel(recording))
+
+    assert 0.2 < drawn.std() / recording.std() < 5.0
 
 
 def test_gradients_flow_both_ways() -> None:

@@ -1,86 +1,123 @@
-"""What the commands share: errors as one line, and where models are found."""
+"""What the commands share: Hydra's entry, errors as one line, and where models are found and results go."""
 
 from __future__ import annotations
 
+import difflib
 import functools
 import logging
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import torch
-from hydra.errors import HydraException, InstantiationException
-from omegaconf.errors import OmegaConfBaseException
+import hydra
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 
-def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Ends a command with one clear line and status 1 where a user's input is at fault.
+def command(config: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Makes a function of a configuration a command: it reads conf/<config>.yaml and the overrides, and fails in one line."""
+
+    def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
+        @functools.wraps(function)
+        def job(cfg: DictConfig) -> None:
+            with one_line_errors():  # here already, since Hydra prints a line of its own for what comes out of a job
+                function(cfg)
+
+        @functools.wraps(function)
+        def main() -> None:
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print, and we word it
+            with one_line_errors():
+                hydra.main(version_base="1.3", config_path="pkg://wavflow.conf", config_name=config)(job)()
+
+        return main
+
+    return decorate
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Ends the process with one clear line and status 1 where a user's input is at fault.
 
     Set WAVFLOW_TRACEBACK=1 to see where an error came from. Errors that we did not foresee keep their traceback.
     """
+    try:
+        yield
+    except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
+        if os.environ.get("WAVFLOW_TRACEBACK"):
+            traceback.print_exc()
+        print(f"wavflow: {' '.join(explain(error).split())}", file=sys.stderr)
+        raise SystemExit(1) from None
 
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
-            if os.environ.get("WAVFLOW_TRACEBACK"):
-                traceback.print_exc()
-            cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-            print(f"wavflow: {' '.join(str(cause).split())}", file=sys.stderr)
-            raise SystemExit(1) from None
 
-    return run
+def explain(error: BaseException) -> str:
+    """Returns an error's message; those of Hydra and OmegaConf in the words of one who types options."""
+    cause = error.__cause__
+    if isinstance(error, InstantiationException) and cause is not None:
+        return explain(cause)
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return f"`{group}` has no option {name!r}: choose one of {', '.join(error.options)}."
+    if isinstance(error, OverrideParseException):
+        return (
+            f"`{error.override}` can't be read as an option: write key=value, and a value with special characters in "
+            f"double quotes within single ones: 'key=\"value (1)\"'."
+        )
+    if isinstance(error, MissingMandatoryValue):
+        return f"`{error.full_key}` is needed and was not given: add {error.full_key}=<value>."
+    if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        known = [str(key) for key in cause.parent_node or ()]
+        near = difflib.get_close_matches(str(cause.key), known, 1)
+        parent = cause.full_key.removesuffix(str(cause.key))
+        hint = f"did you mean {parent}{near[0]}?" if near else f"choose one of {', '.join(known)}."
+        return f"`{cause.full_key}`: there is no such key: {hint}"
+    return str(error)
 
 
 def quiet() -> None:
     """Leaves warnings to what a user can act on: not Lightning's advertisements and not its own deprecations."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.formatwarning = lambda message, *_args, **_kwargs: f"wavflow: warning: {message}\n"
     for message in (
         r"`isinstance\(treespec, LeafSpec\)`",
         "The '.*_dataloader' does not have many workers",
         "Checkpoint directory",
+        "Experiment logs directory",
     ):
         warnings.filterwarnings("ignore", message=message)
 
 
-def pick_device(name: str) -> torch.device:
-    """Returns the device of a name; `auto` is a GPU where there is one.
-
-    Raises:
-        ValueError: When torch knows no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"`device` {name!r} can't be used here ({str(error).splitlines()[0]}): try cpu.") from error
-    return torch.device(name)
-
-
-def pick_precision(name: str) -> str:
-    """Returns Lightning's name of a precision; `auto` is bf16-mixed where the GPU or the processor is made for it."""
-    if name != "auto":
-        return name
-    fast = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return "bf16-mixed" if fast else "32-true"
-
-
-def newest_model(stage: str, runs: str | Path = "runs") -> Path:
-    """Returns the model file of the newest run of a stage.
+def newest_model(stage: str, key: str | None = None, runs: str | Path = "runs") -> Path:
+    """Returns the model file of the newest run of a stage; `key` is the option that names another, `stage` if not given.
 
     Raises:
         FileNotFoundError: When there is none, with the command that makes one.
     """
+    key = key or stage
     models = sorted(Path(runs).glob(f"{stage}/*/model.safetensors"), key=lambda path: path.stat().st_mtime)
     if not models:
         raise FileNotFoundError(
-            f"`{stage}`: no model was named and there is none in {runs}/{stage}: "
-            f"train one with `python -m wavflow.train stage={stage}`, or name one with {stage}=<model.safetensors>."
+            f"`{key}`: no {stage} was named and there is none in {runs}/{stage}: "
+            f"train one with `python -m wavflow.train stage={stage}`, or name one with {key}=<model.safetensors>."
         )
     return models[-1]
+
+
+def output_folder(path: str | Path) -> Path:
+    """Makes the folder that results go to.
+
+    Raises:
+        OSError: When it can't be made or written.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        reason = None if os.access(path, os.W_OK) else "no permission to write"
+    except OSError as error:
+        reason = error.strerror
+    if reason:
+        raise OSError(f"`output` must be a folder that can be written, got {path} ({reason}): choose another place.")
+    return Path(path)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import hydra
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
 from wavflow.audio import write_audio
-from wavflow.cli import newest_model, one_line_errors, pick_device, quiet
+from wavflow.cli import command, newest_model, output_folder, quiet
 from wavflow.data import ClipDataset
+from wavflow.devices import pick_device
 from wavflow.evaluation import compare
 from wavflow.evaluation.pictures import curves_picture, spectrogram_picture
 from wavflow.evaluation.report import write_report
@@ -21,17 +21,19 @@ from wavflow.models import load_model
 from wavflow.vocoder import check_pair
 
 
-@hydra.main(version_base="1.3", config_path="pkg://wavflow.conf", config_name="evaluate")
-@one_line_errors
+@command("evaluate")
 def main(cfg: DictConfig) -> None:
     """Evaluates and writes the report folder."""
     quiet()
-    device, folder = pick_device(cfg.device), Path(cfg.output)
+    device = pick_device(cfg.device)
     paths = {name: Path(cfg[name] or newest_model(name)) for name in (compare.TEACHER, compare.STUDENT)}
     teacher, student = (load_model(path, device) for path in paths.values())
+    for role, model, parallel in ((compare.TEACHER, teacher, False), (compare.STUDENT, student, True)):
+        if model.draws_in_parallel != parallel:
+            raise ValueError(f"`{role}`: {paths[role]} is no {role}: name a model of stage={role}.")
     check_pair(student, teacher)
-    folder.mkdir(parents=True, exist_ok=True)
     clips = test_clips(cfg, teacher.mel, device)
+    folder = output_folder(cfg.output)
 
     renderings = compare.render(clips, teacher, student, cfg.temperature, lambda items: tqdm(items, unit="clip"))
     rows = compare.judge(tqdm(clips, desc="judging", unit="clip"), renderings, teacher, cfg.voicing)
@@ -66,6 +68,8 @@ def main(cfg: DictConfig) -> None:
 
 def test_clips(cfg: DictConfig, mel: torch.nn.Module, device: torch.device) -> list[compare.Clip]:
     """Reads the first test clips of the configured data."""
+    if cfg.clips < 1:
+        raise ValueError(f"`clips` must be at least 1, got {cfg.clips}: raise it.")
     data = instantiate(cfg.data, mel=mel)
     items = ClipDataset(data.test_files[: cfg.clips], mel, cfg.seconds, cfg.seed)
     return [compare.Clip(i["name"], i["audio"][None].to(device), i["mel"][None].to(device)) for i in items]

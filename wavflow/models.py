@@ -16,7 +16,7 @@ from wavflow.files import aside
 from wavflow.flows.autoregressive import Autoregressive
 from wavflow.flows.base import Chain, Flow, Inverse
 from wavflow.flows.elementwise import Affine, Inverted, MixtureCDF
-from wavflow.flows.linear_prediction import LinearPrediction
+from wavflow.flows.whitening import Whitening
 from wavflow.mel import MelSpectrogram
 from wavflow.nn.upsampler import Upsampler
 from wavflow.nn.wavenet import WaveNet
@@ -38,6 +38,7 @@ def teacher(
     features: int = 80,
     upsampling: str = "linear",
     whitening: int = 32,
+    pitch: bool = True,
     n_speakers: int = 0,
 ) -> Vocoder:
     """Builds a teacher: a masked autoregressive flow with one causal WaveNet; scores in one pass, samples step by step.
@@ -53,7 +54,8 @@ def teacher(
         skip_channels: `channels` if not given.
         features: Width of the upsampler.
         upsampling: "linear" or "smoothing", see `Upsampler`.
-        whitening: Order of the linear prediction by the mel; 0 for none.
+        whitening: Order of the linear prediction by the mel; 0 for no whitening at all.
+        pitch: Whether to whiten by the mel's pitch too.
         n_speakers: Size of the speaker embedding; 0 for none.
 
     Returns:
@@ -84,6 +86,7 @@ def student(
     features: int = 80,
     upsampling: str = "linear",
     whitening: int = 32,
+    pitch: bool = True,
     n_speakers: int = 0,
 ) -> Vocoder:
     """Builds a student: inverse autoregressive flows in a row; draws in one pass and knows the density of what it drew.
@@ -101,7 +104,8 @@ def student(
         skip_channels: `channels` if not given.
         features: Width of the upsampler.
         upsampling: "linear" or "smoothing", see `Upsampler`.
-        whitening: Order of the linear prediction by the mel; that of the teacher. 0 for none.
+        whitening: Order of the linear prediction by the mel; that of the teacher. 0 for no whitening at all.
+        pitch: Whether to whiten by the mel's pitch too; as the teacher.
         n_speakers: Size of the speaker embedding; 0 for none.
 
     Returns:
@@ -171,17 +175,18 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
     """
     path = Path(path)
     metadata, weights = _read(path)
-    if int(metadata.get("format_version", "0")) > FORMAT_VERSION:
+    version = metadata.get("format_version", "")
+    if not version.isdecimal() or int(version) > FORMAT_VERSION:
         raise ValueError(
-            f"`path`: {path} is of model format {metadata['format_version']}, this wavflow reads up to {FORMAT_VERSION}: "
-            "update wavflow."
+            f"`path`: {path} is of model format {version!r}, this wavflow reads up to {FORMAT_VERSION}: update wavflow."
         )
     try:
         vocoder = build(json.loads(metadata["config"]))
         vocoder.load_state_dict(weights)
-    except (KeyError, RuntimeError, json.JSONDecodeError) as error:
-        raise ValueError(f"`path`: {path} does not hold what its configuration says ({error}): get it again.") from error
-    vocoder.info = json.loads(metadata.get("info", "{}"))
+        vocoder.info = json.loads(metadata.get("info", "{}"))
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:  # JSON's own errors are ValueErrors
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"`path`: {path} does not hold what its configuration says ({reason}): get it again.") from error
     return vocoder.to(device).eval().requires_grad_(False)
 
 
@@ -208,13 +213,13 @@ def _config(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
 def _vocoder(config: dict[str, Any], flow: Flow) -> Vocoder:
     mel = MelSpectrogram(**config["mel"])
     upsampler = Upsampler(mel.n_mels, config["features"], mel.hop_length, mel.frame_centre, config["upsampling"])
-    whitening = LinearPrediction(mel, config["whitening"]) if config["whitening"] else None
+    whitening = Whitening(mel, config["whitening"], config["pitch"]) if config["whitening"] else None
     vocoder = Vocoder(mel, upsampler, flow, whitening, config["n_speakers"])
     vocoder.config = config
     return vocoder
 
 
 def _choose(name: str, value: Any, options: dict[str, Any]) -> Any:
-    if value not in options:
+    if not isinstance(value, str) or value not in options:
         raise ValueError(f"`{name}` must be one of {', '.join(map(str, options))}, got {value!r}.")
     return options[value]

@@ -5,19 +5,18 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import hydra
 import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
 from wavflow.audio import FORMATS, write_audio
-from wavflow.cli import newest_model, one_line_errors, pick_device
+from wavflow.cli import command, newest_model
+from wavflow.devices import pick_device
 from wavflow.mel_files import MEL_FORMATS, load_mel
 from wavflow.models import load_model
 
 
-@hydra.main(version_base="1.3", config_path="pkg://wavflow.conf", config_name="synthesize")
-@one_line_errors
+@command("synthesize")
 def main(cfg: DictConfig) -> None:
     """Synthesizes every input and prints how fast that was."""
     vocoder = load_model(cfg.model or newest_model("student"), pick_device(cfg.device))

@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
-from wavflow.cli import newest_model, one_line_errors, pick_precision, quiet
+from wavflow.cli import command, newest_model, output_folder, quiet
+from wavflow.devices import pick_precision
 from wavflow.models import build, load_model
+from wavflow.resume import check_unused, find_checkpoint, keep_curves
 from wavflow.vocoder import Vocoder
 
 
-@hydra.main(version_base="1.3", config_path="pkg://wavflow.conf", config_name="train")
-@one_line_errors
+@command("train")
 def main(cfg: DictConfig) -> None:
     """Trains one stage and prints where the results are."""
     quiet()
@@ -26,7 +26,8 @@ def main(cfg: DictConfig) -> None:
     torch.set_float32_matmul_precision("high")
     teacher = None
     if "DistillationTask" in cfg.stage._target_:
-        teacher = load_teacher(cfg.teacher or newest_model("teacher"), OmegaConf.to_container(cfg.audio))
+        cfg.teacher = str(cfg.teacher or newest_model("teacher"))
+        teacher = load_teacher(cfg.teacher, OmegaConf.to_container(cfg.audio, resolve=True))
     net = build(net_config(OmegaConf.to_container(cfg.net, resolve=True), teacher))
     task = instantiate(cfg.stage, net=net, **({} if teacher is None else {"teacher": teacher}))
     data = instantiate(cfg.data, mel=net.mel)
@@ -34,7 +35,12 @@ def main(cfg: DictConfig) -> None:
     loggers = [CSVLogger(cfg.output, name="", version="logs"), TensorBoardLogger(cfg.output, name="", version="logs")]
     callbacks = list(instantiate(cfg.callbacks).values())
     trainer = instantiate(cfg.trainer, logger=loggers, callbacks=callbacks, precision=pick_precision(cfg.trainer.precision))
-    resume = checkpoint(cfg.resume, Path(cfg.output))
+    resume = find_checkpoint(cfg.resume, cfg.output, task)
+    if resume is None:
+        check_unused(cfg.output, cfg.overwrite or cfg.resume == "auto")
+    else:
+        keep_curves(loggers[0])
+    OmegaConf.save(cfg, output_folder(cfg.output) / "config.yaml", resolve=True)  # only now: mistakes leave nothing behind
     if resume is None:
         trainer.validate(task, data, verbose=False)  # the curves start with the untrained model
     trainer.fit(task, data, ckpt_path=resume, weights_only=resume is not None)
@@ -52,7 +58,7 @@ def load_teacher(path: str | Path, audio: dict[str, Any]) -> Vocoder:
     if teacher.draws_in_parallel:
         raise ValueError(f"`teacher`: {path} is a student: name a model of stage=teacher.")
     if teacher.mel.spec != audio:
-        differs = ", ".join(f"{k} {v} instead of {audio[k]}" for k, v in teacher.mel.spec.items() if v != audio.get(k))
+        differs = ", ".join(f"{k} {v} instead of {audio.get(k)}" for k, v in teacher.mel.spec.items() if v != audio.get(k))
         raise ValueError(f"`teacher`: {path} was trained with {differs}: choose the same with audio=... as for the teacher.")
     return teacher
 
@@ -61,18 +67,7 @@ def net_config(config: dict[str, Any], teacher: Vocoder | None) -> dict[str, Any
     """Completes a student's configuration by what it shares with its teacher: mel, whitening, speakers."""
     if teacher is None:
         return config
-    return config | {name: teacher.config[name] for name in ("mel", "whitening", "n_speakers")}
-
-
-def checkpoint(resume: str | None, output: Path) -> Path | None:
-    """Returns the checkpoint to go on from: none, the one named, or the last one of a run (`auto`)."""
-    last = output / "checkpoints" / "last.ckpt"
-    if resume is None or (resume == "auto" and not last.exists()):
-        return None
-    path = last if resume == "auto" else Path(resume)
-    if not path.is_file():
-        raise FileNotFoundError(f"`resume`: there is no checkpoint {path}: name a .ckpt file, or auto.")
-    return path
+    return config | {name: teacher.config[name] for name in ("mel", "whitening", "pitch", "n_speakers")}
 
 
 def figures(metrics: dict[str, Any]) -> str:

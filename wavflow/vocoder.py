@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from wavflow.flows.autoregressive import Autoregressive
 from wavflow.flows.base import Flow, log_det_of_identity
-from wavflow.flows.linear_prediction import LinearPrediction
+from wavflow.flows.whitening import Whitening
 from wavflow.mel import MelSpectrogram
 from wavflow.nn.upsampler import Conditioning, Upsampler
 from wavflow.nn.wavenet import WaveNet
@@ -46,7 +46,7 @@ class Vocoder(nn.Module):
         mel: MelSpectrogram,
         upsampler: Upsampler,
         flow: Flow,
-        whitening: LinearPrediction | None = None,
+        whitening: Whitening | None = None,
         n_speakers: int = 0,
     ) -> None:
         super().__init__()
@@ -183,7 +183,8 @@ class Vocoder(nn.Module):
         return x.squeeze(1), log_det
 
     def _check(self, mel: Tensor, samples: int | None) -> None:
-        self.mel.check(mel)
+        if not torch.compiler.is_compiling():  # it looks at values: no part of a graph
+            self.mel.check(mel)
         if samples is not None and samples != mel.shape[-1] * self.hop_length:
             raise ValueError(
                 f"`mel` has {mel.shape[-1]} frames of {self.hop_length} samples, the audio or noise {samples} samples, "
@@ -195,9 +196,9 @@ def check_pair(student: Vocoder, teacher: Vocoder) -> None:
     """Raises ValueError unless a teacher can teach a student: the same mel, whitening and speakers."""
     if student.mel.spec != teacher.mel.spec:
         raise ValueError(f"`teacher` was trained on another mel: {teacher.mel.spec}; the student's is {student.mel.spec}.")
-    orders = [0 if model.whitening is None else model.whitening.order for model in (student, teacher)]
-    if orders[0] != orders[1]:
-        raise ValueError(f"`teacher` whitens with order {orders[1]}, the student with {orders[0]}: they must share the map.")
+    maps = [None if w is None else {"order": w.order, "pitch": w.pitch} for w in (student.whitening, teacher.whitening)]
+    if maps[0] != maps[1]:
+        raise ValueError(f"`teacher` whitens by {maps[1]}, the student by {maps[0]}: they must share the map.")
     speakers = [0 if model.speakers is None else model.speakers.num_embeddings for model in (student, teacher)]
     if speakers[0] != speakers[1]:
         raise ValueError(f"`teacher` knows {speakers[1]} speakers, the student {speakers[0]}: they must be the same.")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from wavflow.flows.base import Transform, at_least_float32
+from wavflow.flows.pitch_prediction import MelPitch
 from wavflow.mel import MelSpectrogram
 from wavflow.nn.upsampler import interpolate, interpolation_weights
 
@@ -36,18 +37,26 @@ class LinearPrediction(Transform):
         order: p, prediction order.
         floor: Standard deviation of a white floor under the spectrum, on [-1, 1); the default is that of 16-bit rounding,
             which dequantised audio never goes below. It keeps digital silence finite.
+        pitch: Where a `PitchPrediction` follows: its share of the spectrum is left to it. None for none.
 
     References:
         Makhoul, Linear prediction: a tutorial review (1975), section II; LPCNet (Valin & Skoglund, 2018),
         https://arxiv.org/abs/1810.11846. There the net predicts what is left; here that is a map of a flow.
     """
 
-    def __init__(self, mel: MelSpectrogram, order: int = 32, floor: float = 2.0**-15 / math.sqrt(12.0)) -> None:
+    def __init__(
+        self,
+        mel: MelSpectrogram,
+        order: int = 32,
+        floor: float = 2.0**-15 / math.sqrt(12.0),
+        pitch: MelPitch | None = None,
+    ) -> None:
         super().__init__()
         if order < 1:
             raise ValueError(f"`order` must be at least 1, got {order}.")
         self.order = order
         self.floor = floor
+        self.pitch = pitch
         self.hop_length = mel.hop_length
         blocks_per_frame = math.gcd(mel.hop_length, 4)
         self.block_length = mel.hop_length // blocks_per_frame
@@ -66,6 +75,8 @@ class LinearPrediction(Transform):
         power = torch.exp(log_mel @ self.to_spectrum.double() + self.spectrum_offset.double())
         upper_half = power[..., power.shape[-1] // 2 :].mean(dim=-1, keepdim=True)
         power = torch.cat([power, upper_half * self.beyond.double()], dim=-1) + self.floor**2
+        if self.pitch is not None:
+            power = power * self.pitch.innovation_share(self.pitch(log_mel)[1], power.shape[-1])
         autocorrelation = power @ self.to_autocorrelation.double()
         coefficients, error = levinson_durbin(autocorrelation)
         return coefficients, 0.5 * error.log()

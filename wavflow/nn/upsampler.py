@@ -60,6 +60,8 @@ class Conditioning:
 
     def frame_to_samples(self, frames: Tensor, frame: int) -> Tensor:
         """Returns the samples (..., hop_length, C) of one frame of projected features (..., F, C)."""
+        if frame >= frames.shape[-2]:
+            raise ValueError(f"`cond` ends after {frames.shape[-2]} frames of {self.hop_length} samples: draw no more.")
         if self.kernel is None:
             return frames[..., frame : frame + 1, :]
         neighbours = torch.arange(frame - 1, frame + 2, device=frames.device).clamp(0, frames.shape[-2] - 1)

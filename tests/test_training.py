@@ -1,0 +1,391 @@
+"""Both stages by Lightning, on tiny nets and a tiny folder of sound."""
+
+import csv
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import soundfile as sf
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint, Timer, WeightAveraging
+from pytorch_lightning.loggers import CSVLogger
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from wavflow import models
+from wavflow.callbacks import Listen, SaveModel
+from wavflow.data import AudioDataModule
+from wavflow.losses import ContrastiveDivergence, DensityDistillation, MultiResolutionSTFTLoss
+from wavflow.training import (
+    DistillationTask,
+    LikelihoodTask,
+    Task,
+    clamp_fraction,
+    fingerprint,
+    interval,
+    warm_ema,
+)
+from wavflow.vocoder import Vocoder, check_pair
+
+MEL = {"sample_rate": 8000, "n_fft": 256, "hop_length": 64, "win_length": 256, "n_mels": 12, "f_max": 4000.0}
+TINY = {"mel": MEL, "layers": 3, "channels": 8, "kernel_size": 2, "dilation_cycle": 3, "features": 6, "whitening": 8}
+SPECTRAL = partial(MultiResolutionSTFTLoss, (128, 64), (32, 16), (128, 64))
+
+
+@pytest.fixture(autouse=True)
+def _float32_on_one_thread() -> Iterator[None]:
+    """What training runs in. Two threads on nets so small, on a busy machine, would wait more than they compute."""
+    torch.set_default_dtype(torch.float32)  # conftest.py sets it back
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six sounds of 0.4 s: a buzz of harmonics with noise, each at another pitch."""
+    path = tmp_path_factory.mktemp("sounds")
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        phase = 2 * np.pi * (150 + 25 * i) / 8000 * np.arange(3200)
+        buzz = sum(np.sin(k * phase) / k for k in range(1, 12))
+        sf.write(path / f"{i}.wav", 0.1 * buzz + 0.01 * rng.standard_normal(3200), 8000)
+    return path
+
+
+def teacher_net(**arguments: Any) -> Vocoder:
+    return models.teacher(**TINY | arguments)
+
+
+def student_net(**arguments: Any) -> Vocoder:
+    return models.student(**TINY | {"flows": 2} | arguments)
+
+
+def randomised(net: Vocoder) -> Vocoder:
+    """A net in whose last layers something stands."""
+    with torch.no_grad():
+        for parameter in net.flow.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return net
+
+
+def likelihood(net: Vocoder | None = None, **arguments: Any) -> LikelihoodTask:
+    adam = partial(torch.optim.Adam, lr=1e-2)
+    return LikelihoodTask(net or teacher_net(), adam, **{"warmup_steps": 3} | arguments)
+
+
+def distillation(
+    net: Vocoder | None = None, teacher: Vocoder | None = None, form: str = "closed", **arguments: Any
+) -> DistillationTask:
+    net, teacher = net or student_net(), teacher or randomised(teacher_net())
+    arguments = {"spectral": SPECTRAL(), "warmup_steps": 3} | arguments
+    return DistillationTask(net, teacher, DensityDistillation(form), partial(torch.optim.Adam, lr=1e-2), **arguments)
+
+
+def data(folder: Path, task: Task, **arguments: Any) -> AudioDataModule:
+    shape = {"segment_length": 512, "batch_size": 4, "samples_per_epoch": 400, "validation": 0.3, "test": 0.2}
+    return AudioDataModule(task.net.mel, folder, **shape | arguments)
+
+
+def trainer(path: Path, max_steps: int, callbacks: list[pl.Callback] | None = None, **arguments: Any) -> pl.Trainer:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+    often = {"log_every_n_steps": 1, "check_val_every_n_epoch": None, "val_check_interval": 10}
+    return pl.Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_steps=max_steps,
+        gradient_clip_val=1.0,
+        logger=CSVLogger(path, name="", version="logs"),
+        callbacks=callbacks or [],
+        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks or []),
+        **quiet | often | arguments,
+    )
+
+
+def columns(path: Path) -> dict[str, list[float]]:
+    """What was logged, by name."""
+    found: dict[str, list[float]] = {}
+    with open(path / "logs" / "metrics.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                if value != "":
+                    found.setdefault(name, []).append(float(value))
+    return found
+
+
+class AfterEachStep(pl.Callback):
+    """Calls a function with the task after each training step, and keeps what it returns."""
+
+    def __init__(self, look: Callable[[Task], Any]) -> None:
+        self.look, self.seen = look, []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Task, *_: Any) -> None:
+        self.seen.append(self.look(pl_module))
+
+
+def weights(net: nn.Module) -> torch.Tensor:
+    return nn.utils.parameters_to_vector(net.parameters()).detach().clone()
+
+
+# --- the two stages
+
+
+def test_maximum_likelihood_gains_and_logs_its_terms(folder: Path, tmp_path: Path) -> None:
+    task = likelihood()
+    trainer(tmp_path, 40).fit(task, data(folder, task))
+    logged = columns(tmp_path)
+
+    assert logged.keys() >= {"train/loss", "train/nats", "train/bits", "train/clamp_fraction", "validation/nats"}
+    assert np.mean(logged["train/nats"][-5:]) > np.mean(logged["train/nats"][:5]) + 0.1
+    assert logged["validation/nats"][-1] > logged["validation/nats"][0]
+    assert logged["train/bits"][-1] == pytest.approx((math.log(32768) - logged["train/nats"][-1]) / math.log(2), 1e-4)
+    assert logged["train/loss"] == [-nats for nats in logged["train/nats"]]
+
+
+@pytest.mark.parametrize("form", ["closed", "rao_blackwell", "path"])
+def test_distillation_lowers_its_loss_and_logs_its_terms(form: str, folder: Path, tmp_path: Path) -> None:
+    task = distillation(form=form, contrastive=ContrastiveDivergence(), contrastive_weight=0.01)
+    runs = trainer(tmp_path, 30)
+    before = runs.validate(task, data(folder, task), verbose=False)[0]
+    runs.fit(task, data(folder, task))
+    after = runs.validate(task, data(folder, task), verbose=False)[0]
+    logged = columns(tmp_path)
+
+    terms = {"loss", "kl", "entropy", "cross_entropy", "regulariser", "clamp_fraction", "kl_interval", "rms_ratio"}
+    assert logged.keys() >= {f"train/{term}" for term in terms | {"spectral", "contrastive"}}
+    assert logged.keys() >= {f"validation/{term}" for term in terms | {"spectral"}}
+    assert after["validation/loss"] < before["validation/loss"] - 0.01
+    assert after["validation/kl"] < 0.95 * before["validation/kl"]
+    for term, density_weight in (("kl", 0.5), ("regulariser", 0.5), ("spectral", 1.0), ("contrastive", -0.01)):
+        logged["train/loss"] = list(np.subtract(logged["train/loss"], density_weight * np.array(logged[f"train/{term}"])))
+    np.testing.assert_allclose(logged["train/loss"], 0.0, atol=1e-4)  # nothing else is in the loss
+    assert (np.array(logged["train/regulariser"]) > 0).all() == (form == "closed")
+
+
+@pytest.mark.parametrize("make", [likelihood, distillation])
+def test_autocast_to_bfloat16_keeps_losses_and_weights_in_float32(
+    make: Callable[[], Task], folder: Path, tmp_path: Path
+) -> None:
+    task = make()
+    losses = []
+    step = task.training_step
+    task.training_step = lambda *batch: losses.append(step(*batch)) or losses[-1]
+    runs = trainer(tmp_path, 4, precision="bf16-mixed")
+    runs.fit(task, data(folder, task))
+
+    assert len(losses) == 4
+    assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses)
+    assert all(value.dtype == torch.float32 for value in runs.callback_metrics.values())
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in task.net.parameters())
+
+
+def test_rms_ratio_is_that_of_the_student_to_the_recording(folder: Path) -> None:
+    task = distillation()
+    batch = next(iter(data(folder, task).val_dataloader()))
+    noise = task.net.noise(batch["mel"])
+    ratio = task._values(batch, noise)[0]["rms_ratio"]
+    louder = task._values(batch | {"audio": 2.0 * batch["audio"]}, noise)[0]["rms_ratio"]
+
+    drawn = task.net.sample(batch["mel"], noise)
+    torch.testing.assert_close(ratio, drawn.square().mean().sqrt() / batch["audio"].square().mean().sqrt())
+    torch.testing.assert_close(louder, ratio / 2)
+
+
+def test_clamp_fraction_and_interval() -> None:
+    log_slope, mask = torch.tensor([[0.0, -8.9, 8.9, 8.9]]), torch.tensor([[1.0, 1.0, 1.0, 0.0]])
+    assert clamp_fraction(log_slope, mask) == pytest.approx(2 / 3)
+
+    values = torch.randn(10_000)
+    assert interval(values) == pytest.approx(1.96 / 100, rel=0.05)
+    assert interval(values[:1]).isnan()
+
+
+# --- the frozen teacher
+
+
+def test_teacher_is_frozen_and_no_part_of_the_task(folder: Path, tmp_path: Path) -> None:
+    task = distillation()
+    teacher = task.teacher
+    before, student_before = fingerprint(teacher), weights(task.net)
+    keep = ModelCheckpoint(tmp_path / "checkpoints", save_last=True, save_on_train_epoch_end=True)
+    runs = trainer(tmp_path, 3, [keep])
+    runs.fit(task, data(folder, task))
+
+    assert fingerprint(teacher) == before
+    assert not torch.equal(weights(task.net), student_before)
+    assert not teacher.training
+    theirs = {id(parameter) for parameter in teacher.parameters()}
+    assert theirs.isdisjoint(id(parameter) for parameter in task.parameters())
+    assert theirs.isdisjoint(id(p) for group in runs.optimizers[0].param_groups for p in group["params"])
+    state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert state.keys() == {f"net.{name}" for name in task.net.state_dict()}
+
+
+def test_a_teacher_that_changes_is_noticed(folder: Path, tmp_path: Path) -> None:
+    task = distillation()
+    meddle = AfterEachStep(lambda task: next(task.teacher.parameters()).data.add_(1e-6))
+    with pytest.raises(RuntimeError, match="frozen teacher's weights changed"):
+        trainer(tmp_path, 2, [meddle]).fit(task, data(folder, task))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mel": MEL | {"n_mels": 10}}, "another mel: .*'n_mels': 12.*'n_mels': 10"),
+        ({"whitening": 0}, r"whitens by \{'order': 8.*\}, the student by None"),
+        ({"whitening": 6}, r"'order': 8.*the student by \{'order': 6"),
+        ({"n_speakers": 2}, "knows 0 speakers, the student 2"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"`teacher`.*{message}"):
+        distillation(student_net(**arguments))
+    with pytest.raises(ValueError, match="`teacher`"):
+        check_pair(student_net(), teacher_net(**arguments))
+
+
+def test_an_estimator_that_does_not_fit_is_refused_before_training() -> None:
+    with pytest.raises(ValueError, match="use 'rao_blackwell'"):
+        distillation(teacher=teacher_net(density="mixture_of_logistics"))
+
+
+def test_student_starts_from_the_teachers_upsampler_and_speakers() -> None:
+    student, teacher = student_net(n_speakers=3), teacher_net(n_speakers=3)
+    assert fingerprint(student.upsampler) != fingerprint(teacher.upsampler)
+    distillation(student, teacher)
+    assert fingerprint(student.upsampler) == fingerprint(teacher.upsampler)
+    assert fingerprint(student.speakers) == fingerprint(teacher.speakers)
+
+    narrow = student_net(features=4)
+    before = fingerprint(narrow.upsampler)
+    distillation(narrow, teacher_net())
+    assert fingerprint(narrow.upsampler) == before
+
+
+# --- the first samples of a crop
+
+
+def test_first_samples_of_a_crop_are_left_out_of_the_loss(folder: Path) -> None:
+    """Cut in the middle of a loud sound, a crop's first samples cannot be predicted: zeros stand for what was before."""
+    task = likelihood()
+    batches = list(data(folder, task).train_dataloader())[:20]
+    batch = {name: torch.cat([each[name] for each in batches]) for name in ("audio", "mel", "mask")}
+    known = task._known(batch)
+
+    assert (known["mask"][:, :8] == 0).all()
+    assert (known["mask"][:, 8:] == 1).all()
+    assert (batch["mask"] == 1).all(), "the batch itself stays as it was"
+    with torch.no_grad():
+        u, log_det = task.net.whiten(batch["audio"], batch["mel"])
+        nats = (task.net.flow.base_log_prob(u) + log_det).mean(dim=0)
+        cost = task._values(known)["nats"] - task._values(batch)["nats"]
+    assert nats[:8].mean() < nats[8:].mean() - 0.5
+    assert cost > 0.5 * 8 / 512  # what that is in the mean over a crop of 512
+    torch.testing.assert_close(cost, nats[8:].mean() - nats.mean(), rtol=1e-3, atol=1e-3)
+
+
+# --- learning rate, averages, files
+
+
+def test_learning_rate_rises_and_decays_to_the_end_of_the_budget(folder: Path, tmp_path: Path) -> None:
+    task = likelihood(warmup_steps=5, final_fraction=0.1)
+    rates = AfterEachStep(lambda task: task.trainer.optimizers[0].param_groups[0]["lr"])
+    trainer(tmp_path, 20, [rates]).fit(task, data(folder, task))
+
+    factors = np.array([1.0 / 5, *np.array(rates.seen) / 1e-2])  # before step 0, 1, ... 20
+    cosine = 0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * np.arange(21) / 20))
+    np.testing.assert_allclose(factors[1:], (np.minimum(1, np.arange(1, 22) / 5) * cosine)[1:], rtol=1e-6)
+    assert factors[-1] == pytest.approx(0.1)
+
+
+def test_learning_rate_follows_the_clock_where_time_is_the_budget(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Timer(duration={"minutes": 10})
+    task = likelihood(warmup_steps=0, final_fraction=0.0)
+    trainer(tmp_path, -1, [clock], max_epochs=1).fit(task, data(folder, task, samples_per_epoch=4))
+    monkeypatch.setattr(clock, "time_elapsed", lambda: 450.0)
+    monkeypatch.setattr(clock, "time_remaining", lambda: 150.0)
+    assert task._learning_rate_factor(1) == pytest.approx(0.5 * (1 + math.cos(0.75 * math.pi)))
+    monkeypatch.setattr(clock, "time_remaining", lambda: -1.0)  # a last step may end after the bell
+    assert task._learning_rate_factor(1) == pytest.approx(0.0)
+
+
+def ema_of_a_ramp(average: Callable[..., torch.Tensor], updates: int) -> float:
+    weight = nn.Linear(1, 1, bias=False)
+    averaged = AveragedModel(weight, avg_fn=average)
+    for value in range(updates):
+        nn.init.constant_(weight.weight, value)
+        averaged.update_parameters(weight)
+    return float(averaged.module.weight.detach())
+
+
+def test_ema_lies_near_the_later_weights() -> None:
+    assert 60 < ema_of_a_ramp(warm_ema(0.9), 101) < 100
+    # A long memory is short at first: 0.999 alone would stand at 4.8.
+    assert ema_of_a_ramp(warm_ema(0.999), 101) > 60
+    upside_down = warm_ema(0.9)
+    assert ema_of_a_ramp(lambda averaged, current, n: upside_down(current, averaged, n), 101) > 98
+
+
+def test_model_file_holds_the_averaged_weights(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    steps = AfterEachStep(lambda task: weights(task.net))
+    in_between = AfterEachStep(lambda task: weights(models.load_model(path)) if path.exists() else None)
+    task = likelihood()
+    average = WeightAveraging(use_buffers=False, avg_fn=warm_ema(0.999))
+    runs = trainer(tmp_path, 12, [steps, in_between, SaveModel(str(path)), average])
+    runs.fit(task, data(folder, task))
+
+    averages = [steps.seen[0]]
+    for n, weight in enumerate(steps.seen[1:], start=1):
+        decay = (1 + n) / (10 + n)
+        averages.append(decay * averages[-1] + (1 - decay) * weight)
+    model = models.load_model(path)
+    torch.testing.assert_close(weights(model), averages[-1])
+    torch.testing.assert_close(weights(task.net), averages[-1])
+    assert not torch.allclose(averages[-1], steps.seen[-1], rtol=1e-3)
+    torch.testing.assert_close(in_between.seen[10], averages[9])  # written by the validation after step 10
+    assert model.info == {"steps": 12, "stage": "LikelihoodTask"}
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")  # that is where resuming is from
+def test_resume_goes_on_where_the_last_checkpoint_stood(folder: Path, tmp_path: Path) -> None:
+    teacher = randomised(teacher_net())
+
+    def run(max_steps: int, resume: Path | None = None) -> tuple[DistillationTask, AfterEachStep]:
+        task = distillation(teacher=teacher)
+        look = AfterEachStep(lambda task: (task.global_step, task.trainer.optimizers[0].param_groups[0]["lr"]))
+        checkpoint = ModelCheckpoint(tmp_path / "checkpoints", save_last=True, save_on_train_epoch_end=True)
+        average = WeightAveraging(use_buffers=False, avg_fn=warm_ema())
+        runs = trainer(tmp_path / str(max_steps), max_steps, [look, average, checkpoint])
+        runs.fit(task, data(folder, task, samples_per_epoch=20), ckpt_path=resume, weights_only=resume is not None)
+        step = {float(state["step"]) for state in runs.optimizers[0].state.values()}
+        assert step == {max_steps}, "the optimizer goes on, too"
+        assert average._average_model.n_averaged == max_steps
+        return task, look
+
+    run(5)
+    task, look = run(9, tmp_path / "checkpoints" / "last.ckpt")
+    assert [step for step, _ in look.seen] == [6, 7, 8, 9]
+    wanted = [1e-2 * task._learning_rate_factor(step) for step in (6, 7, 8, 9)]
+    assert [rate for _, rate in look.seen] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("make", [likelihood, distillation])
+def test_listen_draws_the_same_clip_each_time(make: Callable[[], Task], folder: Path, tmp_path: Path) -> None:
+    task = make()
+    listen = Listen(str(tmp_path / "samples"), seconds=0.2, stepwise_seconds=0.05)
+    trainer(tmp_path, 4, [listen], val_check_interval=2).fit(task, data(folder, task))
+
+    names = {path.name for path in (tmp_path / "samples").iterdir()}
+    assert names == {f"step-000000{step}.{ending}" for step in (2, 4) for ending in ("wav", "png")}
+    length = sf.info(tmp_path / "samples" / "step-0000004.wav").frames
+    assert length == (0.2 if task.net.draws_in_parallel else 0.05) * 8000 // 64 * 64

@@ -1,0 +1,32 @@
+"""The first map of every audio flow: all that the mel tells about a sample's past, taken out exactly."""
+
+from __future__ import annotations
+
+from wavflow.flows.base import Chain
+from wavflow.flows.linear_prediction import LinearPrediction
+from wavflow.flows.pitch_prediction import MelPitch, PitchPrediction
+from wavflow.mel import MelSpectrogram
+
+
+class Whitening(Chain):
+    """Linear prediction by the envelope, then pitch prediction by the harmonics: `x -> u -> e`, without parameters.
+
+    An untrained model on top of it is voiced speech of the right envelope and level, and its likelihood is better
+    than a lossless codec's.
+
+    Args:
+        mel: The convention of the conditioning mel.
+        order: Of the linear prediction.
+        pitch: Whether to predict by the pitch too, where the mel resolves it.
+
+    Attributes:
+        order: As given: so many samples at a crop's start lack the past they need.
+        pitch: Whether the pitch is used.
+    """
+
+    def __init__(self, mel: MelSpectrogram, order: int = 32, pitch: bool = True) -> None:
+        self_pitch = MelPitch(mel) if pitch and MelPitch.resolves(mel) else None
+        maps = [LinearPrediction(mel, order, pitch=self_pitch)]
+        super().__init__(maps if self_pitch is None else [*maps, PitchPrediction(mel, self_pitch)])
+        self.order = order
+        self.pitch = self_pitch is not None
