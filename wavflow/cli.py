@@ -6,12 +6,14 @@ import difflib
 import functools
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
@@ -58,14 +60,16 @@ def explain(error: BaseException) -> str:
     """Returns an error's message; those of Hydra and OmegaConf in the words of one who types options."""
     cause = error.__cause__
     if isinstance(error, InstantiationException) and cause is not None:
-        return explain(cause)
+        text, part = explain(cause), re.search(r"full_key: (\S+)", str(error))
+        return text if part is None or "`" in text else f"`{part[1]}`: {text}"  # our own name the argument
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         return f"`{group}` has no option {name!r}: choose one of {', '.join(error.options)}."
-    if isinstance(error, OverrideParseException):
+    if isinstance(error, OverrideParseException) or "Ambiguous value" in str(error):
+        override = re.search(r"'(.*)'", str(error).splitlines()[0])
         return (
-            f"`{error.override}` can't be read as an option: write key=value, and a value with special characters in "
-            f"double quotes within single ones: 'key=\"value (1)\"'."
+            f"`{override[1] if override else error}` can't be read as an option: write key=value, and put a value with special "
+            f"characters in double quotes within single ones: 'key=\"value, 1\"'."
         )
     if isinstance(error, MissingMandatoryValue):
         return f"`{error.full_key}` is needed and was not given: add {error.full_key}=<value>."
@@ -121,3 +125,15 @@ def output_folder(path: str | Path) -> Path:
     if reason:
         raise OSError(f"`output` must be a folder that can be written, got {path} ({reason}): choose another place.")
     return Path(path)
+
+
+def number(name: str, value: Any, least: float) -> Any:
+    """Returns the value of an option if it is a number of at least `least`, and whole where `least` is.
+
+    Raises:
+        ValueError: When it is not.
+    """
+    kind = int if isinstance(least, int) else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kind) or not value >= least:
+        raise ValueError(f"`{name}` must be a {'whole ' * (kind is int)}number of at least {least}, got {value!r}.")
+    return value

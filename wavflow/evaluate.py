@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from wavflow.audio import write_audio
-from wavflow.cli import command, newest_model, output_folder, quiet
+from wavflow.cli import command, newest_model, number, output_folder, quiet
 from wavflow.data import ClipDataset
 from wavflow.devices import pick_device
 from wavflow.evaluation import compare
@@ -25,7 +25,8 @@ from wavflow.vocoder import check_pair
 def main(cfg: DictConfig) -> None:
     """Evaluates and writes the report folder."""
     quiet()
-    device = pick_device(cfg.device)
+    device, temperature = pick_device(cfg.device), number("temperature", cfg.temperature, 0.0)
+    lengths = [number("memory", seconds, 0.0) for seconds in cfg.memory]
     paths = {name: Path(cfg[name] or newest_model(name)) for name in (compare.TEACHER, compare.STUDENT)}
     teacher, student = (load_model(path, device) for path in paths.values())
     for role, model, parallel in ((compare.TEACHER, teacher, False), (compare.STUDENT, student, True)):
@@ -35,15 +36,15 @@ def main(cfg: DictConfig) -> None:
     clips = test_clips(cfg, teacher.mel, device)
     folder = output_folder(cfg.output)
 
-    renderings = compare.render(clips, teacher, student, cfg.temperature, lambda items: tqdm(items, unit="clip"))
+    renderings = compare.render(clips, teacher, student, temperature, lambda items: tqdm(items, unit="clip"))
     rows = compare.judge(tqdm(clips, desc="judging", unit="clip"), renderings, teacher, cfg.voicing)
     summary = [*compare.summarise(rows, renderings)]
     tables = {
         "Likelihood of the recordings": compare.likelihoods(clips, teacher),
         "Divergence of the student from the teacher, nats/sample": compare.divergences(clips, teacher, student),
     }
-    if cfg.memory:
-        tables["Cost of synthesis"] = synthesis_costs(paths[compare.STUDENT], cfg.memory, str(device))
+    if lengths:
+        tables["Cost of synthesis"] = synthesis_costs(paths[compare.STUDENT], lengths, str(device))
 
     wavs, pictures = write_clips(folder, clips, renderings, teacher.sample_rate)
     logs = {name: path.parent / "logs" / "metrics.csv" for name, path in paths.items()}
@@ -68,10 +69,8 @@ def main(cfg: DictConfig) -> None:
 
 def test_clips(cfg: DictConfig, mel: torch.nn.Module, device: torch.device) -> list[compare.Clip]:
     """Reads the first test clips of the configured data."""
-    if cfg.clips < 1:
-        raise ValueError(f"`clips` must be at least 1, got {cfg.clips}: raise it.")
     data = instantiate(cfg.data, mel=mel)
-    items = ClipDataset(data.test_files[: cfg.clips], mel, cfg.seconds, cfg.seed)
+    items = ClipDataset(data.test_files[: number("clips", cfg.clips, 1)], mel, cfg.seconds, cfg.seed)
     return [compare.Clip(i["name"], i["audio"][None].to(device), i["mel"][None].to(device)) for i in items]
 
 

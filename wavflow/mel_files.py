@@ -39,13 +39,15 @@ def load_mel(path: str | os.PathLike[str], mel: MelSpectrogram) -> Tensor:
     try:
         loaded, spec = _load_array(path)
     except (OSError, ValueError, EOFError, RuntimeError, KeyError, SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"`input`: {path} can't be read as a mel ({' '.join(str(error).split())[:200]}).") from error
+        raise ValueError(f"`input`: {path} can't be read as a mel ({' '.join(str(error).split())[:200]}): save it again.") from error
     except Exception as error:
         raise ValueError(f"`input`: {path} holds no plain tensor ({type(error).__name__}): save the mel itself.") from error
-    loaded = loaded.float()
+    loaded = loaded.float() if loaded.is_floating_point() else loaded
     loaded = loaded.unsqueeze(0) if loaded.dim() == 2 else loaded
     try:
         mel.check(loaded, spec)
+        if len(loaded) != 1:
+            raise ValueError(f"`mel` must be one clip's, got {len(loaded)} in one file: save each to a file of its own.")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return loaded
@@ -57,9 +59,11 @@ def _load_array(path: Path) -> tuple[Tensor, dict | None]:
         return torch.from_numpy(np.load(path, allow_pickle=False)), None
     if kind == ".pt":
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(loaded, Tensor):
-            raise ValueError(f"it holds a {type(loaded).__name__}, not a tensor")
+        if not isinstance(loaded, Tensor) or loaded.layout != torch.strided:
+            raise ValueError(f"it holds a {type(loaded).__name__}, not a plain tensor")
         return loaded, None
     with safe_open(path, framework="pt") as file:
-        spec = (file.metadata() or {}).get("spec")
-        return file.get_tensor("mel"), None if spec is None else json.loads(spec)
+        spec = json.loads((file.metadata() or {}).get("spec", "null"))
+        if not isinstance(spec, dict | None):
+            raise ValueError(f"its `spec` is no object of settings, but {spec!r}")
+        return file.get_tensor("mel"), spec

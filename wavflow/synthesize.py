@@ -10,52 +10,92 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from wavflow.audio import FORMATS, write_audio
-from wavflow.cli import command, newest_model
+from wavflow.cli import command, newest_model, number
 from wavflow.devices import pick_device
 from wavflow.mel_files import MEL_FORMATS, load_mel
 from wavflow.models import load_model
+from wavflow.vocoder import Vocoder
 
 
 @command("synthesize")
 def main(cfg: DictConfig) -> None:
     """Synthesizes every input and prints how fast that was."""
-    vocoder = load_model(cfg.model or newest_model("student"), pick_device(cfg.device))
     pairs = inputs_and_outputs(Path(cfg.input), Path(cfg.output))
-    speaker = None if cfg.speaker is None else torch.tensor([cfg.speaker], device=vocoder.device)
+    vocoder = load_model(cfg.model or newest_model("student", key="model"), pick_device(cfg.device))
+    temperature, seed = number("temperature", cfg.temperature, 0.0), number("seed", cfg.seed, 0)
+    speaker = None if cfg.speaker is None else speaker_id(cfg.speaker, vocoder)
+    skipped: dict[Path, Exception] = {}
     seconds, started = 0.0, time.perf_counter()
-    for source, target in tqdm(pairs, desc="synthesizing", unit="file"):
-        mel = load_mel(source, vocoder.mel).to(vocoder.device)
-        generator = torch.Generator().manual_seed(cfg.seed)
-        audio = vocoder.sample(mel, temperature=cfg.temperature, generator=generator, speaker=speaker)[0]
+    for source, target in tqdm(pairs, desc="synthesizing", unit="file", disable=None):
+        try:
+            mel = load_mel(source, vocoder.mel).to(vocoder.device)
+        except (ValueError, OSError) as error:  # the other files are none the worse for it
+            skipped[source] = error
+            continue
+        audio = vocoder.sample(mel, None, temperature, torch.Generator().manual_seed(seed), speaker)[0]
         write_audio(target, audio.float().cpu(), vocoder.sample_rate)
         seconds += len(audio) / vocoder.sample_rate
     elapsed = time.perf_counter() - started
-    print(
-        f"{len(pairs)} file(s), {seconds:.1f} s of audio in {elapsed:.1f} s ({seconds / elapsed:.2f} x real time): {cfg.output}"
-    )
+    if done := len(pairs) - len(skipped):
+        print(f"{done} file(s), {seconds:.1f} s of audio in {elapsed:.1f} s, {seconds / elapsed:.2f} x real time: {cfg.output}")
+    if len(pairs) == 1:
+        for error in skipped.values():
+            raise error
+    if skipped:
+        names, first = ", ".join(map(str, skipped)), next(iter(skipped.values()))
+        raise ValueError(f"{len(skipped)} of {len(pairs)} files can't be used and were left out: {names}. The first: {first}")
 
 
 def inputs_and_outputs(source: Path, target: Path) -> list[tuple[Path, Path]]:
-    """Pairs each input file with the wav file to write: one file with a file or folder, a folder's files with a folder.
+    """Pairs each input file with the audio file to write: one file with a file or folder, a folder's files with a folder.
 
     Raises:
         FileNotFoundError: When there is no such input.
         ValueError: When a folder holds nothing to synthesize, or its files cannot go where they are sent.
     """
-    endings = {f".{ending}" for ending in (*FORMATS, *MEL_FORMATS)}
+    names_a_file = target.suffix[1:].lower() in FORMATS
     if source.is_file():
-        return [(source, target if target.suffix == ".wav" else target / f"{source.stem}.wav")]
-    if not source.is_dir():
+        pairs = [(source, target if names_a_file else target / f"{source.stem}.wav")]
+    elif source.is_dir():
+        if names_a_file:
+            raise ValueError(f"`output` must be a folder for a folder of inputs, got {target}: leave out the {target.suffix}.")
+        pairs = [(path, target / path.relative_to(source).with_suffix(".wav")) for path in find_inputs(source, target)]
+        if len({wav for _, wav in pairs}) < len(pairs):
+            pairs = [(path, wav.with_name(f"{path.name}.wav")) for path, wav in pairs]  # a.wav beside a.npy
+    else:
         raise FileNotFoundError(f"`input`: there is no file or folder {source}: name audio, a mel, or a folder of them.")
-    files = sorted(path for path in source.rglob("*") if path.suffix.lower() in endings)
+    sources = {path.resolve() for path, _ in pairs}
+    if overwritten := [wav for _, wav in pairs if wav.resolve() in sources]:
+        raise ValueError(f"`output` would overwrite the input {overwritten[0]}: choose another place.")
+    return pairs
+
+
+def find_inputs(source: Path, target: Path) -> list[Path]:
+    """Returns the audio files and mels below a folder, sorted, without hidden ones and those below `target` itself.
+
+    Raises:
+        ValueError: When there is none.
+    """
+    endings = {f".{ending}" for ending in (*FORMATS, *MEL_FORMATS)}
+    files = [path for path in source.rglob("*") if path.suffix.lower() in endings and not path.name.startswith(".")]
+    if target.resolve() != source.resolve():  # what an earlier call made of them is no input
+        files = [path for path in files if not path.resolve().is_relative_to(target.resolve())]
     if not files:
         raise ValueError(f"`input`: {source} holds no {', '.join(sorted(endings))} file: name another folder.")
-    if target.suffix == ".wav":
-        raise ValueError(f"`output` must be a folder for a folder of inputs, got {target}: leave out the .wav.")
-    pairs = [(path, target / path.relative_to(source).with_suffix(".wav")) for path in files]
-    if len({wav for _, wav in pairs}) < len(pairs):
-        pairs = [(path, wav.with_name(f"{path.name}.wav")) for path, wav in pairs]  # a.wav beside a.npy
-    return pairs
+    return sorted(files)
+
+
+def speaker_id(speaker: int, vocoder: Vocoder) -> torch.Tensor:
+    """Returns a speaker id as the model takes it, (1,).
+
+    Raises:
+        ValueError: When the model does not know that speaker.
+    """
+    known = 0 if vocoder.speakers is None else vocoder.speakers.num_embeddings
+    if speaker not in range(known):
+        needed = f"be at least 0 and below {known}" if known else "not be given, since this model knows no speakers"
+        raise ValueError(f"`speaker` must {needed}, got {speaker!r}.")
+    return torch.tensor([speaker], device=vocoder.device)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
-from wavflow.cli import command, newest_model, output_folder, quiet
+from wavflow.cli import command, newest_model, number, output_folder, quiet
 from wavflow.devices import pick_precision
 from wavflow.models import build, load_model
 from wavflow.resume import check_unused, find_checkpoint, keep_curves
@@ -22,7 +22,7 @@ from wavflow.vocoder import Vocoder
 def main(cfg: DictConfig) -> None:
     """Trains one stage and prints where the results are."""
     quiet()
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    pl.seed_everything(number("seed", cfg.seed, 0), workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
     teacher = None
     if "DistillationTask" in cfg.stage._target_:

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
-from wavflow.data.datasets import ClipDataset, CropDataset
+from wavflow.data.datasets import ClipDataset, CropDataset, check_crops
 from wavflow.data.files import find_audio, split_files, usable_files
 from wavflow.mel import MelSpectrogram
 
@@ -55,6 +55,7 @@ class AudioDataModule(pl.LightningDataModule):
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
             if value < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {value}: raise it.")
+        check_crops(segment_length, samples_per_epoch, mel)
         self.mel = mel
         self.path = bundled_speech() if path is None else Path(path)
         self.segment_length, self.batch_size, self.samples_per_epoch = segment_length, batch_size, samples_per_epoch

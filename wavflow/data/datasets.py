@@ -72,13 +72,7 @@ class CropDataset(Dataset[Item]):
     ) -> None:
         if not files:
             raise ValueError("`files` must hold at least one audio file, got none: name a folder that holds audio.")
-        if segment_length < 1 or segment_length % mel.hop_length:
-            raise ValueError(
-                f"`segment_length` must be a positive multiple of the mel's hop_length {mel.hop_length}, got "
-                f"{segment_length}: take {max(1, segment_length // mel.hop_length) * mel.hop_length}."
-            )
-        if samples_per_epoch < 1:
-            raise ValueError(f"`samples_per_epoch` must be at least 1, got {samples_per_epoch}: raise it.")
+        check_crops(segment_length, samples_per_epoch, mel)
         self.files = list(files)
         self.mel = MelSpectrogram(**mel.spec)
         self.segment_length, self.samples_per_epoch = segment_length, samples_per_epoch
@@ -168,6 +162,17 @@ class ClipDataset(Dataset[NamedItem]):
             rng = np.random.default_rng([self.seed, which]) if self.dequantise else None
             return {**_item(audio, mel, frames, self.mel, rng), "name": self.names[which]}
         raise ValueError(f"`files` must stay readable, but none of {len(self)} is left: check the disk they lie on.")
+
+
+def check_crops(segment_length: int, samples_per_epoch: int, mel: MelSpectrogram) -> None:
+    """Raises ValueError unless crops can have that length, and an epoch that many."""
+    if segment_length < 1 or segment_length % mel.hop_length:
+        raise ValueError(
+            f"`segment_length` must be a positive multiple of the mel's hop_length {mel.hop_length}, got "
+            f"{segment_length}: take {max(1, segment_length // mel.hop_length) * mel.hop_length}."
+        )
+    if samples_per_epoch < 1:
+        raise ValueError(f"`samples_per_epoch` must be at least 1, got {samples_per_epoch}: raise it.")
 
 
 def read_crop(path: Path, mel: MelSpectrogram, first: int, frames: int, length: int) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,7 @@ def synthesis_costs(model: str | Path, seconds: Sequence[float], device: str = "
         command = [sys.executable, "-m", __name__, str(model), str(length), str(device)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode != 0:
-            raise RuntimeError(f"measuring {length} s of {model} failed: {result.stderr.strip().splitlines()[-1:]}")
+            raise RuntimeError(f"measuring {length} s of {model} failed: {(result.stderr.splitlines() or ['no message'])[-1]}")
         rows.append(json.loads(result.stdout.splitlines()[-1]))
     return rows
 

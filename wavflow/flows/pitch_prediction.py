@@ -68,8 +68,9 @@ class MelPitch(nn.Module):
     @staticmethod
     def resolves(mel: MelSpectrogram) -> bool:
         """Whether a mel shows the harmonics of most voices: main lobes below 100 Hz, 20 bands below 1.2 kHz."""
-        hertz = torch.arange(mel.filterbank.shape[1]) * mel.sample_rate / mel.n_fft
-        centres = (mel.filterbank.float() @ hertz) / mel.filterbank.float().sum(dim=1).clamp_min(1e-12)
+        filterbank = mel.filterbank.double()
+        hertz = torch.arange(filterbank.shape[1], dtype=torch.float64) * mel.sample_rate / mel.n_fft
+        centres = (filterbank @ hertz) / filterbank.sum(dim=1).clamp_min(1e-12)
         return 4.0 * mel.sample_rate / mel.win_length < 100.0 and int((centres < RIPPLE_BELOW).sum()) >= 20
 
     @property
@@ -134,6 +135,7 @@ class PitchPrediction(Transform):
     def __init__(self, mel: MelSpectrogram, pitch: MelPitch) -> None:
         super().__init__()
         self.pitch = pitch
+        self.hop_length = mel.hop_length
         blocks_per_frame = math.gcd(mel.hop_length, 4)
         self.block_length = mel.hop_length // blocks_per_frame
         kernel = interpolation_weights(blocks_per_frame, mel.frame_centre / self.block_length)
@@ -142,38 +144,48 @@ class PitchPrediction(Transform):
 
     def forward(self, x: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
         """Takes the prediction out of u (B, 1, T); returns e and zeros (B, T)."""
-        lags, kernel = self._comb(x, cond)
+        lag, kernel = self._comb(x, cond)
+        blocks = x.reshape(x.shape[0], -1, self.block_length)
         past = torch.nn.functional.pad(x[:, 0], (self.pitch.longest_lag, 0))
-        blocks = x[:, 0].unflatten(-1, (-1, self.block_length))
-        starts = torch.arange(blocks.shape[1], device=x.device) * self.block_length + self.pitch.longest_lag
-        predicted = _predict(past, starts[:, None] - lags, kernel, self.block_length)
-        return (blocks - predicted).reshape(x.shape), log_det_of_identity(x)
+        start = torch.arange(blocks.shape[1], device=x.device) * self.block_length + self.pitch.longest_lag
+        history = past.gather(1, _span(start - lag, self.block_length, kernel).flatten(1)).unflatten(1, (blocks.shape[1], -1))
+        return (blocks - _weigh(history, kernel)).reshape(x.shape), log_det_of_identity(x)
 
     def inverse(self, z: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
         """Puts the prediction back into e (B, 1, T); returns u and zeros (B, T)."""
-        lags, kernel = self._comb(z, cond)
-        longest, per_block = self.pitch.longest_lag, self.block_length // self.stride
-        past = z.new_zeros(z.shape[0], longest)
+        pieces_per_block = self.block_length // self.stride
+        lag, kernel = (part.repeat_interleave(pieces_per_block, dim=1) for part in self._comb(z, cond))
+        spans = _span(self.pitch.longest_lag - lag, self.stride, kernel)
+        past = z.new_zeros(z.shape[0], self.pitch.longest_lag)
         pieces = []
-        for n, piece in enumerate(z[:, 0].split(self.stride, dim=-1)):
-            block = slice(n // per_block, n // per_block + 1)
-            piece = piece + _predict(past, longest - lags[:, block], kernel[:, block], self.stride)[:, 0]
-            past = torch.cat([past, piece], dim=-1)[:, -longest:]
+        for driven, span, weights in zip(z[:, 0].split(self.stride, dim=-1), spans.unbind(1), kernel.unbind(1), strict=True):
+            piece = driven + _weigh(past.gather(1, span), weights)
+            past = torch.cat([past[:, self.stride :], piece], dim=-1)
             pieces.append(piece)
         return torch.cat(pieces, dim=-1).unsqueeze(1), log_det_of_identity(z)
 
     def _comb(self, x: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the lags (B, N, J) and the weights b * h (B, N, J) of each block."""
+        """Returns the longest lag (B, N) and the weights b * h (B, N, J) of each block, that of the longest lag first."""
+        if x.dim() != 3 or x.shape[1] != 1:
+            raise ValueError(f"`x` must be (B, 1, T), got {tuple(x.shape)}.")
+        if mel is None or x.shape[-1] != mel.shape[-1] * self.hop_length:
+            came = "no mel" if mel is None else f"{mel.shape[-1]} frames for {x.shape[-1]} samples"
+            raise ValueError(
+                f"`cond` must be a mel with one frame per {self.hop_length} samples, got {came}: cut or pad the audio."
+            )
         period, strength = self.pitch(interpolate(mel.transpose(1, 2).double(), self.kernel))
         lags, kernel = self.pitch.taps(period)
-        return lags, (strength.unsqueeze(-1) * kernel).to(x.dtype)
+        return lags[..., -1].expand(len(x), -1), (strength.unsqueeze(-1) * kernel).flip(-1).to(x.dtype)
 
 
-def _predict(past: Tensor, first: Tensor, kernel: Tensor, length: int) -> Tensor:
-    """Sums past (B, S) at first + 0 ... length - 1, (B, N, J), with the kernel (B, N, J): (B, N, length)."""
-    index = first.unsqueeze(2) + torch.arange(length, device=past.device)[:, None]  # (B, N, length, J)
-    samples = past.gather(1, index.flatten(1)).view(index.shape)
-    return (samples * kernel.unsqueeze(2)).sum(dim=-1)
+def _span(first: Tensor, length: int, kernel: Tensor) -> Tensor:
+    """Returns the indices, from first (..., N) on, of what J taps see from `length` samples: (..., N, length + J - 1)."""
+    return first.unsqueeze(-1) + torch.arange(length + kernel.shape[-1] - 1, device=first.device)
+
+
+def _weigh(history: Tensor, kernel: Tensor) -> Tensor:
+    """Correlates (..., length + J - 1) with (..., J): (..., length). Not a matrix product: autocast would round it."""
+    return (history.unfold(-1, kernel.shape[-1], 1) * kernel.unsqueeze(-2)).sum(dim=-1)
 
 
 def _less_local_mean(n: int, reach: int = 7) -> Tensor:
