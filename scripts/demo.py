@@ -35,7 +35,8 @@ def main() -> None:
     ]
     for stage, share, options in stages:
         budget = f"trainer.max_time={hours(args.minutes * share)}"
-        run("train", f"stage={stage}", f"net={stage}_small", budget, f"output={root / stage}", "overwrite=true", *options)
+        place = [f"output={root / stage}", "overwrite=true"]
+        run("train", f"stage={stage}", f"net={stage}_small", budget, *place, *options)
     chosen = [f"teacher={teacher}", f"student={student}"]
     run("evaluate", *chosen, *data, "clips=3", "seconds=3", f"output={root / 'report'}")
     print(f"\nThe demo took {(time.perf_counter() - started) / 60:.1f} minutes. Look and listen: {root / 'report' / 'index.html'}")

@@ -108,11 +108,18 @@ def test_roles() -> None:
     assert not teacher.draws_in_parallel
     assert student.draws_in_parallel
     assert (teacher.sample_rate, teacher.hop_length) == (8000, 16)
+    assert (teacher.whitening.order, tiny_student(whitening=3).whitening.order) == (6, 3)
+    assert tiny_teacher(whitening=0).whitening is None
 
 
 @pytest.mark.parametrize("frames", [1, 3, 5, 64])
-def test_drawing_in_segments_is_drawing_at_once(frames: int) -> None:
-    student, mel = tiny_student(), random_log_mel(11, batch=2)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"flows": 1, "layers": 6, "upsampling": "smoothing"}],  # the second sees exactly one hop, and three frames
+    ids=["usual", "just a hop"],
+)
+def test_drawing_in_segments_is_drawing_at_once(changes: dict, frames: int) -> None:
+    student, mel = tiny_student(**changes), random_log_mel(11, batch=2)
     noise = student.noise(mel)
 
     whole = student.sample_and_log_prob(mel, noise)[0]

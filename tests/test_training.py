@@ -150,7 +150,8 @@ def test_maximum_likelihood_gains_and_logs_its_terms(folder: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("form", ["closed", "rao_blackwell", "path"])
 def test_distillation_lowers_its_loss_and_logs_its_terms(form: str, folder: Path, tmp_path: Path) -> None:
-    task = distillation(form=form, contrastive=ContrastiveDivergence(), contrastive_weight=0.01)
+    weights_of = {"density_weight": 1.0, "spectral_weight": 0.1, "contrastive_weight": 0.01}
+    task = distillation(form=form, contrastive=ContrastiveDivergence(), **weights_of)
     runs = trainer(tmp_path, 30)
     before = runs.validate(task, data(folder, task), verbose=False)[0]
     runs.fit(task, data(folder, task))
@@ -160,9 +161,9 @@ def test_distillation_lowers_its_loss_and_logs_its_terms(form: str, folder: Path
     terms = {"loss", "kl", "entropy", "cross_entropy", "regulariser", "clamp_fraction", "kl_interval", "rms_ratio"}
     assert logged.keys() >= {f"train/{term}" for term in terms | {"spectral", "contrastive"}}
     assert logged.keys() >= {f"validation/{term}" for term in terms | {"spectral"}}
-    assert after["validation/loss"] < before["validation/loss"] - 0.01
-    assert after["validation/kl"] < 0.95 * before["validation/kl"]
-    for term, density_weight in (("kl", 0.5), ("regulariser", 0.5), ("spectral", 1.0), ("contrastive", -0.01)):
+    assert after["validation/loss"] < before["validation/loss"] - 0.03
+    assert after["validation/kl"] < 0.75 * before["validation/kl"]
+    for term, density_weight in (("kl", 1.0), ("regulariser", 1.0), ("spectral", 0.1), ("contrastive", -0.01)):
         logged["train/loss"] = list(np.subtract(logged["train/loss"], density_weight * np.array(logged[f"train/{term}"])))
     np.testing.assert_allclose(logged["train/loss"], 0.0, atol=1e-4)  # nothing else is in the loss
     assert (np.array(logged["train/regulariser"]) > 0).all() == (form == "closed")

@@ -91,6 +91,8 @@ def quiet() -> None:
         "The '.*_dataloader' does not have many workers",
         "Checkpoint directory",
         "Experiment logs directory",
+        "The dirpath has changed",
+        "You're resuming from a checkpoint that ended before the epoch ended",  # some crops come twice: no harm
     ):
         warnings.filterwarnings("ignore", message=message)
 

@@ -39,7 +39,7 @@ def load_mel(path: str | os.PathLike[str], mel: MelSpectrogram) -> Tensor:
     try:
         loaded, spec = _load_array(path)
     except (OSError, ValueError, EOFError, RuntimeError, KeyError, SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"`input`: {path} can't be read as a mel ({' '.join(str(error).split())[:200]}): save it again.") from error
+        raise ValueError(f"`input`: {path} can't be read as a mel ({' '.join(str(error).split())[:200]}).") from error
     except Exception as error:
         raise ValueError(f"`input`: {path} holds no plain tensor ({type(error).__name__}): save the mel itself.") from error
     loaded = loaded.float() if loaded.is_floating_point() else loaded

@@ -29,6 +29,9 @@ class LinearPrediction(Transform):
     `cond` is the conditioning mel (B, n_mels, F) and T = F * hop_length. Coefficients are held for a block of `hop_length / 4`
     samples.
 
+    Every block's filter is stable, and so is their succession for mels of real sounds, however harsh; no bound holds for
+    mels that no sound has, such as a lone loud band that jumps over silence with every frame.
+
     The gain is absolute, not fitted: white noise of variance s^2 has mean magnitude `s * sqrt(sum w^2) * sqrt(pi) / 2` in a
     window w, and the mel is a weighted mean of magnitudes.
 

@@ -43,7 +43,8 @@ class DensityDistillation(nn.Module):
     Args:
         form: "closed", "rao_blackwell" or "path".
         draws: N of "rao_blackwell".
-        regularisation: Weight of `(log_scale_teacher - log_scale_student)^2` in "closed", on scales before any clamp.
+        regularisation: Weight of `(log_scale_teacher - log_scale_student)^2` in "closed", on log-scales that are
+            bounded smoothly (see `Affine`), so that its gradient does not end where a clamp would.
 
     References:
         Parallel WaveNet (van den Oord et al., 2017), section 4, eq. 4 to 7; ClariNet (Ping et al., 2018), eq. 6 and 7.

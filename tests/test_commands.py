@@ -1,0 +1,274 @@
+"""The commands as a user calls them, from the first teacher to the report, and every variant of training for two steps."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import safetensors.torch
+import soundfile
+import torch
+from commands import TRAIN, Outcome, call, contents, is_refused, make_sounds, succeeds, tone
+
+import wavflow
+
+ROOT = Path(__file__).resolve().parents[1]
+# Variants of training need no picture of what they sound like.
+BARE = [*TRAIN, "net.whitening=8", "~callbacks.listen"]
+
+
+class Chain(NamedTuple):
+    """A folder of sounds, and the runs that were made of it."""
+
+    root: Path
+    sounds: Path
+    teacher: Path
+    student: Path
+    outcomes: dict[str, Outcome]
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    """Teacher, then student, by the commands."""
+    root = tmp_path_factory.mktemp("chain")
+    sounds = make_sounds(root / "sounds")
+    options = [*TRAIN, f"data.path={sounds}", "callbacks.listen.stepwise_seconds=0.02"]
+    teacher = succeeds("train", "stage=teacher", "net.whitening=8", *options, f"output={root / 'teacher'}")
+    path = root / "teacher" / "model.safetensors"
+    student = succeeds("train", "stage=student", "net.flows=2", f"teacher={path}", *options, f"output={root / 'student'}")
+    return Chain(root, sounds, path, root / "student" / "model.safetensors", {"teacher": teacher, "student": student})
+
+
+def read(path: Path) -> np.ndarray:
+    audio, sample_rate = soundfile.read(path)
+    assert sample_rate == 8000
+    return audio
+
+
+@pytest.mark.parametrize("stage", ["teacher", "student"])
+def test_training_leaves_a_model_curves_samples_and_a_checkpoint(chain: Chain, stage: str) -> None:
+    folder = chain.root / stage
+    expected = {"model.safetensors", "config.yaml", "checkpoints/last.ckpt", "logs/metrics.csv", "samples/step-0000002.wav"}
+
+    assert contents(folder) >= expected
+    assert not [name for name in contents(folder) if name.endswith(".part")]
+    with (folder / "logs" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    loss = [row["validation/loss"] for row in rows if row["validation/loss"]]
+    assert len(loss) == 3, "untrained, trained, and averaged"
+    assert [row for row in rows if row.get("train/loss_step") or row.get("train/loss")]
+    assert str(folder / "model.safetensors") in chain.outcomes[stage].out
+    model = wavflow.load_model(folder / "model.safetensors")
+    assert model.info["steps"] == 2
+    assert model.draws_in_parallel == (stage == "student")
+    assert model.whitening.order == 8, "a student shares its teacher's whitening"
+
+
+def test_a_run_keeps_the_options_that_it_was_given(chain: Chain) -> None:
+    config = (chain.root / "student" / "config.yaml").read_text()
+    assert f"teacher: {chain.teacher}" in config
+    assert "sample_rate: 8000" in config
+    assert "${" not in config
+
+
+def test_resume_goes_on_and_keeps_the_curves(chain: Chain, tmp_path: Path) -> None:
+    run = shutil.copytree(chain.root / "student", tmp_path / "run")
+    before = (run / "logs" / "metrics.csv").read_text().splitlines()
+    options = [*TRAIN, "~callbacks.listen", "stage=student", "net.flows=2", f"teacher={chain.teacher}"]
+    options += [f"data.path={chain.sounds}", f"output={run}"]
+
+    is_refused(tmp_path, "train", *options, words="holds a run already|resume=auto|overwrite=true")
+    is_refused(tmp_path, "train", *options, "resume=auto", "net.channels=5", words="`resume`|of another net|same options")
+    (tmp_path / "not.ckpt").write_bytes(b"PK\x03\x04 no checkpoint")
+    is_refused(tmp_path, "train", *options, f"resume={tmp_path / 'not.ckpt'}", words="`resume`|not a whole checkpoint")
+    is_refused(tmp_path, "train", *options, f"resume={tmp_path / 'gone.ckpt'}", words="`resume`|there is no checkpoint")
+    outcome = succeeds("train", *options, "resume=auto", "trainer.max_steps=4")
+
+    assert "after 4 steps" in outcome.out
+    assert wavflow.load_model(run / "model.safetensors").info["steps"] == 4
+    after = (run / "logs" / "metrics.csv").read_text().splitlines()
+    assert after[: len(before)] == before
+    assert len(after) > len(before)
+
+    succeeds("train", *options, "overwrite=true", "trainer.max_steps=1", "trainer.val_check_interval=1")
+    assert wavflow.load_model(run / "model.safetensors").info["steps"] == 1
+    assert not (run / "samples").exists(), "nothing of the old run stays"
+    assert not list((run / "checkpoints").glob("*step=[24]*"))
+
+
+def test_the_newest_teacher_is_taken_where_none_is_named(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(chain.root / "teacher", tmp_path / "runs" / "teacher" / "mine")
+    options = [option for option in BARE if "whitening" not in option]
+
+    outcome = succeeds("train", "stage=student", "net.flows=1", *options, f"data.path={chain.sounds}")
+
+    (run,) = (tmp_path / "runs" / "student").iterdir()
+    assert f"runs/student/{run.name}/model.safetensors" in outcome.out
+    assert "teacher: runs/teacher/mine/model.safetensors" in (run / "config.yaml").read_text()
+
+
+def test_audio_and_mels_are_synthesized(chain: Chain, tmp_path: Path) -> None:
+    model = wavflow.load_model(chain.student)
+    inputs = tmp_path / "in"
+    (inputs / "deep").mkdir(parents=True)
+    clip = torch.from_numpy(tone(0.25)).float()
+    mel = model.mel(clip[None])[0]
+    soundfile.write(inputs / "clip.wav", clip.numpy(), 8000, subtype="FLOAT")
+    soundfile.write(inputs / "odd.flac", tone(0.1251, sample_rate=11025), 11025)
+    np.save(inputs / "deep" / "a.npy", mel.numpy())
+    torch.save(mel[None], inputs / "deep" / "b.pt")
+    safetensors.torch.save_file({"mel": mel}, inputs / "c.safetensors", {"spec": json.dumps(model.mel.spec)})
+    (inputs / "notes.txt").write_text("not to be synthesized")
+    (inputs / ".hidden.wav").write_text("no audio")
+
+    outcome = succeeds("synthesize", f"model={chain.student}", f"input={inputs}", f"output={tmp_path / 'out'}")
+
+    assert "5 file(s)" in outcome.out
+    made = {path.relative_to(tmp_path / "out").as_posix(): read(path) for path in (tmp_path / "out").rglob("*.wav")}
+    assert made.keys() == {"clip.wav", "odd.wav", "deep/a.wav", "deep/b.wav", "c.wav"}
+    assert len(made["clip.wav"]) == 2000
+    assert len(made["odd.wav"]) == 1008, "1001 samples at 8 kHz, the last frame whole"
+    for name in ("deep/a.wav", "deep/b.wav", "c.wav"):
+        np.testing.assert_array_equal(made[name], made["clip.wav"], err_msg="the same mel from the same seed")
+    assert np.std(made["clip.wav"]) > 0.01
+
+
+def test_seed_and_temperature_fix_the_audio(chain: Chain, tmp_path: Path) -> None:
+    def synthesize(name: str, *options: str) -> np.ndarray:
+        given = f"input={chain.sounds / '0.wav'}"
+        succeeds("synthesize", f"model={chain.student}", given, f"output={tmp_path / name}", *options)
+        return read(tmp_path / name)
+
+    first = synthesize("first.wav", "seed=3")
+    assert len(first) == 2400
+    np.testing.assert_array_equal(first, synthesize("again.wav", "seed=3"))
+    assert not np.array_equal(first, synthesize("other.wav", "seed=4"))
+    still = synthesize("still.wav", "seed=3", "temperature=0")
+    assert np.std(still) < 0.5 * np.std(first)
+    np.testing.assert_array_equal(still, synthesize("still2.wav", "seed=4", "temperature=0"))
+    lossy = synthesize("deep/lossy.mp3", "seed=3")
+    assert np.corrcoef(lossy[: len(first)], first)[0, 1] > 0.8
+    mp3 = tmp_path / "in.mp3"
+    soundfile.write(mp3, tone(0.5), 8000)
+    succeeds("synthesize", f"model={chain.student}", f"input={mp3}", f"output={tmp_path / 'folder'}")
+    assert len(read(tmp_path / "folder" / "in.wav")) >= 4000
+
+
+def test_inputs_of_one_name_do_not_overwrite_each_other(chain: Chain, tmp_path: Path) -> None:
+    inputs = make_sounds(tmp_path / "in", (0.1,))
+    np.save(inputs / "0.npy", np.full((8, 5), -5.0, dtype=np.float32))
+
+    options = [f"model={chain.student}", f"input={inputs}", f"output={inputs / 'out'}"]
+    succeeds("synthesize", *options)
+    assert contents(inputs / "out") == {"0.wav.wav", "0.npy.wav"}
+
+    again = succeeds("synthesize", *options)
+    assert "2 file(s)" in again.out, "what it made before is no input"
+
+
+def test_teachers_synthesize_too(chain: Chain, tmp_path: Path) -> None:
+    np.save(tmp_path / "mel.npy", np.full((8, 5), -5.0, dtype=np.float32))
+    succeeds("synthesize", f"model={chain.teacher}", f"input={tmp_path / 'mel.npy'}", f"output={tmp_path / 'out.flac'}")
+    assert len(read(tmp_path / "out.flac")) == 80
+
+
+def test_evaluation_writes_a_report(chain: Chain, tmp_path: Path) -> None:
+    outcome = succeeds(
+        "evaluate",
+        *(f"teacher={chain.teacher}", f"student={chain.student}", "data=folder", f"data.path={chain.sounds}"),
+        *("clips=2", "seconds=0.1", "data.test=0.5", f"output={tmp_path / 'report'}"),
+    )
+
+    report = tmp_path / "report"
+    figures = json.loads((report / "figures.json").read_text())
+    systems = ["recording", "Griffin-Lim", "whitening alone", "teacher", "student"]
+    assert [row["system"] for row in figures["summary"]] == systems
+    assert len(figures["clips"]) == 2 * len(systems)
+    likelihoods, divergences = list(figures["tables"].values())
+    assert [row["likelihood of"] for row in likelihoods] == ["FLAC", "whitening alone", "teacher"]
+    assert [row["divergence of"] for row in divergences] == ["untrained student", "student"]
+    for name in ("index.html", "report.md", "curves.png"):
+        assert (report / name).stat().st_size > 1000
+    for clip in {row["clip"] for row in figures["clips"]}:
+        assert (report / "clips" / f"{clip}.png").stat().st_size > 1000
+        for system in systems:
+            assert len(read(report / "clips" / f"{clip}-{system.replace(' ', '-')}.wav")) == 800
+    assert (report / "curves.png").name in (report / "index.html").read_text()
+    assert str(report / "index.html") in outcome.out
+    assert "whitening alone" in outcome.out
+
+
+CONTRASTIVE = "stage.contrastive={_target_: wavflow.losses.ContrastiveDivergence}"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["stage.density.form=path", "spectral=none"],
+        ["stage.density.form=rao_blackwell", "stage.density.draws=2", "spectral=magnitude"],
+        ["stage.density.form=rao_blackwell", "net.base=logistic"],
+        [CONTRASTIVE, "net.upsampling=smoothing"],
+        ["trainer.precision=bf16-mixed"],
+    ],
+    ids=lambda options: options[0],
+)
+def test_every_way_to_distil_runs(chain: Chain, tmp_path: Path, options: list[str]) -> None:
+    given = [f"teacher={chain.teacher}", f"data.path={chain.sounds}", f"output={tmp_path}"]
+    outcome = succeeds("train", "stage=student", "net.flows=1", *BARE[:-2], "~callbacks.listen", *given, *options)
+    assert "after 2 steps: kl " in outcome.out
+    assert ("spectral" in outcome.out) == ("spectral=none" not in options)
+    header = (tmp_path / "logs" / "metrics.csv").read_text().splitlines()[0]
+    assert ("train/contrastive" in header) == (CONTRASTIVE in options)
+
+
+@pytest.mark.parametrize("density", ["logistic", "mixture_of_gaussians", "mixture_of_logistics"])
+def test_every_teacher_trains_and_teaches(chain: Chain, tmp_path: Path, density: str) -> None:
+    data = [*BARE, f"data.path={chain.sounds}"]
+    outcome = succeeds(
+        "train", *data, f"net.density={density}", "net.n_components=2", "net.whitening=0", f"output={tmp_path / 't'}"
+    )
+    assert "after 2 steps: nats " in outcome.out
+
+    distil = ["stage=student", "net.flows=1", f"teacher={tmp_path / 't' / 'model.safetensors'}", *data[:-3], *data[-2:]]
+    is_refused(tmp_path, "train", *distil, f"output={tmp_path / 's'}", words="`form` 'closed'|use 'rao_blackwell'")
+    if density == "mixture_of_logistics":
+        outcome = succeeds("train", *distil, f"output={tmp_path / 's'}", "stage.density.form=rao_blackwell")
+        assert "after 2 steps: kl " in outcome.out
+
+
+def test_the_plain_script_makes_what_the_command_makes(chain: Chain, tmp_path: Path) -> None:
+    def script(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, ROOT / "scripts" / "synthesize.py", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    recording = chain.sounds / "0.wav"
+    done = script(chain.student, recording, "script.wav", "--seed", "5", "--temperature", "0.7", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert "x real time" in done.stdout
+    options = [f"model={chain.student}", f"input={recording}", f"output={tmp_path / 'command.wav'}"]
+    succeeds("synthesize", *options, "seed=5", "temperature=0.7")
+    np.testing.assert_array_equal(read(tmp_path / "script.wav"), read(tmp_path / "command.wav"))
+
+    failed = script(chain.student, recording, "other.wav", "--device", "abacus")
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("wavflow: `device` 'abacus' can't be used here")
+    assert failed.stderr.count("\n") == 1
+    assert contents(tmp_path) == {"script.wav", "command.wav"}
+
+
+@pytest.mark.parametrize("command", ["train", "synthesize", "evaluate"])
+def test_help_names_what_can_be_set(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = call(command, "--help")
+    assert outcome.status == 0
+    assert f"python -m wavflow.{command}" in outcome.out
+    assert "output" in outcome.out
+    assert not contents(tmp_path)
