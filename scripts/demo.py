@@ -39,7 +39,8 @@ def main() -> None:
         run("train", f"stage={stage}", f"net={stage}_small", budget, *place, *options)
     chosen = [f"teacher={teacher}", f"student={student}"]
     run("evaluate", *chosen, *data, "clips=3", "seconds=3", f"output={root / 'report'}")
-    print(f"\nThe demo took {(time.perf_counter() - started) / 60:.1f} minutes. Look and listen: {root / 'report' / 'index.html'}")
+    minutes = (time.perf_counter() - started) / 60
+    print(f"\nThe demo took {minutes:.1f} minutes. Look and listen: {root / 'report' / 'index.html'}")
     print(f"Your own audio through the student: {sys.executable} -m wavflow.synthesize model={student} input=<a recording>")
 
 

@@ -95,15 +95,15 @@ def test_resume_goes_on_and_keeps_the_curves(chain: Chain, tmp_path: Path) -> No
     assert after[: len(before)] == before
     assert len(after) > len(before)
 
+    (run / "notes.txt").write_text("mine")
     succeeds("train", *options, "overwrite=true", "trainer.max_steps=1", "trainer.val_check_interval=1")
+    assert (run / "notes.txt").read_text() == "mine"
     assert wavflow.load_model(run / "model.safetensors").info["steps"] == 1
-    assert not (run / "samples").exists(), "nothing of the old run stays"
+    assert not contents(run / "samples"), "nothing of the old run stays"
     assert not list((run / "checkpoints").glob("*step=[24]*"))
 
 
-def test_the_newest_teacher_is_taken_where_none_is_named(
-    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_newest_teacher_is_taken_where_none_is_named(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(chain.root / "teacher", tmp_path / "runs" / "teacher" / "mine")
     options = [option for option in BARE if "whitening" not in option]
@@ -137,7 +137,7 @@ def test_audio_and_mels_are_synthesized(chain: Chain, tmp_path: Path) -> None:
     assert len(made["clip.wav"]) == 2000
     assert len(made["odd.wav"]) == 1008, "1001 samples at 8 kHz, the last frame whole"
     for name in ("deep/a.wav", "deep/b.wav", "c.wav"):
-        np.testing.assert_array_equal(made[name], made["clip.wav"], err_msg="the same mel from the same seed")
+        np.testing.assert_allclose(made[name], made["clip.wav"], rtol=0, atol=2 / 32768, err_msg="one mel, one seed")
     assert np.std(made["clip.wav"]) > 0.01
 
 

@@ -54,6 +54,9 @@ def one_line_errors() -> Iterator[None]:
             traceback.print_exc()
         print(f"wavflow: {' '.join(explain(error).split())}", file=sys.stderr)
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("wavflow: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None  # as a shell counts it
 
 
 def explain(error: BaseException) -> str:
@@ -74,7 +77,7 @@ def explain(error: BaseException) -> str:
     if isinstance(error, MissingMandatoryValue):
         return f"`{error.full_key}` is needed and was not given: add {error.full_key}=<value>."
     if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        known = [str(key) for key in cause.parent_node or ()]
+        known = [str(key) for key in cause.parent_node or () if key != "hydra"]
         near = difflib.get_close_matches(str(cause.key), known, 1)
         parent = cause.full_key.removesuffix(str(cause.key))
         hint = f"did you mean {parent}{near[0]}?" if near else f"choose one of {', '.join(known)}."

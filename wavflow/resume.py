@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import pickle
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-LEFT_BEHIND = ("checkpoints", "logs", "samples", "config.yaml", "model.safetensors")
-"""What a run leaves in its folder."""
+LEFT_BEHIND = (
+    "model.safetensors",
+    "config.yaml",
+    "checkpoints/*.ckpt",
+    "logs/metrics.csv",
+    "logs/hparams.yaml",
+    "logs/events.out.tfevents.*",
+    "samples/step-*",
+)
+"""What a run leaves in its folder; nothing else in there is touched."""
 
 
 def find_checkpoint(resume: str | None, folder: str | Path, task: nn.Module) -> Path | None:
@@ -45,18 +52,18 @@ def find_checkpoint(resume: str | None, folder: str | Path, task: nn.Module) -> 
 
 
 def check_unused(folder: str | Path, overwrite: bool) -> None:
-    """Sees to it that a new run does not mix with an old one in its folder, which is removed if `overwrite` allows it.
+    """Sees to it that a new run does not mix with an old one in its folder: removes the old one if `overwrite` allows it.
 
     Raises:
         FileExistsError: When there is one and it may not be overwritten.
     """
-    there = [path for name in LEFT_BEHIND if (path := Path(folder) / name).exists()]
+    there = [path for pattern in LEFT_BEHIND for path in Path(folder).glob(pattern)]
     if there and not overwrite:
         raise FileExistsError(
             f"`output`: {folder} holds a run already: go on with it by resume=auto, name another folder, or say overwrite=true."
         )
     for path in there:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        path.unlink()
 
 
 def keep_curves(logger: Any) -> None:

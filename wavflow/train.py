@@ -29,6 +29,8 @@ def main(cfg: DictConfig) -> None:
         cfg.teacher = str(cfg.teacher or newest_model("teacher"))
         teacher = load_teacher(cfg.teacher, OmegaConf.to_container(cfg.audio, resolve=True))
     net = build(net_config(OmegaConf.to_container(cfg.net, resolve=True), teacher))
+    if net.speakers is not None:
+        raise ValueError(f"`net.n_speakers`: data sets name no speakers yet, got {net.config['n_speakers']}: leave it at 0.")
     task = instantiate(cfg.stage, net=net, **({} if teacher is None else {"teacher": teacher}))
     data = instantiate(cfg.data, mel=net.mel)
     data.setup()

@@ -1,0 +1,403 @@
+"""What a user can get wrong: one line that says what to do, a status that is not 0, and nothing half-written."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import safetensors.torch
+import soundfile
+import torch
+from commands import TRAIN, call, contents, is_refused, make_sounds, succeeds, tone
+from helpers import MEL, random_log_mel, tiny_student, tiny_teacher
+
+import wavflow
+
+DISTIL = ["stage=student", "net.flows=1", *TRAIN]
+
+
+class Place(NamedTuple):
+    """A folder of its own with sounds, a teacher and a student in it."""
+
+    root: Path
+    sounds: Path
+    teacher: Path
+    student: Path
+
+    def refuses(self, command: str, *options: str | Path, words: str) -> None:
+        is_refused(self.root, command, *options, words=words)
+
+    def refuses_to_synthesize(self, *options: str | Path, words: str) -> None:
+        given = [f"model={self.student}", f"input={self.sounds / '0.wav'}", f"output={self.root / 'out.wav'}"]
+        self.refuses("synthesize", *given, *options, words=words)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """It is the working folder too, so that no model of another place can be found."""
+    monkeypatch.chdir(tmp_path)
+    wavflow.save_model(tiny_teacher(), tmp_path / "teacher.safetensors")
+    wavflow.save_model(tiny_student(), tmp_path / "student.safetensors")
+    sounds = make_sounds(tmp_path / "sounds", (0.2, 0.15, 0.1))
+    return Place(tmp_path, sounds, tmp_path / "teacher.safetensors", tmp_path / "student.safetensors")
+
+
+# --- teacher and student -----------------------------------------------------------------------------------------------
+
+
+def test_a_student_without_a_teacher_names_the_command_that_makes_one(place: Place) -> None:
+    words = "`teacher`|python -m wavflow.train stage=teacher|teacher=<model.safetensors>"
+    place.refuses("train", *DISTIL, f"data.path={place.sounds}", words=words)
+    place.refuses("evaluate", words=words)
+    words = "`model`|python -m wavflow.train stage=student|model=<model.safetensors>"
+    place.refuses("synthesize", f"input={place.sounds}", words=words)
+
+
+def test_a_student_is_no_teacher(place: Place) -> None:
+    options = [f"data.path={place.sounds}", f"output={place.root / 'run'}"]
+    words = "`teacher`|student.safetensors is a student|stage=teacher"
+    place.refuses("train", *DISTIL, *options, f"teacher={place.student}", words=words)
+    models = [f"teacher={place.student}", f"student={place.teacher}"]
+    place.refuses("evaluate", *models, words="`teacher`|is no teacher|stage=teacher")
+    models = [f"teacher={place.teacher}", f"student={place.teacher}"]
+    place.refuses("evaluate", *models, words="`student`|is no student|stage=student")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"sample_rate": 16000}, "sample_rate 16000 instead of 8000"), ({"n_mels": 7}, "n_mels 7 instead of 8")],
+)
+def test_a_teacher_of_another_mel_is_refused(place: Place, changes: dict[str, int], words: str) -> None:
+    wavflow.save_model(tiny_teacher(mel=MEL | changes), place.teacher)
+    options = [f"teacher={place.teacher}", f"data.path={place.sounds}", f"output={place.root / 'run'}"]
+    place.refuses("train", *DISTIL, *options, words=f"`teacher`|{words}|audio=...")
+    place.refuses("evaluate", *options[:1], f"student={place.student}", words="`teacher` was trained on another mel")
+
+
+def test_a_teacher_of_other_settings_is_refused(place: Place) -> None:
+    wavflow.save_model(tiny_teacher(whitening=4), place.teacher)
+    models = [f"teacher={place.teacher}", f"student={place.student}"]
+    place.refuses("evaluate", *models, words="`teacher` whitens by|they must share the map")
+
+
+# --- options -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "words"),
+    [
+        ("train", "net.layres=3", "`net.layres`|no such key|did you mean net.layers?"),
+        ("train", "stage.optimizer.lrr=3", "did you mean stage.optimizer.lr?"),
+        ("train", "zzz=3", "`zzz`|no such key|choose one of output, teacher"),
+        ("train", "stage=studnet", "`stage` has no option 'studnet'|student, teacher"),
+        ("train", "audio=23k", "`audio` has no option '23k'|16k, 22k, 24k"),
+        ("train", "stage", "`stage` can't be read as an option|key=value"),
+        ("train", "output=a,b", "`output=a,b` can't be read as an option|double quotes"),
+        ("train", "data=folder", "`data.path` is needed|data.path=<value>"),
+        ("train", "net.density=gauss", "`density` must be one of gaussian, logistic"),
+        ("train", "net.layers=0", "`layers` must be at least 1, got 0"),
+        ("train", "+net.lairs=2", "`config` does not fit teacher|'lairs'"),
+        ("train", "net.n_speakers=4", "`net.n_speakers`|leave it at 0"),
+        ("train", "audio.sample_rate=3", "`f_min` and `f_max`"),
+        ("train", "data.segment_length=1000", "`segment_length`|hop_length 256|take 768"),
+        ("train", "data.batch_size=0", "`batch_size` must be at least 1"),
+        ("train", "trainer.accelerator=abacus", "invalid accelerator|abacus|cpu"),
+        ("train", "trainer.max_steps=many", "`trainer`"),
+        ("train", "seed=now", "`seed` must be a whole number of at least 0, got 'now'"),
+        ("evaluate", "clipps=3", "`clipps`|did you mean clips?"),
+        ("synthesize", "inptu=a.wav", "`inptu`|did you mean input?"),
+        ("synthesize", "seed=1", "`input` is needed|input=<value>"),
+    ],
+)
+def test_wrong_options_are_named(place: Place, command: str, option: str, words: str) -> None:
+    place.refuses(command, option, words=words)
+
+
+@pytest.mark.parametrize("form", ["clsed", "closed"])
+def test_a_form_that_is_not_there_or_does_not_fit_is_named_before_training(place: Place, form: str) -> None:
+    words = "`form` must be one of closed, rao_blackwell, path" if form == "clsed" else "use 'rao_blackwell'"
+    options = [f"teacher={place.teacher}", f"data.path={place.sounds}", f"output={place.root / 'run'}", "net.base=logistic"]
+    place.refuses("train", *DISTIL, *options, f"stage.density.form={form}", words=words)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("device=abacus", "`device` 'abacus' can't be used here|try cpu"),
+        ("device=meta", "`device` 'meta' can't be used here|try cpu"),
+        ("temperature=warm", "`temperature` must be a number of at least 0.0, got 'warm'"),
+        ("temperature=-1", "`temperature` must be a number of at least 0.0, got -1"),
+        ("speaker=1", "`speaker`|knows no speakers"),
+        ("seed=0.5", "`seed` must be a whole number of at least 0, got 0.5"),
+    ],
+)
+def test_wrong_values_are_named(place: Place, option: str, words: str) -> None:
+    place.refuses_to_synthesize(option, words=words)
+
+
+def test_speakers_that_a_model_does_not_know_are_refused(place: Place) -> None:
+    wavflow.save_model(tiny_student(n_speakers=3), place.student)
+    place.refuses_to_synthesize("speaker=3", words="`speaker`|below 3|got 3")
+    place.refuses_to_synthesize(words="`speaker`|speaker ids")
+    given = [f"model={place.student}", f"input={place.sounds / '0.wav'}", f"output={place.root / 'out.wav'}"]
+    succeeds("synthesize", *given, "speaker=2")
+
+
+def test_evaluation_needs_clips_and_a_device(place: Place) -> None:
+    models = [f"teacher={place.teacher}", f"student={place.student}", "data=folder", f"data.path={place.sounds}"]
+    place.refuses("evaluate", *models, "clips=0", words="`clips` must be a whole number of at least 1, got 0")
+    place.refuses("evaluate", *models, "seconds=0", words="`max_seconds` must be above 0")
+    place.refuses("evaluate", *models, "memory=[long]", words="`memory` must be a number")
+    place.refuses("evaluate", *models, "device=abacus", words="`device` 'abacus'")
+
+
+# --- models ------------------------------------------------------------------------------------------------------------
+
+
+def newer(path: Path) -> None:
+    metadata = {"format": "wavflow", "format_version": "99", "config": json.dumps(tiny_student().config)}
+    safetensors.torch.save_file(tiny_student().state_dict(), path, metadata)
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "missing": (lambda path: path.unlink(), "there is no model file|wavflow.train"),
+    "empty": (lambda path: path.write_bytes(b""), "not a whole .safetensors model file|get it again"),
+    "truncated": (lambda path: os.truncate(path, path.stat().st_size // 2), "not a whole .safetensors model|get it again"),
+    "text": (lambda path: path.write_text("a shopping list"), "not a whole .safetensors model file"),
+    "foreign": (lambda path: safetensors.torch.save_file({"w": torch.ones(3)}, path), "not a wavflow model"),
+    "newer": (newer, "format '99'|update wavflow"),
+    "folder": (lambda path: (path.unlink(), path.mkdir()), "there is no model file"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_bad_model_files_are_refused(place: Place, damage: str) -> None:
+    spoil, words = DAMAGE[damage]
+    spoil(place.student)
+    place.refuses_to_synthesize(words=words)
+
+
+def test_a_bad_teacher_file_is_refused(place: Place) -> None:
+    os.truncate(place.teacher, 1000)
+    options = [f"teacher={place.teacher}", f"data.path={place.sounds}", f"output={place.root / 'run'}"]
+    place.refuses("train", *DISTIL, *options, words="teacher.safetensors|not a whole")
+    place.refuses("evaluate", f"teacher={place.teacher}", f"student={place.student}", words="not a whole .safetensors")
+
+
+# --- inputs ------------------------------------------------------------------------------------------------------------
+
+
+class Opened:
+    """Unpickled, this makes a folder: a stand-in for what a hostile file would do."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def nan_wav(path: Path) -> None:
+    soundfile.write(path, np.where(np.arange(900) == 400, np.nan, 0.1), 8000, subtype="FLOAT")
+
+
+def cut_wav(path: Path) -> None:
+    soundfile.write(path, tone(), 8000)
+    os.truncate(path, 3000)
+
+
+INPUTS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "missing.wav": (lambda path: None, "there is no file or folder|name audio"),
+    "empty.wav": (lambda path: path.write_bytes(b""), "is empty (0 bytes)"),
+    "cut.wav": (cut_wav, "is truncated"),
+    "text.wav": (lambda path: path.write_text("no audio at all, but some letters"), "is not audio that can be decoded"),
+    "text.txt": (lambda path: path.write_text("no audio at all, but some letters"), "is not audio that can be decoded"),
+    "nan.wav": (nan_wav, "holds NaN or inf"),
+    "folder": (lambda path: path.mkdir(), "holds no|name another folder"),
+    "bands.npy": (lambda path: np.save(path, np.zeros((80, 5), np.float32)), "(B, 8, F)|(1, 80, 5)"),
+    "turned.npy": (lambda path: np.save(path, np.zeros((5, 8), np.float32)), "(B, 8, F)|(1, 5, 8)"),
+    "several.npy": (lambda path: np.save(path, np.zeros((3, 8, 5), np.float32)), "one clip's, got 3"),
+    "none.npy": (lambda path: np.save(path, np.zeros((8, 0), np.float32)), "F >= 1"),
+    "nan.npy": (lambda path: np.save(path, np.full((8, 5), np.nan, np.float32)), "finite"),
+    "whole.npy": (lambda path: np.save(path, np.zeros((8, 5), np.int16)), "must be float|int16"),
+    "objects.npy": (lambda path: np.save(path, np.array([{}]), allow_pickle=True), "can't be read as a mel"),
+    "empty.npy": (lambda path: path.write_bytes(b""), "can't be read as a mel"),
+    "text.npy": (lambda path: path.write_text("a shopping list"), "can't be read as a mel"),
+    "dict.pt": (lambda path: torch.save({"mel": torch.zeros(8, 5)}, path), "holds a dict, not a plain tensor"),
+    "text.pt": (lambda path: path.write_text("a shopping list"), "no plain tensor"),
+    "nan.pt": (lambda path: torch.save(torch.full((8, 5), torch.inf), path), "finite"),
+    "other.safetensors": (lambda path: safetensors.torch.save_file({"x": torch.zeros(8, 5)}, path), "can't be read as a mel"),
+    "text.safetensors": (lambda path: path.write_text("a shopping list"), "can't be read as a mel"),
+    "list.safetensors": (
+        lambda path: safetensors.torch.save_file({"mel": torch.zeros(8, 5)}, path, {"spec": "[1]"}),
+        "`spec` is no object of settings",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_bad_inputs_are_refused(place: Place, name: str) -> None:
+    make, words = INPUTS[name]
+    make(place.root / name)
+    place.refuses_to_synthesize(f"input={place.root / name}", f"output={place.root / 'out'}", words=f"{name}|{words}")
+
+
+def test_a_mel_of_another_spec_is_refused_with_both_printed(place: Place) -> None:
+    spec = wavflow.load_model(place.student).mel.spec | {"hop_length": 32}
+    safetensors.torch.save_file({"mel": torch.zeros(8, 5)}, place.root / "mel.safetensors", {"spec": json.dumps(spec)})
+    words = "`mel`|'hop_length': 16|'hop_length': 32"
+    place.refuses_to_synthesize(f"input={place.root / 'mel.safetensors'}", words=words)
+
+
+def test_nothing_is_unpickled(place: Place) -> None:
+    hostile, mark = place.root / "hostile.pt", place.root / "was-here"
+    torch.save(Opened(mark), hostile)
+
+    place.refuses_to_synthesize(f"input={hostile}", words="hostile.pt|no plain tensor")
+    words = "hostile.pt|not a whole"
+    place.refuses_to_synthesize(f"model={hostile}", words=words)
+    options = [f"teacher={place.teacher}", f"data.path={place.sounds}", f"output={place.root / 'run'}"]
+    place.refuses("train", *DISTIL, *options, f"resume={hostile}", words=words)
+    assert not mark.exists()
+
+    torch.load(hostile, weights_only=False)
+    assert mark.exists(), "or this test proves nothing"
+
+
+def test_one_bad_file_of_a_folder_does_not_stop_the_others(place: Place) -> None:
+    (place.sounds / "1.wav").write_text("no audio")
+    outcome = call("synthesize", f"model={place.student}", f"input={place.sounds}", f"output={place.root / 'out'}")
+    assert outcome.status == 1
+    assert "2 file(s)" in outcome.out
+    assert outcome.err.count("\n") == 1
+    assert re.search(r"1 of 3 files can't be used and were left out: \S*1\.wav\. The first: ", outcome.err)
+    assert contents(place.root / "out") == {"0.wav", "2.wav"}
+
+
+# --- outputs -----------------------------------------------------------------------------------------------------------
+
+
+def test_outputs_that_cannot_be_written_are_refused(place: Place) -> None:
+    (place.root / "file").write_text("in the way")
+    below = place.root / "file" / "run"
+    models, data = [f"teacher={place.teacher}", f"student={place.student}"], ["data=folder", f"data.path={place.sounds}"]
+    place.refuses("train", *TRAIN, f"data.path={place.sounds}", f"output={below}", words="`output`|choose another place")
+    place.refuses("evaluate", *models, *data, f"output={below}", words="`output`|choose another place")
+    place.refuses_to_synthesize(f"output={below}/a.wav", words="must be writable|choose another place")
+    place.refuses_to_synthesize(f"input={place.sounds}", f"output={below}", words="must be writable|choose another place")
+
+
+def test_inputs_are_not_overwritten(place: Place) -> None:
+    recording = place.sounds / "0.wav"
+    place.refuses_to_synthesize(f"output={recording}", words="`output` would overwrite the input|choose another place")
+    place.refuses_to_synthesize(f"input={place.sounds}", f"output={place.sounds}", words="`output` would overwrite")
+    place.refuses_to_synthesize(f"input={place.sounds}", words="`output` must be a folder|leave out the .wav")
+
+
+# --- data --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "words"),
+    [
+        ("nowhere", lambda path: None, "there is no|nowhere"),
+        ("bare", lambda path: path.mkdir(), "holds none|name another folder"),
+        ("file", lambda path: path.write_text(""), "got the file|name the folder"),
+        ("bad", lambda path: (path.mkdir(), nan_wav(path / "a.wav"), cut_wav(path / "b.wav")), "none usable|holds NaN"),
+    ],
+)
+def test_data_without_audio_is_refused(place: Place, name: str, make: Callable[[Path], Any], words: str) -> None:
+    make(place.root / name)
+    data, models = f"data.path={place.root / name}", [f"teacher={place.teacher}", f"student={place.student}"]
+    place.refuses("train", *TRAIN, data, f"output={place.root / 'run'}", words=words)
+    place.refuses("evaluate", *models, "data=folder", data, f"output={place.root / 'report'}", words=words)
+
+
+def test_odd_clips_train_and_unreadable_ones_are_skipped_with_a_warning(place: Place) -> None:
+    """Shorter than a crop, than a window, than a frame; silent; clipped; 8, 24 and 32 bits; 8 channels; at other rates."""
+    folder = place.root / "odd"
+    make_sounds(folder, (0.05, 0.004, 0.001))
+    soundfile.write(folder / "silent.wav", np.zeros(1600), 8000)
+    soundfile.write(folder / "clipped.wav", np.clip(20 * tone(), -1, 1), 8000)
+    soundfile.write(folder / "8bit.wav", tone(), 8000, subtype="PCM_U8")
+    soundfile.write(folder / "24bit.flac", tone(), 8000, subtype="PCM_24")
+    soundfile.write(folder / "float.wav", tone(sample_rate=11025), 11025, subtype="FLOAT")
+    soundfile.write(folder / "8channels.wav", np.stack([tone()] * 8, axis=1), 16000)
+    nan_wav(folder / "nan.wav")
+    cut_wav(folder / "cut.wav")
+    options = [*TRAIN, f"data.path={folder}", "~callbacks.listen", "data.validation=0.4", "data.batch_size=8"]
+
+    with pytest.warns(UserWarning, match=r"2 of 11 audio files can't be used and are skipped: \S*cut.wav, \S*nan.wav"):
+        outcome = succeeds("train", *options, f"output={place.root / 'run'}")
+
+    assert re.search(r"after 2 steps: nats -?\d+\.\d+, bits", outcome.out), outcome.out
+
+
+@pytest.mark.parametrize("samples", [1, 15, 40])
+def test_clips_shorter_than_a_window_and_silence_are_synthesized(place: Place, samples: int) -> None:
+    inputs = place.root / "inputs"
+    inputs.mkdir()
+    soundfile.write(inputs / "short.wav", tone()[:samples], 8000)
+    soundfile.write(inputs / "silent.wav", np.zeros(samples), 8000)
+    succeeds("synthesize", f"model={place.student}", f"input={inputs}", f"output={place.root / 'out'}")
+    for name in ("short.wav", "silent.wav"):
+        audio, _ = soundfile.read(place.root / "out" / name)
+        assert len(audio) == -(-samples // 16) * 16
+        assert np.isfinite(audio).all()
+
+
+def test_a_silent_or_short_clip_is_evaluated(place: Place) -> None:
+    shutil.rmtree(place.sounds)
+    make_sounds(place.sounds, (0.003, 0.1))
+    soundfile.write(place.sounds / "silent.wav", np.zeros(800), 8000)
+    models, data = [f"teacher={place.teacher}", f"student={place.student}"], ["data=folder", f"data.path={place.sounds}"]
+    for seed in range(3):  # another clip is held out each time
+        folder = place.root / f"report-{seed}"
+        succeeds("evaluate", *models, *data, f"data.seed={seed}", "seconds=0.05", "voicing=false", f"output={folder}")
+        assert "NaN" not in (folder / "figures.json").read_text()
+
+
+def test_a_mel_beyond_all_measure_writes_nothing(place: Place) -> None:
+    np.save(place.root / "loud.npy", random_log_mel(4)[0].numpy() + 1e4)
+    words = "loud|finite|nothing was written"
+    place.refuses_to_synthesize(f"input={place.root / 'loud.npy'}", f"output={place.root / 'loud.wav'}", words=words)
+
+
+# --- the process itself ------------------------------------------------------------------------------------------------
+
+
+def test_a_process_ends_in_the_one_line(place: Place) -> None:
+    command = [sys.executable, "-W", "error", "-m", "wavflow.synthesize", f"model={place.student}", "input=gone.wav"]
+    before = contents(place.root)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("wavflow: `input`: there is no file or folder gone.wav")
+    assert done.stderr.count("\n") == 1
+    assert contents(place.root) == before
+
+
+def test_faults_of_ours_keep_their_traceback_and_a_user_may_ask_for_it(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = [f"model={place.student}", f"input={place.sounds}", f"output={place.root / 'out'}"]
+    monkeypatch.setenv("WAVFLOW_TRACEBACK", "1")
+    assert "Traceback" in call("synthesize", *given, "input=gone.wav").err
+
+    def fail(error: BaseException) -> Callable[..., None]:
+        def load_model(*_: Any) -> None:
+            raise error
+
+        return load_model
+
+    monkeypatch.setattr("wavflow.synthesize.load_model", fail(RuntimeError("a fault of ours")))
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        call("synthesize", *given)
+    monkeypatch.setattr("wavflow.synthesize.load_model", fail(KeyboardInterrupt()))
+    outcome = call("synthesize", *given)
+    assert (outcome.status, outcome.err) == (130, "wavflow: interrupted\n")
