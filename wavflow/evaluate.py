@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import torch
@@ -36,6 +37,7 @@ def main(cfg: DictConfig) -> None:
     clips = test_clips(cfg, teacher.mel, device)
     folder = output_folder(cfg.output)
 
+    tqdm.write(f"drawing {len(clips)} clips; the teacher draws sample by sample and takes the longest", file=sys.stderr)
     renderings = compare.render(clips, teacher, student, temperature, lambda items: tqdm(items, unit="clip"))
     rows = compare.judge(tqdm(clips, desc="judging", unit="clip"), renderings, teacher, cfg.voicing)
     summary = [*compare.summarise(rows, renderings)]
@@ -52,6 +54,7 @@ def main(cfg: DictConfig) -> None:
         curves_picture(folder / "curves.png", curves)
         pictures["Training"] = folder / "curves.png"
     notes = [f"{name}: {path}, {model.info}" for (name, path), model in zip(paths.items(), (teacher, student), strict=True)]
+    notes.append("whitening alone: noise through the envelope and pitch of the mel, which is the untrained student")
     notes.append(f"{len(clips)} test clips of at most {cfg.seconds} s, temperature {cfg.temperature}, on {device.type}")
     write_report(
         folder,

@@ -22,17 +22,14 @@ from wavflow.evaluation.metrics import (
     rms_ratio,
     voicing_f1,
 )
+from wavflow.flows import Whitening
 from wavflow.losses import DensityDistillation, MultiResolutionSTFTLoss
 from wavflow.models import build
 from wavflow.vocoder import Vocoder
 
-RECORDING, GRIFFIN_LIM, WHITENING, TEACHER, STUDENT = (
-    "recording",
-    "Griffin-Lim",
-    "whitening alone",
-    "teacher",
-    "student",
-)
+RECORDING, GRIFFIN_LIM, TEACHER, STUDENT = "recording", "Griffin-Lim", "teacher", "student"
+ENVELOPE = "envelope alone"  # the whitening without its pitch: noise through it whispers
+WHITENING = "whitening alone"  # noise through it is the untrained student
 
 
 class Clip(NamedTuple):
@@ -67,10 +64,9 @@ def render(
     systems: dict[str, Callable[[], list[Tensor]]] = {
         GRIFFIN_LIM: lambda: [griffin_lim(clip.mel[0], model.mel) for clip in progress(clips)]
     }
-    if model.whitening is not None:
-        # noise through the envelope: an untrained student
-        systems[WHITENING] = lambda: [
-            model.colour(_noise(model, clip, i)[None] * temperature, clip.mel)[0][0] for i, clip in enumerate(clips)
+    for name, whitening in _whitenings(model).items():
+        systems[name] = lambda whitening=whitening: [
+            whitening.inverse(_noise(model, clip, i)[None] * temperature, clip.mel)[0][0, 0] for i, clip in enumerate(clips)
         ]
     if teacher is not None:
         systems[TEACHER] = lambda: _draw_together(teacher, clips, temperature)
@@ -122,19 +118,18 @@ def summarise(rows: list[dict[str, Any]], renderings: dict[str, Rendering]) -> l
 
 @torch.no_grad()
 def likelihoods(clips: Sequence[Clip], teacher: Vocoder) -> list[dict[str, Any]]:
-    """Returns rows of held-out nats and bits per sample: FLAC, the whitening alone, the teacher.
+    """Returns rows of held-out nats and bits per sample: FLAC, the whitening (envelope, and with pitch), the teacher.
 
     The whitening alone is a Gaussian with one scale, fitted to these very clips in its favour.
     """
     n = sum(clip.audio.shape[-1] for clip in clips)
     flac = sum(flac_bits(clip.audio[0], teacher.sample_rate) * clip.audio.shape[-1] for clip in clips) / n
     rows = [{"likelihood of": "FLAC", "nats/sample": math.log(32768.0) - flac * math.log(2.0), "bits/sample": flac}]
-    if teacher.whitening is not None:
-        whitened = [teacher.whiten(clip.audio, clip.mel) for clip in clips]
+    for name, whitening in _whitenings(teacher).items():
+        whitened = [whitening(clip.audio[None], clip.mel) for clip in clips]
         scale = torch.cat([u.flatten() for u, _ in whitened]).square().mean().sqrt()
         entropy = 0.5 * math.log(2.0 * math.pi * math.e) + math.log(float(scale))
-        nats = [float(log_det.mean()) - entropy for _, log_det in whitened]
-        rows.append(_likelihood_row(WHITENING, nats, clips))
+        rows.append(_likelihood_row(name, [float(log_det.mean()) - entropy for _, log_det in whitened], clips))
     nats = [float(teacher.log_prob(clip.audio, clip.mel).mean()) for clip in clips]
     return [*rows, _likelihood_row(TEACHER, nats, clips)]
 
@@ -157,6 +152,14 @@ def divergences(clips: Sequence[Clip], teacher: Vocoder, student: Vocoder) -> li
                 part.append(float(value.mean()))
         rows.append({"divergence of": name, **{key: mean_interval(value) for key, value in parts.items()}})
     return rows
+
+
+def _whitenings(model: Vocoder) -> dict[str, Whitening]:
+    """Returns a model's whitening, and where it uses the pitch the same without it."""
+    if model.whitening is None:
+        return {}
+    plain = Whitening(model.mel, model.whitening.order, pitch=False).to(model.device)
+    return ({ENVELOPE: plain} if model.whitening.pitch else {}) | {WHITENING: model.whitening}
 
 
 def _likelihood_row(name: str, nats: list[float], clips: Sequence[Clip]) -> dict[str, Any]:
