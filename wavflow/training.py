@@ -111,9 +111,11 @@ class DistillationTask(Task):
         teacher: A trained model that scores in one pass, with the same mel and whitening.
         density: The estimator of the KL.
         spectral: Takes (drawn audio, recording) to a loss; None for none.
+        power: The same, for the level; None for none.
         contrastive: None for none.
         density_weight: Weight of the KL and its regulariser.
         spectral_weight: Weight of `spectral`.
+        power_weight: Weight of `power`.
         contrastive_weight: How strongly the KL to the teacher under *another* mel is made large.
         optimizer: See `Task`, as are the rest.
     """
@@ -127,9 +129,11 @@ class DistillationTask(Task):
         density: DensityDistillation,
         optimizer: OptimizerFactory,
         spectral: nn.Module | None = None,
+        power: nn.Module | None = None,
         contrastive: ContrastiveDivergence | None = None,
         density_weight: float = 0.5,
         spectral_weight: float = 1.0,
+        power_weight: float = 0.5,
         contrastive_weight: float = 0.3,
         **schedule: Any,
     ) -> None:
@@ -139,9 +143,11 @@ class DistillationTask(Task):
         self.__dict__["teacher"] = teacher.eval().requires_grad_(False)  # not a submodule, see the class
         self.density = density
         self.spectral = spectral
+        self.power = power
         self.contrastive = contrastive
         self.density_weight = density_weight
         self.spectral_weight = spectral_weight
+        self.power_weight = power_weight
         self.contrastive_weight = contrastive_weight
         share_upsampler(net, teacher)
 
@@ -198,9 +204,11 @@ class DistillationTask(Task):
         drawn, log_det = self.net.colour(draw.u, mel)
         drawn = drawn * mask
         values["rms_ratio"] = rms(drawn) / rms(audio * mask).clamp_min(1e-5)
-        if self.spectral is not None:
-            values["spectral"] = self.spectral(drawn, audio * mask)
-            loss = loss + self.spectral_weight * values["spectral"]
+        audible = {"spectral": (self.spectral, self.spectral_weight), "power": (self.power, self.power_weight)}
+        for name, (distance, weight) in audible.items():
+            if distance is not None:
+                values[name] = distance(drawn, audio * mask)
+                loss = loss + weight * values[name]
         if self.contrastive is not None and len(audio) > 1:
             against = self.contrastive(drawn, draw.log_prob - log_det, mel, self.teacher, speaker)
             values["contrastive"] = masked_mean(against, mask)

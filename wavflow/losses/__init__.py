@@ -1,6 +1,13 @@
 """Losses of distillation."""
 
 from wavflow.losses.distillation import ContrastiveDivergence, DensityDistillation, Divergence
-from wavflow.losses.spectral import MagnitudeLoss, MultiResolutionSTFTLoss
+from wavflow.losses.spectral import MagnitudeLoss, MultiResolutionSTFTLoss, PowerLoss
 
-__all__ = ["ContrastiveDivergence", "DensityDistillation", "Divergence", "MagnitudeLoss", "MultiResolutionSTFTLoss"]
+__all__ = [
+    "ContrastiveDivergence",
+    "DensityDistillation",
+    "Divergence",
+    "MagnitudeLoss",
+    "MultiResolutionSTFTLoss",
+    "PowerLoss",
+]

@@ -170,3 +170,31 @@ class MagnitudeLoss(nn.Module):
         with torch.autocast(estimate.device.type, enabled=False):
             error = (self.magnitude(estimate) - self.magnitude(target)).square()
         return error.mean() + error[:, : self.low_bins].mean()
+
+
+class PowerLoss(nn.Module):
+    """Squared log-ratio of the time-averaged power, mean over items and bins: what holds the level.
+
+    A distance between single frames draws a random signal towards quiet: whatever does not match costs less when it is small.
+    The average over time does not tell which frame is loud, and so has no such bias. The paper takes the difference of powers;
+    here it is that of their logarithms, since the loudest bins would be all that counts.
+
+    References:
+        Parallel WaveNet (van den Oord et al., 2017), section 4.1, "power loss", https://arxiv.org/abs/1711.10433
+    """
+
+    def __init__(self, n_fft: int = 1024, hop_length: int = 256, win_length: int = 1024, eps: float = 1e-7) -> None:
+        super().__init__()
+        self.magnitude = _Magnitude(n_fft, hop_length, win_length, eps)
+
+    def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
+        """Returns the loss, a scalar in squared nats, for `estimate` and `target` (B, T).
+
+        Raises:
+            ValueError: If the shapes differ or are not (B, T).
+        """
+        estimate, target = _checked(estimate, target)
+        with torch.autocast(estimate.device.type, enabled=False):
+            powers = (self.magnitude(signal).square().mean(dim=-1) for signal in (estimate, target))
+            ours, theirs = (power.log() for power in powers)
+        return (ours - theirs).square().mean()
