@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wavflow.losses.spectral import MagnitudeLoss, MultiResolutionSTFTLoss
+from wavflow.losses.spectral import MagnitudeLoss, MultiResolutionSTFTLoss, PowerLoss
 
 LOSSES = [MultiResolutionSTFTLoss, MagnitudeLoss]
 
@@ -154,3 +154,32 @@ def test_unfit_signals_are_refused(loss: type, estimate: Tensor, target: Tensor,
 def test_unfit_settings_are_refused(build: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_power_loss_against_numpy_and_what_it_is_for() -> None:
+    estimate, target = 0.1 * torch.randn(2, 4096), 0.1 * torch.randn(2, 4096)
+    loss = PowerLoss(n_fft=256, hop_length=64, win_length=256)
+
+    def power(audio: np.ndarray) -> np.ndarray:
+        spectrum = librosa.stft(audio, n_fft=256, hop_length=64, window="hann", pad_mode="reflect")
+        return (np.abs(spectrum) ** 2 + 1e-7).mean(axis=-1)
+
+    expected = np.mean(
+        [(np.log(power(e)) - np.log(power(t))) ** 2 for e, t in zip(estimate.numpy(), target.numpy(), strict=True)]
+    )
+    assert loss(estimate, target).item() == pytest.approx(expected, rel=1e-9)
+    assert loss(target, target).item() == 0.0
+    # A gain g costs (2 ln g)^2 and nothing else; unmatched noise is not drawn to quiet, as a frame-wise distance draws it.
+    assert PowerLoss(eps=1e-12)(1.5 * target, target).item() == pytest.approx((2 * np.log(1.5)) ** 2, rel=1e-4)
+    gains = torch.linspace(0.6, 1.4, 41)
+    noise, other = torch.randn(8, 16384), torch.randn(8, 16384)
+    best = gains[torch.stack([loss(gain * noise, other) for gain in gains]).argmin()]
+    framewise = gains[torch.stack([MagnitudeLoss()(gain * noise, other) for gain in gains]).argmin()]
+    assert abs(best - 1.0) < 0.05
+    assert framewise < 0.9
+
+
+def test_power_loss_has_finite_gradients_on_silence() -> None:
+    silence = torch.zeros(1, 4096, requires_grad=True)
+    PowerLoss()(silence, torch.zeros(1, 4096)).backward()
+    assert torch.isfinite(silence.grad).all()
