@@ -16,13 +16,13 @@ import math
 import torch
 from torch import Tensor
 
-from wavflow.flows.base import Transform, at_least_float32
+from wavflow.flows.base import at_least_float32
+from wavflow.flows.mel_blocks import MelBlocks
 from wavflow.flows.pitch_prediction import MelPitch
 from wavflow.mel import MelSpectrogram
-from wavflow.nn.upsampler import interpolate, interpolation_weights
 
 
-class LinearPrediction(Transform):
+class LinearPrediction(MelBlocks):
     """Whitens audio by the envelope and level that its own mel spectrogram tells.
 
     Forward is one parallel pass; inverse is an order-p recursion, solved block by block, differentiable, on CPU and GPU.
@@ -54,17 +54,12 @@ class LinearPrediction(Transform):
         floor: float = 2.0**-15 / math.sqrt(12.0),
         pitch: MelPitch | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(mel)
         if order < 1:
             raise ValueError(f"`order` must be at least 1, got {order}.")
         self.order = order
         self.floor = floor
         self.pitch = pitch
-        self.hop_length = mel.hop_length
-        blocks_per_frame = math.gcd(mel.hop_length, 4)
-        self.block_length = mel.hop_length // blocks_per_frame
-        kernel = interpolation_weights(blocks_per_frame, mel.frame_centre / self.block_length)
-        self.register_buffer("kernel", kernel, persistent=False)
         to_spectrum, offset, beyond = _bands_to_spectrum(mel)
         self.register_buffer("to_spectrum", to_spectrum, persistent=False)
         self.register_buffer("spectrum_offset", offset, persistent=False)
@@ -74,7 +69,7 @@ class LinearPrediction(Transform):
     def predictor(self, mel: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the coefficients a (B, N, p) and the log-gains (B, N) of the N blocks of a log-mel (B, n_mels, F)."""
         # Float64: the dynamic range of a spectrum exceeds what Levinson-Durbin bears in float32, and frames are few.
-        log_mel = interpolate(mel.transpose(1, 2).double(), self.kernel)
+        log_mel = self.at_blocks(mel)
         power = torch.exp(log_mel @ self.to_spectrum.double() + self.spectrum_offset.double())
         upper_half = power[..., power.shape[-1] // 2 :].mean(dim=-1, keepdim=True)
         power = torch.cat([power, upper_half * self.beyond.double()], dim=-1) + self.floor**2
@@ -113,15 +108,9 @@ class LinearPrediction(Transform):
 
     def _blocks(self, x: Tensor, mel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns x in blocks (B, N, L), coefficients in x's dtype (B, N, p) and log-gains (B, N)."""
-        if x.dim() != 3 or x.shape[1] != 1:
-            raise ValueError(f"`x` must be (B, 1, T), got {tuple(x.shape)}.")
-        if mel is None or x.shape[-1] != mel.shape[-1] * self.hop_length:
-            came = "no mel" if mel is None else f"{mel.shape[-1]} frames for {x.shape[-1]} samples"
-            raise ValueError(
-                f"`cond` must be a mel with one frame per {self.hop_length} samples, got {came}: cut or pad the audio."
-            )
+        blocks = self.in_blocks(x, mel)
         coefficients, log_gain = self.predictor(mel)
-        return x.reshape(x.shape[0], -1, self.block_length), coefficients.to(x.dtype), log_gain
+        return blocks, coefficients.to(x.dtype), log_gain
 
     def _per_sample(self, log_gain: Tensor, x: Tensor) -> Tensor:
         return at_least_float32(log_gain.to(x.dtype)).repeat_interleave(self.block_length, dim=1)

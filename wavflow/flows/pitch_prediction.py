@@ -17,9 +17,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from wavflow.flows.base import Transform, log_det_of_identity
+from wavflow.flows.base import log_det_of_identity
+from wavflow.flows.mel_blocks import MelBlocks
 from wavflow.mel import MelSpectrogram
-from wavflow.nn.upsampler import interpolate, interpolation_weights
 
 LOWEST, HIGHEST = 70.0, 420.0  # Hz, of the pitch
 RIPPLE_BELOW = 1200.0  # Hz: above, the bands of usual mels are wider than the harmonics are apart
@@ -117,7 +117,7 @@ class MelPitch(nn.Module):
         return 1.0 - (strength.unsqueeze(-1) * response).square()
 
 
-class PitchPrediction(Transform):
+class PitchPrediction(MelBlocks):
     """Takes the predictable part of a voiced signal out, by a comb at the period that the mel tells.
 
     Forward is one parallel pass; inverse goes on in blocks shorter than the shortest period. |b| < 1 and h >= 0 sums to 1, so
@@ -133,19 +133,14 @@ class PitchPrediction(Transform):
     """
 
     def __init__(self, mel: MelSpectrogram, pitch: MelPitch) -> None:
-        super().__init__()
+        super().__init__(mel)
         self.pitch = pitch
-        self.hop_length = mel.hop_length
-        blocks_per_frame = math.gcd(mel.hop_length, 4)
-        self.block_length = mel.hop_length // blocks_per_frame
-        kernel = interpolation_weights(blocks_per_frame, mel.frame_centre / self.block_length)
-        self.register_buffer("kernel", kernel, persistent=False)
         self.stride = next(n for n in range(min(self.block_length, pitch.shortest_lag), 0, -1) if self.block_length % n == 0)
 
     def forward(self, x: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
         """Takes the prediction out of u (B, 1, T); returns e and zeros (B, T)."""
+        blocks = self.in_blocks(x, cond)
         lag, kernel = self._comb(x, cond)
-        blocks = x.reshape(x.shape[0], -1, self.block_length)
         past = torch.nn.functional.pad(x[:, 0], (self.pitch.longest_lag, 0))
         start = torch.arange(blocks.shape[1], device=x.device) * self.block_length + self.pitch.longest_lag
         history = past.gather(1, _span(start - lag, self.block_length, kernel).flatten(1)).unflatten(1, (blocks.shape[1], -1))
@@ -153,12 +148,13 @@ class PitchPrediction(Transform):
 
     def inverse(self, z: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
         """Puts the prediction back into e (B, 1, T); returns u and zeros (B, T)."""
+        driving = self.in_blocks(z, cond).flatten(1)
         pieces_per_block = self.block_length // self.stride
         lag, kernel = (part.repeat_interleave(pieces_per_block, dim=1) for part in self._comb(z, cond))
         spans = _span(self.pitch.longest_lag - lag, self.stride, kernel)
         past = z.new_zeros(z.shape[0], self.pitch.longest_lag)
         pieces = []
-        for driven, span, weights in zip(z[:, 0].split(self.stride, dim=-1), spans.unbind(1), kernel.unbind(1), strict=True):
+        for driven, span, weights in zip(driving.split(self.stride, dim=-1), spans.unbind(1), kernel.unbind(1), strict=True):
             piece = driven + _weigh(past.gather(1, span), weights)
             past = torch.cat([past[:, self.stride :], piece], dim=-1)
             pieces.append(piece)
@@ -166,14 +162,7 @@ class PitchPrediction(Transform):
 
     def _comb(self, x: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the longest lag (B, N) and the weights b * h (B, N, J) of each block, that of the longest lag first."""
-        if x.dim() != 3 or x.shape[1] != 1:
-            raise ValueError(f"`x` must be (B, 1, T), got {tuple(x.shape)}.")
-        if mel is None or x.shape[-1] != mel.shape[-1] * self.hop_length:
-            came = "no mel" if mel is None else f"{mel.shape[-1]} frames for {x.shape[-1]} samples"
-            raise ValueError(
-                f"`cond` must be a mel with one frame per {self.hop_length} samples, got {came}: cut or pad the audio."
-            )
-        period, strength = self.pitch(interpolate(mel.transpose(1, 2).double(), self.kernel))
+        period, strength = self.pitch(self.at_blocks(mel))
         lags, kernel = self.pitch.taps(period)
         return lags[..., -1].expand(len(x), -1), (strength.unsqueeze(-1) * kernel).flip(-1).to(x.dtype)
 
