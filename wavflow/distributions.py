@@ -235,20 +235,25 @@ class Mixture(Distribution):
     def quantile(self, log_cdf: Tensor, log_sf: Tensor) -> Tensor:
         """Solves `log_cdf(x) - log_sf(x) = target` between the outermost quantiles of the components.
 
-        Bisection comes near and Newton's method polishes; a Newton step that would leave the bracket is a bisection.
-        Mind the cost, 28 evaluations: to draw, use `sample`.
+        Bisection of the smaller tail comes near and Newton's method polishes; a Newton step that would leave the bracket is
+        a bisection. Mind the cost, 28 evaluations: to draw, use `sample`.
         """
         log_cdf, log_sf = _real(log_cdf), _real(log_sf)
         target = log_cdf - log_sf
         with torch.no_grad():
             ends = self.components.quantile(log_cdf.unsqueeze(-1), log_sf.unsqueeze(-1))
             low, high = ends.amin(dim=-1), ends.amax(dim=-1)
+            side, goal = torch.where(target > 0, -1.0, 1.0).to(target), torch.minimum(log_cdf, log_sf)
             x = (low + high) / 2
-            for step in range(self._bisections + self._newton_steps):
+            for _ in range(self._bisections):
+                below = side * (self._log_tail(x, side) - goal) < 0
+                low, high = torch.where(below, x, low), torch.where(below, high, x)
+                x = (low + high) / 2
+            for _ in range(self._newton_steps):
                 logit, slope = self._logit_and_slope(x)
                 low, high = torch.where(logit < target, x, low), torch.where(logit < target, high, x)
                 newton = x - (logit - target) / slope
-                inside = (newton >= low) & (newton <= high) & (step >= self._bisections)
+                inside = (newton >= low) & (newton <= high)
                 x = torch.where(inside, newton, (low + high) / 2)
             slope = self._logit_and_slope(x)[1]
         gradient_only = (target - (self.log_cdf(x) - self.log_sf(x))) / slope  # implicit function theorem
@@ -263,6 +268,10 @@ class Mixture(Distribution):
 
     def _combine(self, log_values: Tensor) -> Tensor:
         return torch.logsumexp(self.log_weights + log_values, dim=-1)
+
+    def _log_tail(self, x: Tensor, side: Tensor) -> Tensor:
+        """Returns log_cdf where `side` is 1, log_sf where it is -1: one evaluation, for both families are symmetric."""
+        return self._combine(self.components._log_cdf(side.unsqueeze(-1) * self.components._standardise(x.unsqueeze(-1))))
 
     def _logit_and_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns `log cdf - log sf` and its derivative, floored: on a plateau between modes it underflows."""
@@ -306,6 +315,27 @@ class Discretized:
         """Draws bin centres, without gradient."""
         x = self.distribution.sample(sample_shape, generator)
         return (torch.round(x / self.width) * self.width).clamp(-1.0, 1.0 - self.width)
+
+
+def inverse_cdf(distribution: Distribution, u: Tensor) -> Tensor:
+    """Inverse transform sampling, `x = F^-1(u)`: uniform u becomes data of a distribution, differentiably.
+
+    F itself, followed by the inverse CDF of a base density, is an elementwise bijection from data to noise: `MixtureCDF` of
+    `wavflow.flows`, and the mixture-of-logistics teacher is that in a flow. A u near 1 is a coarse number: where the upper
+    tail matters, give both logarithms to `quantile` instead.
+
+    Args:
+        distribution: Any density of this module.
+        u: Probabilities in the open interval (0, 1).
+
+    Raises:
+        ValueError: Where u is 0, 1 or outside: its x would be infinite, or none.
+    """
+    u = _real(u)
+    if not torch.compiler.is_compiling() and not ((u > 0) & (u < 1)).all():  # it looks at values: no part of a graph
+        low, high = u.aminmax()
+        raise ValueError(f"`u` must lie strictly between 0 and 1, got values from {low:g} to {high:g}: clamp it.")
+    return distribution.quantile(torch.log(u), torch.log1p(-u))
 
 
 def gaussian_kl(q: Gaussian, p: Gaussian) -> Tensor:

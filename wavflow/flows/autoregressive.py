@@ -1,13 +1,14 @@
-"""Autoregressive flows: MAF one way round, IAF the other."""
+"""Autoregressive flows, over time or over channels: MAF one way round, IAF the other."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from wavflow.flows.base import Transform
+from wavflow.flows.base import Transform, check_channels
 from wavflow.flows.elementwise import Bijection
 from wavflow.flows.solver import Solution, fixed_point
 
@@ -22,7 +23,7 @@ class Autoregressive(Transform):
         tau: Elementwise bijection, e.g. `Affine()`.
         conditioner: Causal; maps (B, C, T) and `cond` to parameters (B, n_params * C, T). It is shifted here, by one
             sample, so that no parameter sees the sample that it acts on. Its `stepper(cond, batch)` gives a function that
-            does the same sample by sample.
+            does the same sample by sample; its `reach` tells how many samples before and after its own an output sees.
 
     References:
         MAF (Papamakarios et al., 2017), https://arxiv.org/abs/1705.07057; IAF (Kingma et al., 2016),
@@ -33,6 +34,11 @@ class Autoregressive(Transform):
         super().__init__()
         self.tau = tau
         self.conditioner = conditioner
+
+    def reach_of(self, direction: str) -> tuple[float, float]:
+        """Forward sees as far as the conditioner, one sample earlier for the shift; the inverse sees the whole past."""
+        before, after = self.conditioner.reach
+        return (before + 1, max(0, after - 1)) if direction == "forward" else (math.inf, 0)
 
     def params(self, x: Tensor, cond: Any = None) -> Tensor:
         """Returns the parameters (B, n_params * C, T) that act on x (B, C, T), each from x[<t] alone."""
@@ -58,12 +64,57 @@ class Autoregressive(Transform):
 
     @torch.no_grad()
     def solve(self, z: Tensor, cond: Any = None, tolerance: float = 1e-6, max_sweeps: int | None = None) -> Solution:
-        """Inverts by parallel sweeps `x <- tau^-1(z; params(x))` instead of steps; exact after at most T of them.
+        """Inverts by parallel sweeps `x <- tau^-1(z; params(x))` instead of steps; exact after at most one for each step.
 
         Raises:
             NotConvergedError: When `max_sweeps` were not enough.
         """
         return fixed_point(lambda x: self.tau.inverse(z, self.params(x, cond))[0].to(z.dtype), z, tolerance, max_sweeps)
+
+
+class MaskedAutoregressive(Autoregressive):
+    """Autoregressive over the channels instead of time: the layer of a MAF of vectors; wrapped in `Inverse`, of an IAF.
+
+    `z[c] = tau(x[c]; conditioner(x[<c], cond))`. Forward scores all C channels in one pass, inverse draws them in C passes.
+
+    Args:
+        tau: Elementwise bijection.
+        conditioner: Maps (B, C, T) and `cond` to parameters (B, n_params * C, T); is itself masked, so that the parameters of
+            channel c see the channels before c alone, e.g. `MADE`. Where it sees other times too, its `reach` tells how far.
+        channels: C.
+
+    References:
+        MAF (Papamakarios et al., 2017), https://arxiv.org/abs/1705.07057
+    """
+
+    def __init__(self, tau: Bijection, conditioner: nn.Module, channels: int) -> None:
+        super().__init__(tau, conditioner)
+        self.channels = channels
+
+    def reach_of(self, direction: str) -> tuple[float, float]:
+        """Forward sees as far as the conditioner; the inverse's last channel through all the channels before it."""
+        before, after = getattr(self.conditioner, "reach", (0, 0))
+        passes = 1 if direction == "forward" else self.channels - 1
+        return passes * before, passes * after
+
+    def params(self, x: Tensor, cond: Any = None) -> Tensor:
+        """Returns the parameters (B, n_params * C, T) that act on x (B, C, T), each from x[<c] alone."""
+        return self.conditioner(check_channels(x, self.channels), cond)
+
+    def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
+        """Returns x (B, C, T) and log |dx/dz| (B, T), in C passes."""
+        stepper = getattr(self.conditioner, "stepper", None)
+        step = None if stepper is None else stepper(cond, batch=z.shape[0])
+        x, log_det = torch.zeros_like(z), 0.0
+        for c, channel in enumerate(z.split(1, dim=1)):  # what comes after c is 0 still, as good as anything
+            if step is None:
+                params = self.params(x, cond).unflatten(1, (self.tau.n_params, -1))[:, :, c]
+            else:
+                params = step(x[:, c - 1] if c else torch.zeros_like(z[:, 0]))
+            drawn, log_slope = self.tau.inverse(channel, params)
+            x = torch.cat([x[:, :c], drawn.to(z.dtype), x[:, c + 1 :]], dim=1)
+            log_det = log_det + log_slope.squeeze(1)
+        return x, log_det
 
 
 def shift_right(x: Tensor) -> Tensor:

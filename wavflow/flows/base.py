@@ -27,13 +27,32 @@ class Transform(nn.Module):
         """Maps z (B, C, T) back to `x` (B, C, T); also returns log |dx/dz| (B, T) in nats."""
         raise NotImplementedError
 
+    def initialize(self, x: Tensor, cond: Any = None) -> None:
+        """Lets the map start from data x (B, C, T); most have nothing to start, and containers pass it on."""
+
+    @property
+    def reach(self) -> tuple[float, float]:
+        """How many time steps before and after t the inverse's output at t may depend on: what a piece of audio needs."""
+        return self.reach_of("inverse")
+
+    def reach_of(self, direction: str) -> tuple[float, float]:
+        """Returns the reach of one direction, "forward" or "inverse"; (0, 0) for a map that treats each time step alone."""
+        return 0, 0
+
 
 class Inverse(Transform):
-    """A transform turned round: its forward is the other's inverse. Turns a MAF into an IAF."""
+    """A transform turned round: its forward is the other's inverse. Turns a MAF into an IAF.
+
+    It does not pass `initialize` on: data are the wrapped transform's output, which tells it no start.
+    """
 
     def __init__(self, transform: Transform) -> None:
         super().__init__()
         self.transform = transform
+
+    def reach_of(self, direction: str) -> tuple[float, float]:
+        """Returns that of the wrapped transform's other direction."""
+        return self.transform.reach_of("inverse" if direction == "forward" else "forward")
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Returns the wrapped transform's inverse."""
@@ -50,6 +69,18 @@ class Chain(Transform):
     def __init__(self, transforms: list[Transform]) -> None:
         super().__init__()
         self.transforms = nn.ModuleList(transforms)
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, cond: Any = None) -> None:
+        """Starts each transform from what those before it make of the data."""
+        for transform in self.transforms:
+            transform.initialize(x, cond)
+            x, _ = transform(x, cond)
+
+    def reach_of(self, direction: str) -> tuple[float, float]:
+        """Returns the sum over the transforms."""
+        reaches = [transform.reach_of(direction) for transform in self.transforms]
+        return sum(before for before, _ in reaches), sum(after for _, after in reaches)
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Returns the composed map and the sum of the log-derivatives."""
@@ -80,6 +111,10 @@ class Flow(nn.Module):
         super().__init__()
         self.transform = transform
         self.base = base
+
+    def initialize(self, x: Tensor, cond: Any = None) -> None:
+        """Lets the maps that start from data, such as `ActNorm`, do so with x (B, C, T): once, before training."""
+        self.transform.initialize(x, cond)
 
     def log_prob(self, x: Tensor, cond: Any = None) -> Tensor:
         """Returns log p(x) per time step, (B, T), in nats."""
@@ -122,3 +157,10 @@ def at_least_float32(x: Tensor) -> Tensor:
 def log_det_of_identity(x: Tensor) -> Tensor:
     """Returns zeros (B, T) in the dtype of log-derivatives, for x (B, C, T)."""
     return at_least_float32(x.new_zeros(x.shape[0], x.shape[-1]))
+
+
+def check_channels(x: Tensor, channels: int) -> Tensor:
+    """Returns x; raises ValueError unless it is (B, channels, T)."""
+    if x.dim() != 3 or x.shape[1] != channels:
+        raise ValueError(f"`x` must be (B, {channels}, T), got {tuple(x.shape)}: a vector of D features is (B, D, 1).")
+    return x

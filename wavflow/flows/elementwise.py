@@ -117,8 +117,25 @@ class MixtureCDF(Bijection):
         batch, _, time = params.shape
         params = at_least_float32(params).reshape(batch, 3, self.n_components, -1, time).permute(1, 0, 3, 4, 2)
         logits, loc, raw = params
-        spread = torch.linspace(-2.0, 2.0, self.n_components, dtype=loc.dtype, device=loc.device)
-        return Mixture(self.component, logits, loc + spread, self.bound * torch.tanh(raw / self.bound))
+        return Mixture(self.component, logits, loc + self._spread(loc), self.bound * torch.tanh(raw / self.bound))
+
+    def params_of(self, logits: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
+        """Undoes `mixture`: the parameters (B, 3 * K * C, T) of components (B, C, T, K).
+
+        Raises:
+            ValueError: Where a log_scale is out of bounds, or not a number.
+        """
+        if not (log_scale.abs() < self.bound).all():
+            low, high = log_scale.aminmax()
+            raise ValueError(
+                f"`log_scale` must lie within +-{self.bound:g} nats, got values from {low:.3g} to {high:.3g}: rescale the data."
+            )
+        raw = self.bound * torch.atanh(log_scale / self.bound)
+        params = torch.stack(torch.broadcast_tensors(logits, loc - self._spread(loc), raw))
+        return params.permute(1, 0, 4, 2, 3).flatten(1, 3)
+
+    def _spread(self, like: Tensor) -> Tensor:
+        return torch.linspace(-2.0, 2.0, self.n_components, dtype=like.dtype, device=like.device)
 
     def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Returns z and the log-slope `log F'(x) - log base(z)`."""

@@ -34,7 +34,7 @@ def fixed_point(
         update: One sweep, the same shape in and out; the last dimension is time.
         start: First guess.
         tolerance: Largest change that counts as converged.
-        max_sweeps: T + 1 if not given.
+        max_sweeps: One more than an item has elements if not given: enough for a map that is triangular in any order.
 
     Raises:
         NotConvergedError: After `max_sweeps`, with the residual.
@@ -43,15 +43,15 @@ def fixed_point(
         Song et al., Accelerating feedforward computation via parallel nonlinear equation solving (2021),
         https://arxiv.org/abs/2002.03629; MintNet (Song et al., 2019), section 3.3.
     """
-    limit = start.shape[-1] + 1 if max_sweeps is None else max_sweeps
+    limit = start[0].numel() + 1 if max_sweeps is None else max_sweeps
     x, residual = start, float("inf")
     for sweep in range(1, limit + 1):
         proposed = update(x)
         finite = torch.isfinite(proposed)
         proposed = torch.where(finite, proposed, start)
-        residual = float(((proposed - x).abs() / (1.0 + x.abs())).amax())
+        residual = float(((proposed - x).abs() / (1.0 + x.abs())).amax()) if bool(finite.all()) else float("inf")
         x = proposed
-        if residual <= tolerance and bool(finite.all()):
+        if residual <= tolerance:
             return Solution(x, residual, sweep)
     raise NotConvergedError(
         f"the solver stood at a residual of {residual:.3g} after {limit} sweeps (`tolerance` {tolerance:.3g}): "

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from wavflow.distributions import Gaussian, gaussian_kl
 from wavflow.flows.autoregressive import Autoregressive
-from wavflow.flows.base import Flow
+from wavflow.flows.base import Chain, Flow, Inverse
 from wavflow.flows.elementwise import Affine
 from wavflow.vocoder import Draw
 
@@ -64,6 +64,9 @@ class DensityDistillation(nn.Module):
         """Raises ValueError where this form cannot be used for a pair, and names one that can."""
         if self.form == "path":
             return
+        steps = student.transform.transforms if isinstance(student.transform, Chain) else [student.transform]
+        if not all(isinstance(step, Inverse) and isinstance(step.transform, Autoregressive) for step in steps):
+            raise ValueError(f"`form` {self.form!r} needs a student of inverse autoregressive flows: use 'path'.")
         if not isinstance(teacher.transform, Autoregressive):
             raise ValueError(f"`form` {self.form!r} needs a teacher of one autoregressive map: use 'path'.")
         gaussian = isinstance(student.base, Gaussian) and isinstance(teacher.base, Gaussian)

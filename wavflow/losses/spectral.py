@@ -16,9 +16,10 @@ class _Magnitude(nn.Module):
     """Magnitude spectrogram, centred frames with reflected edges, Hann window.
 
     Signals shorter than `n_fft` are filled up with zeros at the end first: they are too short to reflect half a window.
+    Bins above `band`, a share of the Nyquist frequency, are left out.
     """
 
-    def __init__(self, n_fft: int, hop_length: int, win_length: int, eps: float) -> None:
+    def __init__(self, n_fft: int, hop_length: int, win_length: int, eps: float, band: float = 1.0) -> None:
         super().__init__()
         if not 0 < win_length <= n_fft:
             raise ValueError(f"`win_length` must be in 1 .. n_fft = {n_fft}, got {win_length}: shorten it or enlarge `n_fft`.")
@@ -28,15 +29,19 @@ class _Magnitude(nn.Module):
             )
         if not eps > 0:
             raise ValueError(f"`eps` must be positive, got {eps}: without it the gradient of silence is not finite.")
+        if not 0 < band <= 1:
+            raise ValueError(f"`band` must be above 0 and at most 1, the Nyquist frequency, got {band}: 1 takes every bin.")
+        self.bins = int(band * (n_fft // 2)) + 1
         self.n_fft, self.hop_length, self.win_length, self.eps = n_fft, hop_length, win_length, eps
         self.register_buffer("window", torch.hann_window(win_length), persistent=False)
 
     def forward(self, audio: Tensor) -> Tensor:
-        """Returns |S| (B, n_fft // 2 + 1, frames) of `audio` (B, T)."""
+        """Returns |S| (B, bins, frames) of `audio` (B, T)."""
         if audio.shape[-1] < self.n_fft:
             audio = nn.functional.pad(audio, (0, self.n_fft - audio.shape[-1]))
         window = self.window.to(audio.dtype)
         spectrum = torch.stft(audio, self.n_fft, self.hop_length, self.win_length, window, center=True, return_complex=True)
+        spectrum = spectrum[:, : self.bins]
         return (spectrum.real.square() + spectrum.imag.square() + self.eps).sqrt()
 
 
@@ -70,9 +75,10 @@ class MultiResolutionSTFTLoss(nn.Module):
         hop_lengths: Hops in samples.
         win_lengths: Lengths of the Hann windows in samples.
         eps: Power added under the root. 1e-7 stands near what the rounding noise of 16-bit audio has in a bin.
+        band: Share of 0 .. Nyquist that counts, from below; 1 takes every bin.
 
     Raises:
-        ValueError: If the three sequences differ in length or are empty, or a hop or window does not fit.
+        ValueError: If the three sequences differ in length or are empty, or a hop, window or band does not fit.
 
     References:
         Parallel WaveGAN (Yamamoto et al., 2020), section 2.2, https://arxiv.org/abs/1910.11480; spectral convergence:
@@ -85,6 +91,7 @@ class MultiResolutionSTFTLoss(nn.Module):
         hop_lengths: Sequence[int] = (120, 240, 50),
         win_lengths: Sequence[int] = (600, 1200, 240),
         eps: float = 1e-7,
+        band: float = 1.0,
     ) -> None:
         super().__init__()
         if not len(fft_sizes) == len(hop_lengths) == len(win_lengths) > 0:
@@ -93,7 +100,7 @@ class MultiResolutionSTFTLoss(nn.Module):
                 f"got {len(fft_sizes)}, {len(hop_lengths)} and {len(win_lengths)}: make them equally long."
             )
         sizes = zip(fft_sizes, hop_lengths, win_lengths, strict=True)
-        self.magnitudes = nn.ModuleList(_Magnitude(*size, eps) for size in sizes)
+        self.magnitudes = nn.ModuleList(_Magnitude(*size, eps, band) for size in sizes)
 
     def terms(self, estimate: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Returns spectral convergence and log-magnitude distance (nats), two scalars whose sum is the loss.

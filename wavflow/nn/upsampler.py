@@ -49,6 +49,17 @@ class Conditioning:
         """Samples per frame."""
         return 1 if self.kernel is None else self.kernel.shape[-1]
 
+    def folded(self, factor: int) -> Conditioning:
+        """Returns the conditioning of a signal that is folded `factor` samples to a time step: the mean of each group.
+
+        Raises:
+            ValueError: When a frame is no whole number of such steps.
+        """
+        if self.hop_length % factor:
+            raise ValueError(f"`factor` must divide a frame's {self.hop_length} samples, got {factor}.")
+        assert self.kernel is not None or factor == 1
+        return self if factor == 1 else Conditioning(self.frames, self.kernel.unflatten(1, (-1, factor)).mean(dim=2))
+
     def to_samples(self, frames: Tensor, length: int) -> Tensor:
         """Upsamples projected features (B, F, C) to (B, length, C)."""
         if frames.shape[1] * self.hop_length != length:

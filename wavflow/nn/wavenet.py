@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wavflow.arguments import at_least
 from wavflow.nn.upsampler import Conditioning
 
 
 class WaveNet(nn.Module):
     r"""Maps x (B, in_channels, T), and features at frame rate, to parameters (B, out_channels, T); output t sees x[<=t].
+
+    Not so without `causal`: then the taps lie around t, as a coupling may see all of what it keeps.
 
         x -> 1x1 -> [ layer 1 ] -> ... -> [ layer n ]            layer, dilation d:  taps h[t - 2d], h[t - d], h[t]
                        | skip                | skip                   \      |      /
@@ -35,6 +38,7 @@ class WaveNet(nn.Module):
         dilation_cycle: Dilations double from 1 for so many layers, then start again.
         skip_channels: Width of the skip path; `channels` if not given.
         cond_channels: Channels of the features, 0 for none.
+        causal: Whether output t sees nothing after t; if not, `kernel_size` must be odd.
 
     References:
         WaveNet (van den Oord et al., 2016), sections 2.1 to 2.5, https://arxiv.org/abs/1609.03499
@@ -50,21 +54,19 @@ class WaveNet(nn.Module):
         dilation_cycle: int = 10,
         skip_channels: int | None = None,
         cond_channels: int = 0,
+        causal: bool = True,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("layers", layers, 1),
-            ("channels", channels, 1),
-            ("kernel_size", kernel_size, 2),
-            ("dilation_cycle", dilation_cycle, 1),
-        ):
-            if value < least:
-                raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+        if not causal and kernel_size % 2 == 0:
+            raise ValueError(f"`kernel_size` must be odd for taps on both sides, got {kernel_size}.")
+        at_least(1, layers=layers, channels=channels, dilation_cycle=dilation_cycle)
+        at_least(2, kernel_size=kernel_size)
         skip = skip_channels or channels
         self.channels, self.cond_channels = channels, cond_channels
         # The one list of dilations: layers, cached steps and the receptive field are all made from it.
         self.dilations = [2 ** (i % dilation_cycle) for i in range(layers)]
         self.kernel_size = kernel_size
+        self.causal = causal
         self.input = nn.Linear(in_channels, channels)
         self.gates = nn.ModuleList(nn.Linear(kernel_size * channels, 2 * channels) for _ in self.dilations)
         # The last layer's residual would go nowhere.
@@ -84,12 +86,19 @@ class WaveNet(nn.Module):
         """Input samples that an output sees, itself included."""
         return 1 + (self.kernel_size - 1) * sum(self.dilations)
 
+    @property
+    def reach(self) -> tuple[int, int]:
+        """How many samples before and after its own time an output sees."""
+        span = self.receptive_field - 1
+        return (span, 0) if self.causal else (span // 2, span // 2)
+
     def forward(self, x: Tensor, cond: Conditioning | Tensor | None = None) -> Tensor:
         """Returns parameters (B, out_channels, T) for x (B, in_channels, T) and features."""
         cond, projected = self._project(cond)
         h, skip = self.input(x.transpose(1, 2)), 0.0
+        ahead = 0 if self.causal else self.kernel_size // 2
         for i, dilation in enumerate(self.dilations):
-            taps = torch.cat([delay(h, k * dilation) for k in reversed(range(self.kernel_size))], dim=-1)
+            taps = torch.cat([delay(h, (k - ahead) * dilation) for k in reversed(range(self.kernel_size))], dim=-1)
             features = None if projected is None else cond.to_samples(projected[i], x.shape[-1])
             h, skip = self._layer(i, h, taps, features, skip)
         return self._params(skip).transpose(1, 2)
@@ -99,7 +108,12 @@ class WaveNet(nn.Module):
 
         The cache of a layer is a ring of the last (kernel_size - 1) * dilation of its inputs; it starts as the zeros that
         forward pads with, so the two paths are one.
+
+        Raises:
+            ValueError: Where this WaveNet is not causal.
         """
+        if not self.causal:
+            raise ValueError("`causal` must be true for a step by step pass: build this WaveNet with causal=True.")
         cond, projected = self._project(cond)
         zeros = self.input.weight.new_zeros(batch, self.channels)
         rings = [[zeros] * ((self.kernel_size - 1) * dilation) for dilation in self.dilations]
@@ -153,6 +167,6 @@ class WaveNet(nn.Module):
 
 
 def delay(h: Tensor, samples: int) -> Tensor:
-    """Delays h (B, T, C) by some samples, zeros first."""
-    samples = min(samples, h.shape[1])  # a signal may be shorter than a dilation
+    """Delays h (B, T, C) by some samples, zeros first; a negative delay looks ahead, zeros last."""
+    samples = max(-h.shape[1], min(samples, h.shape[1]))  # a signal may be shorter than a dilation
     return functional.pad(h, (0, 0, samples, -samples)) if samples else h

@@ -1,0 +1,93 @@
+"""A WaveNet over the rows of a folded signal: the conditioner of WaveFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wavflow.arguments import at_least
+from wavflow.nn.upsampler import Conditioning
+from wavflow.nn.wavenet import WaveNet, delay
+
+
+class WaveNet2d(WaveNet):
+    """Maps rows (B, H, T) to parameters (B, n_params * H, T); those of row i see the rows before i, at all times around t.
+
+    Neighbouring samples of the signal are the H rows of one column, so that H sequential steps draw all T * H samples:
+
+        row 0    x[0]  x[4]  x[8]        H = 4: params of x[6] (row 2) see rows 0 and 1,
+        row 1    x[1]  x[5]  x[9]        whatever the column within reach
+        row 2    x[2]  x[6]  x[10]
+        row 3    x[3]  x[7]  x[11]
+
+    All rows of a column share its conditioning. Layers, weights and their start are those of `WaveNet`; only the taps differ.
+
+    Args:
+        n_params: Parameters per sample.
+        height_kernel_size: Taps across rows, dilation 1.
+        **options: See `WaveNet`.
+
+    References:
+        WaveFlow (Ping et al., 2020), sections 3.1 and 3.2, https://arxiv.org/abs/1912.01219
+    """
+
+    def __init__(self, n_params: int, height_kernel_size: int = 3, **options: int) -> None:
+        super().__init__(1, n_params, causal=False, **options)
+        at_least(1, height_kernel_size=height_kernel_size)
+        self.height_kernel_size = height_kernel_size
+        taps = height_kernel_size * self.kernel_size * self.channels
+        self.gates = nn.ModuleList(nn.Linear(taps, 2 * self.channels) for _ in self.dilations)
+        for gate in self.gates:
+            nn.init.kaiming_normal_(gate.weight, nonlinearity="linear")
+            nn.init.zeros_(gate.bias)
+
+    def forward(self, x: Tensor, cond: Conditioning | Tensor | None = None) -> Tensor:
+        """Returns parameters (B, n_params * H, T) for rows (B, H, T) and features at the rate of the columns."""
+        cond, projected = self._project(cond)
+        rows = functional.pad(x, (0, 0, 1, -1))  # row i is given row i - 1
+        h, skip = self.input(rows.transpose(1, 2).unsqueeze(-1)), 0.0  # (B, T, H, C)
+        for i in range(len(self.dilations)):
+            above = [_down(h, k) for k in reversed(range(self.height_kernel_size))]
+            features = None if projected is None else cond.to_samples(projected[i], x.shape[-1]).unsqueeze(2)
+            h, skip = self._layer(i, h, self._taps(above, i), features, skip)
+        return self._params(skip).permute(0, 3, 2, 1).flatten(1, 2)
+
+    def stepper(self, cond: Conditioning | Tensor | None = None, batch: int = 1) -> Callable[[Tensor], Tensor]:
+        """Returns `step(row (B, T)) -> parameters (B, n_params, T)` of the row below; the first call is given zeros.
+
+        Each layer keeps its rows of before, so that all H steps together cost one forward.
+        """
+        cond, projected = self._project(cond)
+        past: list[list[Tensor]] = [[] for _ in self.dilations]
+
+        def step(row: Tensor) -> Tensor:
+            h, skip = self.input(row.unsqueeze(-1)), 0.0  # (B, T, C)
+            for i, rows in enumerate(past):
+                rows.append(h)
+                missing = max(0, self.height_kernel_size - len(rows))
+                above = [torch.zeros_like(h)] * missing + rows[-self.height_kernel_size :]
+                features = None if projected is None else cond.to_samples(projected[i], row.shape[-1])
+                h, skip = self._layer(i, h, self._taps(above, i), features, skip)
+            return self._params(skip).transpose(1, 2)
+
+        return step
+
+    def _taps(self, rows: list[Tensor], i: int) -> Tensor:
+        """Gathers layer i's taps across time from each of these (B, T, ..., C)."""
+        side = self.kernel_size // 2
+        shifts = [(k - side) * self.dilations[i] for k in reversed(range(self.kernel_size))]
+        return torch.cat([_delay(h, shift) for h in rows for shift in shifts], dim=-1)
+
+
+def _down(h: Tensor, rows: int) -> Tensor:
+    """Moves h (B, T, H, C) down by some rows, zeros first."""
+    rows = min(rows, h.shape[2])
+    return functional.pad(h, (0, 0, rows, -rows)) if rows else h
+
+
+def _delay(h: Tensor, samples: int) -> Tensor:
+    """Delays h (B, T, ..., C) along T."""
+    return delay(h.flatten(2), samples).view(h.shape)
