@@ -40,6 +40,20 @@ def tiny_student(std: float | None = 0.3, **changes: Any) -> Vocoder:
     return model if std is None else randomised(model, std)
 
 
+PARALLEL_FLOWS = {
+    "waveglow": {"flows": 4, "group": 4, "early_every": 2, "early_channels": 1},
+    "flowavenet": {"scales": 3, "flows": 2, "factor_out": 2},
+    "waveflow": {"height": 4, "flows": 2},
+}
+
+
+def tiny_flow(name: str, std: float | None = 0.2, **changes: Any) -> Vocoder:
+    """A WaveGlow, FloWaveNet or WaveFlow with random weights, or untrained for a `std` of None."""
+    options = {"mel": MEL} | NET | {"kernel_size": 3, "dilation_cycle": 2, "layers": 2} | PARALLEL_FLOWS[name]
+    model = getattr(wavflow.models, name)(**options | changes)
+    return model if std is None else randomised(model, std)
+
+
 def random_log_mel(frames: int = 3, batch: int = 1, n_mels: int = 8) -> Tensor:
     """A mel (B, n_mels, F) of speech-like level."""
     return -4.0 + torch.randn(batch, n_mels, frames)

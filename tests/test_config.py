@@ -52,14 +52,18 @@ def test_audio_is_a_mel_spectrogram_and_a_net_is_built_on_it(option: str) -> Non
 @pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "net"])
 def test_net_is_built_and_is_of_its_stage(option: str) -> None:
     stage = option.split("_")[0]
+    stage = stage if stage in ("teacher", "student") else "flow"
     net = build(plain(composed(f"stage={stage}", f"net={option}", *SMALL))["net"])
-    assert net.draws_in_parallel == (stage == "student")
+    assert net.draws_in_parallel == (stage != "teacher")
+    assert net.scores_in_parallel == (stage != "student")
 
 
 def test_stage_brings_its_net() -> None:
     assert composed("stage=student").net._target_ == "wavflow.models.student"
     assert composed("stage=student", "net=student_small").net.channels == 32
     assert composed().net._target_ == "wavflow.models.teacher"
+    assert composed("stage=flow").net._target_ == "wavflow.models.waveglow"
+    assert composed("stage=flow", "net=waveflow_small").net.channels == 32
 
 
 @pytest.mark.parametrize("spectral", [option for group, option in OPTIONS if group == "spectral"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import matplotlib.image
@@ -24,6 +25,17 @@ class SaveModel(pl.Callback):
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
+        self.seconds, self._started = 0.0, time.monotonic()  # of training, over all of its pieces
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._started = time.monotonic() - self.seconds
+
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": time.monotonic() - self._started}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self.seconds = state_dict["seconds"]
+        self._started = time.monotonic() - self.seconds
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == "fit":
@@ -34,7 +46,9 @@ class SaveModel(pl.Callback):
 
     def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            save_model(pl_module.net, self.path, {"steps": trainer.global_step, "stage": type(pl_module).__name__})
+            seconds = round(time.monotonic() - self._started, 1)
+            info = {"steps": trainer.global_step, "stage": type(pl_module).__name__, "seconds": seconds}
+            save_model(pl_module.net, self.path, info)
 
 
 class Listen(pl.Callback):

@@ -1,4 +1,4 @@
-"""`python -m wavflow.train stage=teacher | stage=student`: trains one stage; see conf/train.yaml."""
+"""`python -m wavflow.train stage=teacher | stage=student | stage=flow`: trains one stage; see conf/train.yaml."""
 
 from __future__ import annotations
 

@@ -76,6 +76,14 @@ class Task(pl.LightningModule):
 class LikelihoodTask(Task):
     """Stage 1: minimises the mean negative log-likelihood, in nats per sample."""
 
+    def on_train_start(self) -> None:
+        """Lets the maps that start from data do so, with a first batch; in a resumed run they have."""
+        batch = self.transfer_batch_to_device(next(iter(self.trainer.train_dataloader)), self.device, 0)
+        with torch.no_grad():
+            u, _ = self.net.whiten(batch["audio"], batch["mel"])
+            u = u * self._known(batch)["mask"].unsqueeze(1)
+            self.net.flow.initialize(u, self.net.conditioning(batch["mel"], batch.get("speaker")))
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the loss of a batch of crops."""
         values = self._values(self._known(batch))
@@ -84,7 +92,19 @@ class LikelihoodTask(Task):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Logs the likelihood of a whole held-out clip."""
-        self._log("validation", self._values(batch), len(batch["audio"]), show=("nats",))
+        values = self._values(batch)
+        if batch_idx == 0:
+            values["round_trip"] = self._round_trip_error(batch)
+        self._log("validation", values, len(batch["audio"]), show=("nats",))
+
+    def _round_trip_error(self, batch: Batch) -> Tensor:
+        """Largest error of u -> z -> u in float32, over one frame where the way back is sample by sample."""
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            u, _ = self.net.whiten(batch["audio"], batch["mel"])
+            cond = self.net.conditioning(batch["mel"], batch.get("speaker"))
+            z, _ = self.net.flow.transform(u, cond)
+            samples = u.shape[-1] if self.net.draws_in_parallel else self.net.hop_length
+            return (self.net.flow.sample(z[..., :samples], cond) - u[..., :samples]).abs().max()
 
     def _values(self, batch: Batch) -> dict[str, Tensor]:
         audio, mel, mask = batch["audio"], batch["mel"], batch["mask"]

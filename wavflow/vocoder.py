@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from wavflow.flows.autoregressive import Autoregressive
-from wavflow.flows.base import Flow, log_det_of_identity
+from wavflow.flows.base import Flow, Inverse, log_det_of_identity
 from wavflow.flows.whitening import Whitening
 from wavflow.mel import MelSpectrogram
 from wavflow.nn.upsampler import Conditioning, Upsampler
-from wavflow.nn.wavenet import WaveNet
 
 
 class Draw(NamedTuple):
@@ -78,9 +77,15 @@ class Vocoder(nn.Module):
         return not isinstance(self.flow.transform, Autoregressive)
 
     @property
-    def receptive_field(self) -> int:
-        """Samples of noise (student) or audio (teacher) that a sample depends on, itself included."""
-        return sum(net.receptive_field for net in self.modules() if isinstance(net, WaveNet)) + 1
+    def scores_in_parallel(self) -> bool:
+        """Whether a log-likelihood is one pass (a teacher) or T steps (a student)."""
+        turned = (module.transform for module in self.modules() if isinstance(module, Inverse))
+        return not any(isinstance(transform, Autoregressive) for transform in turned)
+
+    @property
+    def receptive_field(self) -> float:
+        """Samples of noise (if it draws in parallel) or audio (if not) that a sample depends on, itself included."""
+        return sum(self.flow.transform.reach_of("inverse" if self.draws_in_parallel else "forward")) + 1
 
     def conditioning(self, mel: Tensor, speaker: Tensor | None = None) -> Conditioning:
         """Returns what the flow is conditioned on, for a mel (B, n_mels, F) and speaker ids (B,)."""
@@ -147,20 +152,21 @@ class Vocoder(nn.Module):
     ) -> Tensor:
         """Draws audio (B, F * hop_length); arguments as in `sample_and_log_prob`.
 
-        A student draws in segments, so that memory for its layers does not grow with the length. Each segment starts a
-        receptive field early, so the audio is that of one pass.
+        Where the flow's reach is short enough (a student's, a coupling's) it draws in segments, so that memory for its layers
+        does not grow with the length. Each segment starts and ends that much outside itself, so the audio is that of one pass.
         """
         self._check(mel, None if noise is None else noise.shape[-1])
         z = temperature * (self.noise(mel, generator) if noise is None else noise).unsqueeze(1)
         cond = self.conditioning(mel, speaker)
-        if not self.draws_in_parallel:
+        before, after = self.flow.transform.reach
+        if before + after > 4 * segment_frames * self.hop_length:  # pieces would cost more than they save
             return self.colour(self.flow.sample(z, cond), mel)[0]
         # a frame more at either end: interpolation between frames needs both neighbours
-        run_up, frames = -(-self.receptive_field // self.hop_length) + 1, mel.shape[-1]
-        pieces = []
+        run_up, run_out = (-(-int(reach) // self.hop_length) + 1 for reach in (before, after))
+        pieces, frames = [], mel.shape[-1]
         for first in range(0, frames, segment_frames):
             last = min(first + segment_frames, frames)
-            start, stop = max(0, first - run_up), min(last + 1, frames)
+            start, stop = max(0, first - run_up), min(last + run_out, frames)
             part = Conditioning(cond.frames[..., start:stop], cond.kernel)
             u = self.flow.sample(z[..., start * self.hop_length : stop * self.hop_length], part)
             pieces.append(u[..., (first - start) * self.hop_length : (last - start) * self.hop_length])
