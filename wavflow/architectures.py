@@ -210,16 +210,7 @@ def flowavenet(
         scales: How often the signal is folded by 2; 2^scales must divide the hop length.
         flows: Pairs of an ActNorm and a coupling, at each scale; the halves change places from one to the next.
         factor_out: After so many scales, half of the channels are noise already and leave.
-        layers: Of each WaveNet, see there, as the next four.
-        channels: Residual width.
-        kernel_size: Taps, an odd number.
-        dilation_cycle: Layers until the dilation restarts.
-        skip_channels: `channels` if not given.
-        features: Width of the upsampler.
-        upsampling: "linear" or "smoothing", see `Upsampler`.
-        whitening: Order of the linear prediction by the mel; 0 for no whitening at all.
-        pitch: Whether to whiten by the mel's pitch too.
-        n_speakers: Size of the speaker embedding; 0 for none.
+        layers: Of each WaveNet. This and all others: see `waveglow`.
 
     References:
         FloWaveNet (Kim et al., 2018), section 3, https://arxiv.org/abs/1811.02155; Real-NVP (Dinh et al., 2016)
@@ -263,17 +254,11 @@ def waveflow(
         mel: Arguments of `MelSpectrogram`.
         height: Rows, and steps of a draw per flow; must divide the hop length.
         flows: Autoregressive maps, each with its own two-dimensional WaveNet; the rows are reversed between them.
-        layers: Of each WaveNet, see `WaveNet2d`, as the next five.
+        layers: Of each WaveNet, see `WaveNet2d`.
         channels: Residual width.
         kernel_size: Taps along a row, an odd number.
         height_kernel_size: Taps across rows.
-        dilation_cycle: Layers until the dilation restarts.
-        skip_channels: `channels` if not given.
-        features: Width of the upsampler.
-        upsampling: "linear" or "smoothing", see `Upsampler`.
-        whitening: Order of the linear prediction by the mel; 0 for no whitening at all.
-        pitch: Whether to whiten by the mel's pitch too.
-        n_speakers: Size of the speaker embedding; 0 for none.
+        dilation_cycle: Layers until the dilation along a row restarts. All others: see `waveglow`.
 
     References:
         WaveFlow (Ping et al., 2020), section 3, https://arxiv.org/abs/1912.01219

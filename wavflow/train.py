@@ -57,7 +57,7 @@ def load_teacher(path: str | Path, audio: dict[str, Any]) -> Vocoder:
         ValueError: When it is no teacher, or of another mel or sample rate.
     """
     teacher = load_model(path)
-    if teacher.draws_in_parallel:
+    if not teacher.scores_in_parallel:
         raise ValueError(f"`teacher`: {path} is a student: name a model of stage=teacher.")
     if teacher.mel.spec != audio:
         differs = ", ".join(f"{k} {v} instead of {audio.get(k)}" for k, v in teacher.mel.spec.items() if v != audio.get(k))
