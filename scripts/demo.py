@@ -40,7 +40,7 @@ def main() -> None:
     chosen = [f"teacher={teacher}", f"student={student}"]
     run("evaluate", *chosen, *data, "clips=3", "seconds=3", f"output={root / 'report'}")
     minutes = (time.perf_counter() - started) / 60
-    print(f"\nThe demo took {minutes:.1f} minutes. Look and listen: {root / 'report' / 'index.html'}")
+    print(f"\nThe demo took {minutes:.1f} minutes. Look and listen: {root / 'report' / 'report.html'}")
     print(f"Your own audio through the student: {sys.executable} -m wavflow.synthesize model={student} input=<a recording>")
 
 

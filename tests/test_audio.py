@@ -1,5 +1,6 @@
 """Audio files and mel spectrograms, against librosa where it has an opinion, and all that can be wrong with them."""
 
+import io
 import json
 import os
 import re
@@ -12,7 +13,7 @@ import soundfile as sf
 import torch
 from torch import Tensor
 
-from wavflow.audio import MelSpectrogram, audio_length, check_audio, read_audio, read_segment, write_audio
+from wavflow.audio import MelSpectrogram, audio_length, check_audio, encode_audio, read_audio, read_segment, write_audio
 
 
 def coloured_noise(samples: int, channels: int = 1) -> np.ndarray:
@@ -282,6 +283,23 @@ def test_write_audio_refuses(tmp_path: Path, arguments: dict, message: str) -> N
     with pytest.raises(ValueError, match=message):
         write_audio(**arguments)
     assert os.listdir(tmp_path) == []
+
+
+def test_encoded_flac_is_the_smallest_and_of_sixteen_bits() -> None:
+    audio = 0.1 * torch.randn(20000)
+    sizes = []
+    for level in (0.5, 1.0):
+        sf.write(file := io.BytesIO(), (audio * 32768).round().short().numpy(), 8000, format="FLAC", compression_level=level)
+        sizes.append(len(file.getvalue()))
+
+    encoded = encode_audio(audio, 8000)
+
+    assert len(encoded) == sizes[1] < sizes[0], "or the level makes no difference here"
+    steps, sample_rate = sf.read(io.BytesIO(encoded), dtype="int16")
+    assert sample_rate == 8000
+    np.testing.assert_array_equal(steps, (audio * 32768).round().numpy())
+    with pytest.raises(ValueError, match="`file_format` must be one of wav, flac"):
+        encode_audio(audio, 8000, "au")
 
 
 PRESETS = [

@@ -16,7 +16,7 @@ import safetensors.torch
 import soundfile
 import torch
 from commands import TRAIN, call, contents, is_refused, make_sounds, succeeds, tone
-from helpers import MEL, random_log_mel, tiny_student, tiny_teacher
+from helpers import MEL, random_log_mel, tiny_flow, tiny_student, tiny_teacher
 
 import wavflow
 
@@ -156,6 +156,40 @@ def test_evaluation_needs_clips_and_a_device(place: Place) -> None:
     place.refuses("evaluate", *models, "seconds=0", words="`max_seconds` must be above 0")
     place.refuses("evaluate", *models, "memory=[long]", words="`memory` must be a number")
     place.refuses("evaluate", *models, "device=abacus", words="`device` 'abacus'")
+    place.refuses("evaluate", *models, "jobs=0", words="`jobs` must be a whole number of at least 1, got 0")
+
+
+def test_models_that_do_not_belong_in_one_table_are_refused(place: Place) -> None:
+    other = place.root / "other.safetensors"
+    wavflow.save_model(tiny_flow("waveflow", mel=MEL | {"n_mels": 9}), other)
+    data = ["data=folder", f"data.path={place.sounds}"]
+    words = "`model`|other.safetensors was trained on another mel|'n_mels': 9|student.safetensors|'n_mels': 8|of one mel"
+    place.refuses("evaluate", f"model={place.student},{other}", *data, words=words)
+    words = "`model`|other.safetensors was trained on another mel|teacher.safetensors"
+    place.refuses("evaluate", f"model={other}", f"teacher={place.teacher}", *data, words=words)
+    words = "`model` must name different things|name each once"
+    place.refuses("evaluate", f"model={place.student},./student.safetensors", *data, words=words)
+    place.refuses("evaluate", f"model={place.student},gone.safetensors", *data, words="there is no model file gone.safetensors")
+    place.refuses("evaluate", f"model={place.teacher}", f"student={place.teacher}", *data, words="`student`|is no student")
+
+
+def test_folders_that_cannot_be_compared_are_refused(place: Place) -> None:
+    other = make_sounds(place.root / "other", (0.3,) * 5)
+    for i in range(5):
+        (other / f"{i}.wav").rename(other / f"clip-{i}.wav")
+    given = [f"reference={place.sounds}", "listen=false"]
+    words = "no file in|other|sounds|clip-0, clip-1, clip-2 and 2 more|0, 1, 2|give them the same names"
+    place.refuses("evaluate", *given, f"generated={other}", words=words)
+    place.refuses("evaluate", *given, words="`reference` and `generated` are needed both")
+    place.refuses("evaluate", f"generated={other}", words="`reference` and `generated` are needed both")
+    place.refuses("evaluate", *given, "generated=gone", words="there is no gone")
+    place.refuses("evaluate", "reference=gone", f"generated={other}", words="there is no gone")
+    place.refuses("evaluate", *given, f"generated={other},{other}", words="`generated` must name different things")
+    place.refuses("evaluate", *given, f"generated={place.sounds}", "clips=0", words="`clips` must be a whole number")
+    outcome = call("evaluate", *given, f"generated={place.sounds}", "voicing=false", "jobs=1")
+    assert outcome.status == 1
+    assert re.search(r"\nwavflow: `reference`: no clip of .* can be judged\. The first: .* has 1600 samples", outcome.err)
+    assert not (place.root / "report").exists()
 
 
 # --- models ------------------------------------------------------------------------------------------------------------
@@ -360,8 +394,12 @@ def test_a_silent_or_short_clip_is_evaluated(place: Place) -> None:
     models, data = [f"teacher={place.teacher}", f"student={place.student}"], ["data=folder", f"data.path={place.sounds}"]
     for seed in range(3):  # another clip is held out each time
         folder = place.root / f"report-{seed}"
-        succeeds("evaluate", *models, *data, f"data.seed={seed}", "seconds=0.05", "voicing=false", f"output={folder}")
-        assert "NaN" not in (folder / "figures.json").read_text()
+        succeeds("evaluate", *models, *data, f"data.seed={seed}", "seconds=0.05", "voicing=false", "jobs=1", f"output={folder}")
+        figures = json.loads((folder / "figures.json").read_text())
+        assert {row["clips"] for row in figures["summary"]} == {0}
+        (row,) = figures["left_out"]
+        assert row["system"] == "all"
+        assert re.match("the recording (has (24|32|400|800) samples|is silent)", row["why"])
 
 
 def test_a_mel_beyond_all_measure_writes_nothing(place: Place) -> None:

@@ -14,8 +14,10 @@ import safetensors.torch
 import soundfile
 import torch
 from commands import TRAIN, Outcome, call, contents, is_refused, make_sounds, succeeds, tone
+from helpers import tiny_flow
 
 import wavflow
+from wavflow import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 # Variants of training need no picture of what they sound like.
@@ -180,30 +182,119 @@ def test_teachers_synthesize_too(chain: Chain, tmp_path: Path) -> None:
     assert len(read(tmp_path / "out.flac")) == 80
 
 
-def test_evaluation_writes_a_report(chain: Chain, tmp_path: Path) -> None:
-    outcome = succeeds(
-        "evaluate",
-        *(f"teacher={chain.teacher}", f"student={chain.student}", "data=folder", f"data.path={chain.sounds}"),
-        *("clips=2", "seconds=0.1", "data.test=0.5", f"output={tmp_path / 'report'}"),
-    )
+EVALUATE = ["voicing=false", "listen=false", "jobs=1"]
 
+
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options that hold two clips out, of hardly more than the 2048 samples that can be judged."""
+    folder = make_sounds(tmp_path_factory.mktemp("held-out"), (0.28,) * 4)
+    return ["data=folder", f"data.path={folder}", "data.test=0.5", "clips=2", *EVALUATE]
+
+
+def test_evaluation_writes_a_report(chain: Chain, held_out: list[str], tmp_path: Path) -> None:
     report = tmp_path / "report"
+    models = [f"teacher={chain.teacher}", f"student={chain.student}"]
+    outcome = succeeds("evaluate", *models, *held_out, "listen=true", f"output={report}")
+
     figures = json.loads((report / "figures.json").read_text())
-    systems = ["recording", "Griffin-Lim", "whitening alone", "teacher", "student"]
+    systems = ["recording", "Griffin-Lim", "WORLD", "random phase", "whitening alone", "teacher", "student"]
     assert [row["system"] for row in figures["summary"]] == systems
+    assert {row["clips"] for row in figures["summary"]} == {2}
     assert len(figures["clips"]) == 2 * len(systems)
     likelihoods, divergences = list(figures["tables"].values())
     assert [row["likelihood of"] for row in likelihoods] == ["FLAC", "whitening alone", "teacher"]
     assert [row["divergence of"] for row in divergences] == ["untrained student", "student"]
-    for name in ("index.html", "report.md", "curves.png"):
-        assert (report / name).stat().st_size > 1000
+    page = (report / "report.html").read_text()
+    for heading in ("Ladder of likelihoods", "Quality against speed", "Quality against training time", "Training", "Models"):
+        assert heading in page
     for clip in {row["clip"] for row in figures["clips"]}:
-        assert (report / "clips" / f"{clip}.png").stat().st_size > 1000
         for system in systems:
-            assert len(read(report / "clips" / f"{clip}-{system.replace(' ', '-')}.wav")) == 800
-    assert (report / "curves.png").name in (report / "index.html").read_text()
-    assert str(report / "index.html") in outcome.out
+            assert len(read(report / "clips" / f"{clip}-{system.replace(' ', '-')}.wav")) == 2240
+    assert contents(report) > {"report.md", "summary.csv", "clips.csv", "listen.html"}
+    assert f"Open {report / 'report.html'} to see and hear it, {report / 'listen.html'} to test yourself." in outcome.out
     assert "whitening alone" in outcome.out
+    assert "judging" in outcome.err, "a bar"
+
+
+def test_models_of_several_kinds_are_compared(chain: Chain, held_out: list[str], tmp_path: Path) -> None:
+    """The file of one is called like a role, and two files have one name."""
+    paths = [tmp_path / "x" / "waveglow.safetensors", tmp_path / "y" / "waveglow.safetensors", tmp_path / "teacher.safetensors"]
+    teacher = wavflow.load_model(chain.teacher)
+    for path in paths:
+        flow = tiny_flow("waveglow", 0.01, mel=teacher.mel.spec, whitening=8).float()
+        wavflow.save_model(flow, path, {"seconds": 30.0} if path == paths[0] else None)
+
+    models = [f"model={','.join(map(str, paths))}", f"teacher={chain.teacher}"]
+    outcome = succeeds("evaluate", *models, *held_out, f"output={tmp_path / 'report'}")
+
+    figures = json.loads((tmp_path / "report" / "figures.json").read_text())
+    names = ["x-waveglow", "y-waveglow", f"{tmp_path.name}-teacher"]
+    assert [row["system"] for row in figures["summary"]][-4:] == ["teacher", *names]
+    assert figures["models"].keys() == {"teacher", *names}
+    likelihoods, divergences = list(figures["tables"].values())
+    assert [row["likelihood of"] for row in likelihoods][-4:] == ["teacher", *names]
+    assert {row["divergence of"] for row in divergences} == {"untrained x-waveglow", *names}
+    assert "Quality against training time" in (tmp_path / "report" / "report.html").read_text()
+    assert not (tmp_path / "report" / "listen.html").exists()
+    assert outcome.out.rstrip().endswith("report.html to see and hear it.")
+
+    alone = succeeds("evaluate", f"model={paths[2]}", *held_out, f"output={tmp_path / 'alone'}")
+    figures = json.loads((tmp_path / "alone" / "figures.json").read_text())
+    assert figures["summary"][-1]["system"] == "teacher"
+    assert list(figures["tables"]) == ["Likelihood of the recordings"], "it is no teacher, whatever it is called"
+    assert "Quality against training time" not in (tmp_path / "alone" / "report.html").read_text()
+    assert "waveglow" not in alone.out.split("- teacher")[0]
+
+
+def test_folders_of_foreign_sounds_are_compared(tmp_path: Path) -> None:
+    reference = make_sounds(tmp_path / "recording", (0.3, 0.3))
+    soundfile.write(reference / "2.wav", np.zeros(2400), 8000)
+    folders = [shutil.copytree(reference, tmp_path / "vocoders" / name) for name in ("v1.5", "v1.6", "recording")]
+    (folders[0] / "0.wav").rename(folders[0] / "0_gen.wav")
+    (folders[1] / "1.wav").unlink()
+    soundfile.write(folders[1] / "0.wav", np.zeros(2400), 8000)
+    soundfile.write(folders[2] / "0.wav", tone(0.3, 150, 16000), 16000)
+
+    options = [f"reference={reference}", f"generated={','.join(map(str, folders))}", *EVALUATE, "listen=true"]
+    outcome = succeeds("evaluate", *options, f"output={tmp_path / 'report'}")
+
+    figures = json.loads((tmp_path / "report" / "figures.json").read_text())
+    assert [(row["system"], row["clips"]) for row in figures["summary"]] == [
+        ("recording", 2),
+        ("v1.5", 2),
+        ("v1.6", 0),
+        ("generated recording", 2),
+    ]
+    assert figures["summary"][1]["M-STFT"]["mean"] == 0.0
+    assert figures["summary"][2]["M-STFT"]["mean"] is None
+    left_out = {(row["clip"], row["system"]) for row in figures["left_out"]}
+    assert left_out == {("1", "v1.6"), ("0", "v1.6"), ("2", "all")}
+    assert any("1 of generated recording resampled from 16000 to 8000 Hz" in note for note in figures["notes"])
+    assert any(note.startswith("no listening test: ") for note in figures["notes"]), "no clip has a sound of each that is heard"
+    assert not (tmp_path / "report" / "listen.html").exists()
+    assert "listen.html" not in outcome.out
+
+    one = [f"generated={folders[0]}", "clips=1", "output=" + str(tmp_path / "one")]
+    succeeds("evaluate", *options[:1], *one, *options[2:])
+    figures = json.loads((tmp_path / "one" / "figures.json").read_text())
+    assert [row["clips"] for row in figures["summary"]] == [1, 1]
+    assert (tmp_path / "one" / "listen.html").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("option", "read"),
+    [
+        ("model=a,b", "model=[a,b]"),
+        ("model=a", "model=a"),
+        ("model=[a,b]", "model=[a,b]"),
+        ("models=a,b", "models=a,b"),
+        ("output=a,b", "output=a,b"),
+        ("--help", "--help"),
+    ],
+)
+def test_options_that_may_be_lists_take_commas(option: str, read: str) -> None:
+    assert cli._as_list(option, ("model", "generated")) == read
 
 
 CONTRASTIVE = "stage.contrastive={_target_: wavflow.losses.ContrastiveDivergence}"

@@ -353,7 +353,9 @@ def test_model_file_holds_the_averaged_weights(folder: Path, tmp_path: Path) -> 
     torch.testing.assert_close(weights(task.net), averages[-1])
     assert not torch.allclose(averages[-1], steps.seen[-1], rtol=1e-3)
     torch.testing.assert_close(in_between.seen[10], averages[9])  # written by the validation after step 10
-    assert model.info == {"steps": 12, "stage": "LikelihoodTask"}
+    assert model.info["steps"] == 12
+    assert model.info["stage"] == "LikelihoodTask"
+    assert 0 < model.info["seconds"] < 600
     assert not list(tmp_path.glob(".*"))
 
 
@@ -378,6 +380,27 @@ def test_resume_goes_on_where_the_last_checkpoint_stood(folder: Path, tmp_path: 
     assert [step for step, _ in look.seen] == [6, 7, 8, 9]
     wanted = [1e-2 * task._learning_rate_factor(step) for step in (6, 7, 8, 9)]
     assert [rate for _, rate in look.seen] == pytest.approx(wanted)
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")  # that is where resuming is from
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+def test_model_file_counts_the_seconds_of_all_pieces_of_training(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("wavflow.callbacks.time.monotonic", lambda: now[0])
+
+    def run(max_steps: int, resume: Path | None = None) -> float:
+        task, path = likelihood(), tmp_path / "model.safetensors"
+        save, checkpoint = SaveModel(str(path)), ModelCheckpoint(tmp_path / "checkpoints", save_last=True)
+        now[0] += 500.0  # before and between the pieces: not counted
+        tick = AfterEachStep(lambda _: now.__setitem__(0, now[0] + 3.0))
+        runs = trainer(tmp_path / str(max_steps), max_steps, [tick, save, checkpoint], val_check_interval=2)
+        runs.fit(task, data(folder, task), ckpt_path=resume, weights_only=resume is not None)
+        return models.load_model(path).info["seconds"]
+
+    assert run(2) == 6.0
+    assert run(4, tmp_path / "checkpoints" / "last.ckpt") == 12.0
 
 
 @pytest.mark.parametrize("make", [likelihood, distillation])

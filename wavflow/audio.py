@@ -19,7 +19,17 @@ from torch import Tensor
 from wavflow.files import aside
 from wavflow.mel import MelSpectrogram
 
-__all__ = ["FORMATS", "MelSpectrogram", "audio_length", "check_audio", "read_audio", "read_segment", "write_audio"]
+__all__ = [
+    "FORMATS",
+    "MelSpectrogram",
+    "audio_length",
+    "audio_rate",
+    "check_audio",
+    "encode_audio",
+    "read_audio",
+    "read_segment",
+    "write_audio",
+]
 
 FORMATS = ("wav", "flac", "ogg", "mp3")
 
@@ -114,6 +124,17 @@ def audio_length(path: str | os.PathLike[str], sample_rate: int | None = None) -
         return _resampled_length(file.frames, *_ratio(file, sample_rate))
 
 
+def audio_rate(path: str | os.PathLike[str]) -> int:
+    """Sample rate of a file in Hz, from its header alone.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The header is not that of an audio file.
+    """
+    with _open(Path(path)) as file:
+        return file.samplerate
+
+
 def check_audio(path: str | os.PathLike[str]) -> None:
     """Raises unless the file looks whole: a fit header, readable to its end, finite where it could be otherwise.
 
@@ -134,41 +155,60 @@ def write_audio(path: str | os.PathLike[str], audio: Tensor, sample_rate: int, s
 
     Args:
         path: Its ending chooses the format: .wav, .flac, .ogg or .mp3. Its folder is made if it is not there.
-        audio: (T,), any float type; clipped to [-1, 1) and rounded to the nearest step.
+        audio: As for `encode_audio`.
         sample_rate: In Hz.
-        subtype: libsndfile's name of the sample format, e.g. "PCM_24" or "FLOAT"; 16 bits where the format has them.
+        subtype: As for `encode_audio`.
 
     Raises:
         ValueError: The audio has another shape, no samples, NaN or inf, or the format does not exist.
         OSError: The path can't be written.
     """
     path = Path(path)
-    file_format = path.suffix[1:].lower()
-    if file_format not in FORMATS:
+    if path.suffix[1:].lower() not in FORMATS:
         raise ValueError(f"`path` must end in .{' or .'.join(FORMATS)}, got {str(path)!r}: choose one of these.")
+    try:  # encoded in memory, so that a full disk is an OSError of ours and not libsndfile's
+        encoded = encode_audio(audio, sample_rate, path.suffix[1:].lower(), subtype)
+    except ValueError as error:
+        raise ValueError(f"{error} For {path} nothing was written.") from error
+    try:
+        with aside(path) as part:
+            part.write_bytes(encoded)
+    except OSError as error:
+        raise OSError(f"`path` must be writable, got {path} ({error.strerror}): choose another place.") from error
+
+
+def encode_audio(audio: Tensor, sample_rate: int, file_format: str = "flac", subtype: str | None = None) -> bytes:
+    """Returns one channel as an audio file; FLAC at its best level.
+
+    Args:
+        audio: (T,), any float type; clipped to [-1, 1) and rounded to the nearest step.
+        sample_rate: In Hz.
+        file_format: One of `FORMATS`.
+        subtype: libsndfile's name of the sample format, e.g. "PCM_24" or "FLOAT"; 16 bits where the format has them.
+
+    Raises:
+        ValueError: The audio has another shape, no samples, NaN or inf, or the format does not exist.
+    """
+    if file_format not in FORMATS:
+        raise ValueError(f"`file_format` must be one of {', '.join(FORMATS)}, got {file_format!r}: choose one of these.")
     if audio.ndim != 1 or audio.numel() == 0 or not audio.is_floating_point():
         raise ValueError(
-            f"`audio` must be float (T,) with T >= 1, got {audio.dtype} {tuple(audio.shape)}: write one clip at a time."
+            f"`audio` must be float (T,) with T >= 1, got {audio.dtype} {tuple(audio.shape)}: encode one clip at a time."
         )
     if not torch.isfinite(audio).all():
-        raise ValueError(f"`audio` must be finite, got NaN or inf for {path}: nothing was written; check the model.")
+        raise ValueError("`audio` must be finite, got NaN or inf: check the model.")
     if sample_rate < 1:
         raise ValueError(f"`sample_rate` must be at least 1 Hz, got {sample_rate}: give the audio's own rate.")
     subtype = subtype or ("PCM_16" if sf.check_format(file_format, "PCM_16") else sf.default_subtype(file_format))
     if not sf.check_format(file_format, subtype):
         known = ", ".join(sf.available_subtypes(file_format))
         raise ValueError(f"`subtype` must be one of {file_format}'s ({known}), got {subtype!r}: choose one of these.")
-
-    encoded = io.BytesIO()  # encoded in memory, so that a full disk is an OSError of ours and not libsndfile's
+    encoded, level = io.BytesIO(), 1.0 if file_format == "flac" else None  # for a lossy format it would be the lowest quality
     try:
-        sf.write(encoded, _quantised(audio, subtype), sample_rate, format=file_format, subtype=subtype)
+        sf.write(encoded, _quantised(audio, subtype), sample_rate, subtype, format=file_format, compression_level=level)
     except sf.LibsndfileError as error:  # e.g. MP3 at a rate it does not know
-        raise ValueError(f"`path` must name a format that can hold {sample_rate} Hz, got {path} ({error}).") from error
-    try:
-        with aside(path) as part:
-            part.write_bytes(encoded.getbuffer())
-    except OSError as error:
-        raise OSError(f"`path` must be writable, got {path} ({error.strerror}): choose another place.") from error
+        raise ValueError(f"`file_format` must be one that can hold {sample_rate} Hz, got {file_format} ({error}).") from error
+    return encoded.getvalue()
 
 
 def _open(path: Path) -> sf.SoundFile:

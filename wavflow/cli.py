@@ -21,8 +21,11 @@ from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 
-def command(config: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Makes a function of a configuration a command: it reads conf/<config>.yaml and the overrides, and fails in one line."""
+def command(config: str, lists: tuple[str, ...] = ()) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Makes a function of a configuration a command: it reads conf/<config>.yaml and the overrides, and fails in one line.
+
+    Options named in `lists` take several values as `key=a,b`, where Hydra itself wants `key=[a,b]`.
+    """
 
     def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
         @functools.wraps(function)
@@ -32,6 +35,7 @@ def command(config: str) -> Callable[[Callable[[DictConfig], None]], Callable[[]
 
         @functools.wraps(function)
         def main() -> None:
+            sys.argv = [sys.argv[0], *(_as_list(option, lists) for option in sys.argv[1:])]
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print, and we word it
             with one_line_errors():
                 hydra.main(version_base="1.3", config_path="pkg://wavflow.conf", config_name=config)(job)()
@@ -39,6 +43,11 @@ def command(config: str) -> Callable[[Callable[[DictConfig], None]], Callable[[]
         return main
 
     return decorate
+
+
+def _as_list(option: str, lists: tuple[str, ...]) -> str:
+    key, _, value = option.partition("=")
+    return f"{key}=[{value}]" if key in lists and "," in value and not value.startswith("[") else option
 
 
 @contextmanager

@@ -1,98 +1,121 @@
-"""`python -m wavflow.evaluate`: figures and a report of teacher and student on held-out clips; see conf/evaluate.yaml."""
+"""`python -m wavflow.evaluate`: figures, report and listening test, of models or of folders; see conf/evaluate.yaml."""
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from tqdm import tqdm
 
-from wavflow.audio import write_audio
 from wavflow.cli import command, newest_model, number, output_folder, quiet
 from wavflow.data import ClipDataset
 from wavflow.devices import pick_device
-from wavflow.evaluation import compare
-from wavflow.evaluation.pictures import curves_picture, spectrogram_picture
-from wavflow.evaluation.report import write_report
-from wavflow.evaluation.resources import synthesis_costs
+from wavflow.evaluation.report import Report, write_report
+from wavflow.evaluation.reports import report_on_folders, report_on_models, write_listening_page
+from wavflow.evaluation.systems import NOT_MODELS, RECORDING, Clip
 from wavflow.models import load_model
-from wavflow.vocoder import check_pair
+from wavflow.vocoder import Vocoder, check_pair
 
 
-@command("evaluate")
+@command("evaluate", lists=("model", "generated"))
 def main(cfg: DictConfig) -> None:
     """Evaluates and writes the report folder."""
     quiet()
+    report = of_models(cfg) if cfg.generated is None and cfg.reference is None else of_folders(cfg)
+    folder, listen = output_folder(cfg.output), ""
+    if cfg.listen:
+        try:
+            write_listening_page(folder / "listen.html", report)
+            listen = f", {folder / 'listen.html'} to test yourself"
+        except ValueError as error:  # the figures are worth having all the same
+            report.notes = [*report.notes, f"no listening test: {error}"]
+    write_report(folder, report)
+    print((folder / "report.md").read_text(encoding="utf-8").split("## Listen")[0])
+    print(f"Open {folder / 'report.html'} to see and hear it{listen}.")
+
+
+def of_models(cfg: DictConfig) -> Report:
+    """Reports on `model`, or on `teacher` and `student`, on held-out clips of `data`."""
     device, temperature = pick_device(cfg.device), number("temperature", cfg.temperature, 0.0)
-    lengths = [number("memory", seconds, 0.0) for seconds in cfg.memory]
-    paths = {name: Path(cfg[name] or newest_model(name)) for name in (compare.TEACHER, compare.STUDENT)}
-    teacher, student = (load_model(path, device) for path in paths.values())
-    for role, model, parallel in ((compare.TEACHER, teacher, False), (compare.STUDENT, student, True)):
-        if model.draws_in_parallel != parallel:
-            raise ValueError(f"`{role}`: {paths[role]} is no {role}: name a model of stage={role}.")
-    check_pair(student, teacher)
-    clips = test_clips(cfg, teacher.mel, device)
-    folder = output_folder(cfg.output)
-
-    tqdm.write(f"drawing {len(clips)} clips; the teacher draws sample by sample and takes the longest", file=sys.stderr)
-    renderings = compare.render(clips, teacher, student, temperature, lambda items: tqdm(items, unit="clip"))
-    rows = compare.judge(tqdm(clips, desc="judging", unit="clip"), renderings, teacher, cfg.voicing)
-    summary = [*compare.summarise(rows, renderings)]
-    tables = {
-        "Likelihood of the recordings": compare.likelihoods(clips, teacher),
-        "Divergence of the student from the teacher, nats/sample": compare.divergences(clips, teacher, student),
-    }
-    if lengths:
-        tables["Cost of synthesis"] = synthesis_costs(paths[compare.STUDENT], lengths, str(device))
-
-    wavs, pictures = write_clips(folder, clips, renderings, teacher.sample_rate)
-    logs = {name: path.parent / "logs" / "metrics.csv" for name, path in paths.items()}
-    if curves := {name: path for name, path in logs.items() if path.is_file()}:
-        curves_picture(folder / "curves.png", curves)
-        pictures["Training"] = folder / "curves.png"
-    notes = [f"{name}: {path}, {model.info}" for (name, path), model in zip(paths.items(), (teacher, student), strict=True)]
-    notes.append("whitening alone: noise through the envelope and pitch of the mel, which is the untrained student")
-    notes.append(f"{len(clips)} test clips of at most {cfg.seconds} s, temperature {cfg.temperature}, on {device.type}")
-    write_report(
-        folder,
-        "Teacher and student",
-        summary=summary,
-        tables=tables,
-        clips=rows,
-        pictures=pictures,
-        wavs=wavs,
-        notes=notes,
-    )
-    print((folder / "report.md").read_text().split("## Listen")[0])
-    print(f"Open {folder / 'index.html'} to see and hear it.")
+    jobs = at_least_one(cfg, "jobs")
+    memory = [number("memory", seconds, 0.0) for seconds in cfg.memory]
+    paths = {role: Path(cfg[role] or newest_model(role)) for role in ("teacher", "student") if cfg[role] or cfg.model is None}
+    roles = list(paths)
+    paths |= named(listed(cfg.model), "model", {*NOT_MODELS, *roles})
+    models = {name: load_model(path, device) for name, path in paths.items()}
+    check(models, paths, roles)
+    clips = test_clips(cfg, next(iter(models.values())).mel, device)
+    output_folder(cfg.output)  # hours of work must not end in a folder that can't be written
+    print(f"drawing {len(clips)} clips; what draws sample by sample takes the longest", file=sys.stderr)
+    teacher = models["teacher"] if "teacher" in roles else None
+    return report_on_models(clips, models, paths, teacher, temperature, cfg.voicing, memory, jobs, progress)
 
 
-def test_clips(cfg: DictConfig, mel: torch.nn.Module, device: torch.device) -> list[compare.Clip]:
+def of_folders(cfg: DictConfig) -> Report:
+    """Reports on folders of sounds."""
+    if cfg.reference is None or cfg.generated is None:
+        raise ValueError("`reference` and `generated` are needed both, to compare folders: a folder of recordings, and others.")
+    limit, jobs = at_least_one(cfg, "clips"), at_least_one(cfg, "jobs")
+    folders = named(listed(cfg.generated), "generated", {RECORDING})
+    return report_on_folders(cfg.reference, folders, limit, cfg.voicing, jobs, progress)
+
+
+def check(models: dict[str, Vocoder], paths: dict[str, Path], roles: Iterable[str]) -> None:
+    """Raises ValueError where models can't stand in one table, or one does not fit the role it was given."""
+    for role in roles:
+        if models[role].draws_in_parallel != (role == "student"):
+            raise ValueError(f"`{role}`: {paths[role]} is no {role}: name a model of stage={role}, or give it as model=.")
+    if {"teacher", "student"} <= set(roles):
+        check_pair(models["student"], models["teacher"])
+    first = next(iter(models))
+    for name, model in models.items():
+        if model.mel.spec != models[first].mel.spec:
+            raise ValueError(
+                f"`model`: {paths[name]} was trained on another mel ({model.mel.spec}) than {paths[first]} "
+                f"({models[first].mel.spec}): compare models of one mel."
+            )
+
+
+def listed(value: Any) -> list[str]:
+    """Returns the values of an option that may hold none, one or several."""
+    return [] if value is None else [str(item) for item in value] if isinstance(value, ListConfig) else [str(value)]
+
+
+def named(paths: list[str], option: str, taken: Iterable[str]) -> dict[str, Path]:
+    """Names paths by the shortest end of each that is unlike the others'; a run's model.safetensors by its run."""
+    places = [Path(os.path.abspath(path)).as_posix() for path in paths]
+    parts = [place.removesuffix("/model.safetensors").removesuffix(".safetensors").split("/") for place in places]
+    for depth in range(1, 1 + max(map(len, parts), default=0)):
+        names = ["-".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            names = [f"{option} {name}" if name in taken else name for name in names]
+            return {name: Path(path) for name, path in zip(names, paths, strict=True)}
+    if paths:
+        raise ValueError(f"`{option}` must name different things, got {', '.join(paths)}: name each once.")
+    return {}
+
+
+def test_clips(cfg: DictConfig, mel: torch.nn.Module, device: torch.device) -> list[Clip]:
     """Reads the first test clips of the configured data."""
-    data = instantiate(cfg.data, mel=mel)
-    items = ClipDataset(data.test_files[: number("clips", cfg.clips, 1)], mel, cfg.seconds, cfg.seed)
-    return [compare.Clip(i["name"], i["audio"][None].to(device), i["mel"][None].to(device)) for i in items]
+    files = instantiate(cfg.data, mel=mel).test_files[: at_least_one(cfg, "clips") or 8]
+    items = ClipDataset(files, mel, cfg.seconds, cfg.seed)
+    return [Clip(i["name"], i["audio"][None].to(device), i["mel"][None].to(device)) for i in items]
 
 
-def write_clips(
-    folder: Path, clips: list[compare.Clip], renderings: dict[str, compare.Rendering], sample_rate: int
-) -> tuple[dict[str, dict[str, Path]], dict[str, Path]]:
-    """Writes each rendering as a wav file and each clip's spectrograms as a picture."""
-    wavs: dict[str, dict[str, Path]] = {}
-    pictures: dict[str, Path] = {}
-    (folder / "clips").mkdir(exist_ok=True)
-    for i, clip in enumerate(tqdm(clips, desc="pictures", unit="clip")):
-        signals = {name: rendering.audio[i] for name, rendering in renderings.items()}
-        wavs[clip.name] = {}
-        for name, audio in signals.items():
-            wavs[clip.name][name] = folder / "clips" / f"{clip.name}-{name.replace(' ', '-')}.wav"
-            write_audio(wavs[clip.name][name], audio, sample_rate)
-        pictures[clip.name] = folder / "clips" / f"{clip.name}.png"
-        spectrogram_picture(pictures[clip.name], signals, sample_rate, clip.name)
-    return wavs, pictures
+def at_least_one(cfg: DictConfig, name: str) -> int | None:
+    """Returns an option that may be left at null."""
+    return None if cfg[name] is None else number(name, cfg[name], 1)
+
+
+def progress(items: Iterable[Any], name: str) -> Iterable[Any]:
+    """Shows a bar of clips."""
+    return tqdm(items, desc=name, unit="clip")
 
 
 if __name__ == "__main__":

@@ -1,36 +1,43 @@
 """Judging audio: figures of one clip, anchors to compare with, pictures and the report folder."""
 
-from wavflow.evaluation.metrics import (
-    Interval,
-    bits_per_sample,
-    flac_bits,
-    griffin_lim,
-    level_db,
-    log_spectral_distance,
-    mean_interval,
-    mel_l1,
-    random_phase,
-    rms_ratio,
-    voicing_f1,
-)
-from wavflow.evaluation.pictures import curves_picture, spectrogram_picture
-from wavflow.evaluation.report import write_report
+from wavflow.evaluation.alignment import align, estimate_lag
+from wavflow.evaluation.anchors import griffin_lim, random_phase, world
+from wavflow.evaluation.checks import MissingLibraryError
+from wavflow.evaluation.coding import bits_per_sample, flac_bits
+from wavflow.evaluation.intervals import Interval, mean_interval
+from wavflow.evaluation.metrics import judging_mel, level_db, log_spectral_distance, m_stft, mel_l1, rms_ratio
+from wavflow.evaluation.perception import estoi, pesq_wb
+from wavflow.evaluation.pictures import spectrogram_picture
+from wavflow.evaluation.pitch import dio_track, f0_rmse_cents, gross_error_share, pyin_track, voicing_f1
+from wavflow.evaluation.report import Report, write_report
 from wavflow.evaluation.tables import markdown_table
 
 __all__ = [
     "Interval",
+    "MissingLibraryError",
+    "Report",
+    "align",
     "bits_per_sample",
-    "curves_picture",
+    "dio_track",
+    "estimate_lag",
+    "estoi",
+    "f0_rmse_cents",
     "flac_bits",
     "griffin_lim",
+    "gross_error_share",
+    "judging_mel",
     "level_db",
     "log_spectral_distance",
+    "m_stft",
     "markdown_table",
     "mean_interval",
     "mel_l1",
+    "pesq_wb",
+    "pyin_track",
     "random_phase",
     "rms_ratio",
     "spectrogram_picture",
     "voicing_f1",
+    "world",
     "write_report",
 ]

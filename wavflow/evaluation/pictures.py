@@ -1,23 +1,27 @@
-"""Pictures of a report: spectrograms and training curves.
+"""Spectrograms as pictures: a figure with axes for the logs of a training, bare ones for the report page.
 
 They use matplotlib's `Figure` objects and never pyplot, so that no global state and no display is touched.
 """
 
-import csv
+import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
 
 from wavflow.files import aside
 
+LEVELS = 64  # shades of a bare picture: enough for 1 dB each, and a third smaller than with 256
+
 
 def spectrogram_picture(
-    path: str | Path, signals: Mapping[str, torch.Tensor | np.ndarray], sample_rate: int, title: str = ""
+    path: str | Path, signals: Mapping[str, Tensor | np.ndarray], sample_rate: int, title: str = ""
 ) -> None:
     """Draws one log-spectrogram per signal, one above the other, with one time axis and one range of colours.
 
@@ -53,7 +57,7 @@ def spectrogram_picture(
         figure.savefig(part, format="png", dpi=110)
 
 
-def _level(name: str, signal: torch.Tensor | np.ndarray, longest: float) -> np.ndarray:
+def _level(name: str, signal: Tensor | np.ndarray, longest: float) -> np.ndarray:
     """Spectrogram (bins, frames) in dB re a full-scale sine, fine enough for the width of the picture and no finer."""
     audio = torch.as_tensor(signal).detach().cpu().float()
     if audio.dim() != 1 or audio.numel() == 0:
@@ -64,79 +68,26 @@ def _level(name: str, signal: torch.Tensor | np.ndarray, longest: float) -> np.n
     return (20 * (2 * spectrum.abs() / window.sum()).clamp(min=1e-6).log10()).numpy()
 
 
-def curves_picture(path: str | Path, csv_paths: Mapping[str, str | Path]) -> None:
-    """Draws the curves of `metrics.csv` files, one block per run; training and validation of a figure share its axes.
-
-    Columns are named `train/<figure>` and `validation/<figure>`, Lightning's endings `_step` and `_epoch` aside; others
-    are left out. Rows are sparse: an empty cell means that nothing was logged there.
+def matrix_png(values: Tensor, low: float, high: float, colours: str) -> bytes:
+    """A matrix as a PNG of one pixel a value, row 0 at the bottom: a page stretches it as it needs.
 
     Args:
-        path: The PNG to write.
-        csv_paths: Name of the run to its `metrics.csv`.
+        values: (rows, columns), finite.
+        low: Value of the first colour, as are those below.
+        high: Value of the last colour, as are those above; more than `low`.
+        colours: Name of a matplotlib colour map.
 
     Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If no file holds a curve.
+        ValueError: If the range is empty or the matrix is none.
     """
-    runs = {name: curves for name, csv_path in csv_paths.items() if (curves := _read_curves(csv_path))}
-    if not runs:
-        names = ", ".join(str(csv_path) for csv_path in csv_paths.values()) or "no file"
-        raise ValueError(
-            f"`csv_paths` must hold columns train/... or validation/..., got none in {names}: train and log first."
-        )
-    columns = min(3, max(len(curves) for curves in runs.values()))
-    heights = [math.ceil(len(curves) / columns) for curves in runs.values()]
-    figure = Figure(figsize=(4.2 * columns, 2.6 * sum(heights) + 0.5 * len(runs)), layout="constrained")
-    blocks = figure.subfigures(len(runs), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for block, height, (name, curves) in zip(blocks, heights, runs.items(), strict=True):
-        block.suptitle(name, fontsize=13, fontweight="bold", parse_math=False)
-        grid = block.subplots(height, columns, squeeze=False).flat
-        for axes in list(grid)[len(curves) :]:
-            axes.set_axis_off()
-        for axes, (suffix, parts) in zip(block.axes, curves.items(), strict=False):
-            _draw_curves(axes, suffix, parts)
-    with aside(path) as part:
-        figure.savefig(part, format="png", dpi=110)
-
-
-def _read_curves(csv_path: str | Path) -> dict[str, dict[str, np.ndarray]]:
-    """Figure to part (`train`, `validation`) to points (n, 2) of step and value."""
-    if not Path(csv_path).is_file():
-        raise FileNotFoundError(f"`csv_paths` must name metrics.csv files, got {csv_path}, which is not there: train first.")
-    points: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    with open(csv_path, newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            for column, cell in row.items():
-                part, _, suffix = (column or "").partition("/")
-                if part not in ("train", "validation") or not cell or not row.get("step"):
-                    continue
-                suffix = suffix.removesuffix("_step").removesuffix("_epoch")
-                if math.isfinite(value := float(cell)):
-                    points.setdefault(suffix, {}).setdefault(part, []).append((float(row["step"]), value))
-    ordered = sorted(points.items(), key=lambda item: (item[0] != "loss", item[0]))
-    return {suffix: {part: np.asarray(sorted(parts[part])) for part in sorted(parts)} for suffix, parts in ordered}
-
-
-def _draw_curves(axes: Axes, suffix: str, parts: Mapping[str, np.ndarray]) -> None:
-    """Training faint under its running mean, validation as dots; early outliers don't set the scale."""
-    colours = {"train": "tab:blue", "validation": "tab:orange"}
-    shown = []
-    for part, points in parts.items():
-        steps, values = points.T
-        smooth = values
-        if part == "train" and len(values) >= 50:
-            axes.plot(steps, values, color=colours[part], alpha=0.25, linewidth=0.8)
-            width = len(values) // 25
-            weight = np.convolve(np.ones_like(values), np.ones(width), "same")  # fewer points near the ends
-            smooth = np.convolve(values, np.ones(width), "same") / weight
-        marker = "o" if part == "validation" or len(values) == 1 else None
-        axes.plot(steps, smooth, color=colours[part], label=part, linewidth=1.6, marker=marker, markersize=3.5)
-        shown.append(np.quantile(values, [0.01, 0.99] if part == "train" else [0, 1]))
-    low, high = np.min(shown), np.max(shown)
-    if high > low:
-        axes.set_ylim(low - 0.08 * (high - low), high + 0.08 * (high - low))
-    axes.set_title(suffix, loc="left", fontsize=10, parse_math=False)
-    axes.set_xlabel("step", fontsize=9)
-    axes.grid(alpha=0.3)
-    axes.tick_params(labelsize=8)
-    axes.legend(fontsize=8, frameon=False)
+    if values.dim() != 2 or values.numel() == 0:
+        raise ValueError(f"`values` must be (rows, columns), got shape {tuple(values.shape)}: pass one picture.")
+    if not low < high:
+        raise ValueError(f"`low` must be less than `high`, got {low} and {high}: widen the range.")
+    steps = ((values.detach().cpu().double() - low) / (high - low) * LEVELS).floor().clamp(0, LEVELS - 1)
+    picture = Image.fromarray(steps.flip(0).to(torch.uint8).numpy())
+    palette = matplotlib.colormaps[colours](np.linspace(0, 1, LEVELS), bytes=True)[:, :3]
+    picture.putpalette(palette.tobytes())
+    file = io.BytesIO()
+    picture.save(file, format="PNG", optimize=True)
+    return file.getvalue()

@@ -1,35 +1,34 @@
-"""Teacher and student beside the recording and simple anchors, on the same held-out clips."""
+"""Models beside the recording and simple anchors, on the same held-out clips: what they draw, and what they know."""
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import math
+import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from wavflow.evaluation.metrics import (
-    Interval,
-    bits_per_sample,
-    flac_bits,
-    griffin_lim,
-    level_db,
-    log_spectral_distance,
-    mean_interval,
-    mel_l1,
-    rms_ratio,
-    voicing_f1,
-)
+from wavflow.evaluation.anchors import griffin_lim, random_phase, world
+from wavflow.evaluation.checks import MissingLibraryError
+from wavflow.evaluation.coding import bits_per_sample, flac_bits
+from wavflow.evaluation.intervals import Interval, mean_interval
+from wavflow.evaluation.judging import parallel
 from wavflow.flows import Whitening
-from wavflow.losses import DensityDistillation, MultiResolutionSTFTLoss
+from wavflow.losses import DensityDistillation
+from wavflow.mel import MelSpectrogram
 from wavflow.models import build
-from wavflow.vocoder import Vocoder
+from wavflow.vocoder import Vocoder, check_pair
 
-RECORDING, GRIFFIN_LIM, TEACHER, STUDENT = "recording", "Griffin-Lim", "teacher", "student"
+RECORDING, GRIFFIN_LIM, WORLD, RANDOM_PHASE = "recording", "Griffin-Lim", "WORLD", "random phase"
 ENVELOPE = "envelope alone"  # the whitening without its pitch: noise through it whispers
 WHITENING = "whitening alone"  # noise through it is the untrained student
+NOT_MODELS = (RECORDING, GRIFFIN_LIM, WORLD, RANDOM_PHASE, ENVELOPE, WHITENING)
+Models = Mapping[str, Vocoder]
 
 
 class Clip(NamedTuple):
@@ -49,109 +48,122 @@ class Rendering(NamedTuple):
 
 def render(
     clips: Sequence[Clip],
-    teacher: Vocoder | None,
-    student: Vocoder | None,
+    models: Models,
     temperature: float = 1.0,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = lambda items: items,
+    jobs: int | None = None,
+    progress: Callable[[Iterable[Any], str], Iterable[Any]] = lambda items, name: items,
 ) -> dict[str, Rendering]:
-    """Renders every clip from its mel with the anchors, the teacher (all clips at once, sample by sample) and the student.
+    """Renders every clip with the anchors and from its mel with the models; one that draws sample by sample draws all at once.
 
-    Noise is the same for every system that takes noise: clip i has seed i.
+    Noise is the same for every system that takes noise: clip i has seed i. An anchor whose library is missing is left out.
+
+    Args:
+        clips: Held-out recordings.
+        models: Name to model; all of one mel.
+        temperature: Of the noise.
+        jobs: Processes that make the anchors, each with one thread; all processors if None.
+        progress: Wraps the clips as they are made, with the system's name.
     """
-    model = teacher or student
-    assert model is not None
-    lengths = [clip.audio.shape[-1] for clip in clips]
-    systems: dict[str, Callable[[], list[Tensor]]] = {
-        GRIFFIN_LIM: lambda: [griffin_lim(clip.mel[0], model.mel) for clip in progress(clips)]
-    }
+    model = next(iter(models.values()))
+    mel = copy.deepcopy(model.mel).cpu()
+    tasks = ((clip.audio[0].cpu(), clip.mel[0].cpu(), mel, i) for i, clip in enumerate(clips))
+    anchors = [made for _, made in zip(progress(clips, "anchors"), parallel(_anchors, tasks, len(clips), jobs), strict=True)]
+    renderings = {RECORDING: Rendering([clip.audio[0].float().cpu() for clip in clips], math.nan)}
+    lengths = [clip.audio.shape[-1] / model.sample_rate for clip in clips]
+    for name in anchors[0]:
+        audio, times = zip(*(made[name] for made in anchors), strict=True)
+        speeds = [length / took for length, took in zip(lengths, times, strict=True)]
+        renderings[name] = Rendering(list(audio), statistics.median(speeds))  # a process's first call loads and compiles
+
+    systems: dict[str, Callable[[int, Clip], Tensor]] = {}
     for name, whitening in _whitenings(model).items():
-        systems[name] = lambda whitening=whitening: [
-            whitening.inverse(_noise(model, clip, i)[None] * temperature, clip.mel)[0][0, 0] for i, clip in enumerate(clips)
-        ]
-    if teacher is not None:
-        systems[TEACHER] = lambda: _draw_together(teacher, clips, temperature)
-    if student is not None:
-        systems[STUDENT] = lambda: [
-            student.sample(clip.mel, _noise(student, clip, i), temperature)[0] for i, clip in enumerate(progress(clips))
-        ]
-    renderings = {RECORDING: Rendering([clip.audio[0].cpu() for clip in clips], math.nan)}
+        systems[name] = lambda i, clip, whitening=whitening: whitening.inverse(
+            _noise(model, clip, i)[None] * temperature, clip.mel
+        )[0][0, 0]
+    for name, own in models.items():
+        systems[name] = lambda i, clip, own=own: own.sample(clip.mel, _noise(own, clip, i), temperature)[0]
     for name, draw in systems.items():
         started = time.perf_counter()
-        audio = [signal.float().cpu() for signal in draw()]
-        renderings[name] = Rendering(audio, sum(lengths) / model.sample_rate / (time.perf_counter() - started))
+        if name in models and not models[name].draws_in_parallel:
+            audio = _draw_together(models[name], clips, temperature)
+        else:
+            audio = [draw(i, clip) for i, clip in enumerate(progress(clips, name))]
+        audio = [signal.float().cpu() for signal in audio]
+        renderings[name] = Rendering(audio, sum(lengths) / (time.perf_counter() - started))
     return renderings
 
 
-def judge(
-    clips: Sequence[Clip], renderings: dict[str, Rendering], model: Vocoder, voicing: bool = True
-) -> list[dict[str, Any]]:
-    """Returns one row of figures per clip and system, against the recording."""
-    spectral = MultiResolutionSTFTLoss()
-    rows = []
-    for name, rendering in renderings.items():
-        for clip, audio in zip(clips, rendering.audio, strict=True):
-            reference = clip.audio[0].cpu()
-            row = {
-                "clip": clip.name,
-                "system": name,
-                "level dB": level_db(audio, reference),
-                "RMS ratio": rms_ratio(audio, reference),
-                "M-STFT": spectral(audio[None], reference[None]).item(),
-                "LSD dB": log_spectral_distance(audio, reference),
-                "mel L1": mel_l1(audio, reference, model.mel),
-            }
-            if voicing:
-                row["voicing F1"] = voicing_f1(audio, reference, model.sample_rate)
-            rows.append(row)
-    return rows
-
-
-def summarise(rows: list[dict[str, Any]], renderings: dict[str, Rendering]) -> list[dict[str, Any]]:
-    """Returns one row per system: each figure's mean with its 95 % interval over clips, and the speed."""
-    summary = []
-    for name, rendering in renderings.items():
-        own = [row for row in rows if row["system"] == name]
-        figures = {key: mean_interval([row[key] for row in own]) for key in own[0] if key not in ("clip", "system")}
-        summary.append({"system": name, **figures, "x real time": rendering.speed})
-    return summary
+def _anchors(audio: Tensor, log_mel: Tensor, mel: MelSpectrogram, seed: int) -> dict[str, tuple[Tensor, float]]:
+    """Returns anchor to audio (T,) of one clip, and the seconds that it took."""
+    anchors: dict[str, Callable[[], Tensor]] = {
+        GRIFFIN_LIM: lambda: griffin_lim(log_mel, mel),
+        WORLD: lambda: world(audio, mel.sample_rate),
+        RANDOM_PHASE: lambda: random_phase(log_mel, mel, torch.Generator().manual_seed(seed)),
+    }
+    made = {}
+    for name, make in anchors.items():
+        started = time.perf_counter()
+        with contextlib.suppress(MissingLibraryError):
+            made[name] = make().float(), time.perf_counter() - started
+    return made
 
 
 @torch.no_grad()
-def likelihoods(clips: Sequence[Clip], teacher: Vocoder) -> list[dict[str, Any]]:
-    """Returns rows of held-out nats and bits per sample: FLAC, the whitening (envelope, and with pitch), the teacher.
+def likelihoods(clips: Sequence[Clip], models: Models) -> tuple[list[dict[str, Any]], dict[str, dict[str, Tensor]]]:
+    """Returns rows of held-out nats and bits per sample, and clip to model to nats of each sample (T,).
 
-    The whitening alone is a Gaussian with one scale, fitted to these very clips in its favour.
+    The rows: FLAC, the whitening (envelope, and with pitch), every model that scores in one pass. The whitening alone is
+    a Gaussian with one scale, fitted to these very clips in its favour.
     """
+    model = next(iter(models.values()))
     n = sum(clip.audio.shape[-1] for clip in clips)
-    flac = sum(flac_bits(clip.audio[0], teacher.sample_rate) * clip.audio.shape[-1] for clip in clips) / n
+    flac = sum(flac_bits(clip.audio[0], model.sample_rate) * clip.audio.shape[-1] for clip in clips) / n
     rows = [{"likelihood of": "FLAC", "nats/sample": math.log(32768.0) - flac * math.log(2.0), "bits/sample": flac}]
-    for name, whitening in _whitenings(teacher).items():
+    for name, whitening in _whitenings(model).items():
         whitened = [whitening(clip.audio[None], clip.mel) for clip in clips]
         scale = torch.cat([u.flatten() for u, _ in whitened]).square().mean().sqrt()
         entropy = 0.5 * math.log(2.0 * math.pi * math.e) + math.log(float(scale))
         rows.append(_likelihood_row(name, [float(log_det.mean()) - entropy for _, log_det in whitened], clips))
-    nats = [float(teacher.log_prob(clip.audio, clip.mel).mean()) for clip in clips]
-    return [*rows, _likelihood_row(TEACHER, nats, clips)]
+    curves: dict[str, dict[str, Tensor]] = {clip.name: {} for clip in clips}
+    for name, own in models.items():
+        if own.scores_in_parallel:
+            nats = [own.log_prob(clip.audio, clip.mel)[0].cpu() for clip in clips]
+            rows.append(_likelihood_row(name, [float(curve.mean()) for curve in nats], clips))
+            for clip, curve in zip(clips, nats, strict=True):
+                curves[clip.name][name] = curve
+    return rows, curves
 
 
 @torch.no_grad()
-def divergences(clips: Sequence[Clip], teacher: Vocoder, student: Vocoder) -> list[dict[str, Any]]:
-    """Returns rows of KL(student || teacher) in nats per sample with its interval over clips, untrained and trained.
+def divergences(clips: Sequence[Clip], teacher: Vocoder, models: Models) -> list[dict[str, Any]]:
+    """Returns rows of KL(model || teacher) in nats per sample with its interval over clips, untrained and trained.
 
-    By the path estimator, whose draw is a whole clip: the same for every pair of densities.
+    Of every model that draws in one pass and shares the teacher's mel and whitening. By the path estimator, whose draw is
+    a whole clip: the same for every pair of densities.
     """
-    density = DensityDistillation("path")
-    rows = []
-    untrained = build(student.config).to(student.device).eval()
-    for name, model in ((f"untrained {STUDENT}", untrained), (STUDENT, student)):
-        parts: dict[str, list[float]] = {"KL": [], "entropy": [], "cross-entropy": []}
-        for i, clip in enumerate(clips):
-            draw = model.draw(clip.mel, _noise(model, clip, i))
-            values = density(draw, model.flow, teacher.flow, teacher.conditioning(clip.mel))
-            for part, value in zip(parts.values(), values, strict=False):
-                part.append(float(value.mean()))
-        rows.append({"divergence of": name, **{key: mean_interval(value) for key, value in parts.items()}})
+    density, rows, seen = DensityDistillation("path"), [], []
+    for name, own in models.items():
+        if not own.draws_in_parallel or _differs(own, teacher):
+            continue
+        untrained = [] if own.config in seen else [(f"untrained {name}", build(own.config).to(own.device).eval())]
+        seen.append(own.config)
+        for label, model in [*untrained, (name, own)]:
+            parts: dict[str, list[float]] = {"KL": [], "entropy": [], "cross-entropy": []}
+            for i, clip in enumerate(clips):
+                draw = model.draw(clip.mel, _noise(model, clip, i))
+                values = density(draw, model.flow, teacher.flow, teacher.conditioning(clip.mel))
+                for part, value in zip(parts.values(), values, strict=False):
+                    part.append(float(value.mean()))
+            rows.append({"divergence of": label, **{key: mean_interval(value) for key, value in parts.items()}})
     return rows
+
+
+def _differs(model: Vocoder, teacher: Vocoder) -> bool:
+    try:
+        check_pair(model, teacher)
+    except ValueError:
+        return True
+    return False
 
 
 def _whitenings(model: Vocoder) -> dict[str, Whitening]:

@@ -1,11 +1,18 @@
-"""Tables of a report, as Markdown and HTML."""
+"""Tables of a report, as Markdown, HTML and CSV."""
 
+from __future__ import annotations
+
+import csv
 import html
+import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from wavflow.evaluation.metrics import Interval
+from wavflow.evaluation.intervals import Interval
+
+if TYPE_CHECKING:
+    from wavflow.evaluation.judging import Figure
 
 Row = Mapping[str, Any]
 MISSING = "–"
@@ -77,15 +84,80 @@ def markdown_table(rows: Sequence[Row], columns: Sequence[str] | None = None) ->
     return "\n".join([line(columns), rule, *body]) + "\n"
 
 
-def html_table(rows: Sequence[Row]) -> str:
-    """The rows as a table that scrolls sideways where the screen is narrow; the first cell of a row names it."""
-    columns = _columns(rows)
-    kinds = {column: ' class="number"' if all(_is_number(row.get(column)) for row in rows) else "" for column in columns}
-    head = "".join(f'<th scope="col"{kinds[column]}>{html.escape(column)}</th>' for column in columns)
-    body = []
+def csv_table(rows: Sequence[Row]) -> str:
+    """The rows as CSV in full precision; an `Interval` gets a second column, its half-width, named with `±`."""
+    plain = []
     for row in rows:
-        first, *others = (html.escape(_format(row.get(column))) for column in columns)
-        cells = (f"<td{kinds[column]}>{text}</td>" for column, text in zip(columns[1:], others, strict=True))
-        body.append(f'<tr><th scope="row">{first}</th>{"".join(cells)}</tr>')
+        plain.append({})
+        for column, value in row.items():
+            if isinstance(value, Interval):
+                plain[-1] |= {column: _plain(value.mean), f"{column} ±": _plain(value.half_width)}
+            else:
+                plain[-1][column] = _plain(value)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _columns(plain), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(plain)
+    return text.getvalue()
+
+
+def html_table(rows: Sequence[Row], legend: Mapping[str, Figure] | None = None, reference: str | None = None) -> str:
+    """The rows as a table that scrolls sideways where the screen is narrow; the first cell of a row names it.
+
+    Args:
+        rows: As for `markdown_table`.
+        legend: Column to what it means: gives the columns their arrow, and the best row of each its mark.
+        reference: Name of the row that is compared with and so takes no part.
+    """
+    legend, columns = legend or {}, _columns(rows)
+    kinds = {column: ' class="number"' if all(_is_number(row.get(column)) for row in rows) else "" for column in columns}
+    best = {column: _best(rows, column, legend[column].better, reference) for column in columns if column in legend}
+    head = "".join(
+        f'<th scope="col"{kinds[column]}>{html.escape(column)}{_arrow(legend.get(column))}</th>' for column in columns
+    )
+    body = []
+    for i, row in enumerate(rows):
+        cells = [f'<th scope="row"{_key(row.get(columns[0]))}>{_html_format(row.get(columns[0]))}</th>']
+        for column in columns[1:]:
+            text = _html_format(row.get(column))
+            text = f"<strong>{text}</strong>" if i in best.get(column, ()) else text
+            cells.append(f"<td{kinds[column]}{_key(row.get(column))}>{text}</td>")
+        body.append(f"<tr>{''.join(cells)}</tr>")
     lines = "\n".join(body)
     return f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody></table></div>'
+
+
+def _arrow(figure: Figure | None) -> str:
+    arrows = {"low": ("↓", "lower is better"), "high": ("↑", "higher is better")}
+    sign, words = arrows.get(figure.better, ("", "")) if figure else ("", "")
+    return f' <span class="arrow" role="img" aria-label="{words}" title="{words}">{sign}</span>' if sign else ""
+
+
+def _best(rows: Sequence[Row], column: str, better: str, reference: str | None) -> set[int]:
+    """Indices of the rows that look best, as far as the digits that are shown tell; none if there is nothing to beat."""
+    distance = {"low": float, "high": lambda x: -x, "zero": abs, "one": lambda x: abs(x - 1.0)}[better]
+    first = _columns(rows)[0]
+    values = {i: _number(row.get(column)) for i, row in enumerate(rows) if reference is None or row.get(first) != reference}
+    values = {i: distance(value) for i, value in values.items() if value is not None}
+    if len(values) < 2:
+        return set()
+    shown = {i: _format(float(value)) for i, value in values.items()}
+    winner = shown[min(values, key=values.__getitem__)]
+    return set() if len(set(shown.values())) == 1 else {i for i, text in shown.items() if text == winner}
+
+
+def _number(value: Any) -> float | None:
+    """The number in a cell, an interval's mean; None for text and what is missing."""
+    value = _plain(value.mean if isinstance(value, Interval) else value)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _key(value: Any) -> str:
+    """What the page sorts a number by: the cell shows it rounded."""
+    number = _number(value)
+    return "" if number is None else f' data-value="{number!r}"'
+
+
+def _html_format(value: Any) -> str:
+    mean, sign, spread = _format(value).partition(" ± ") if isinstance(value, Interval) else (_format(value), "", "")
+    return html.escape(mean) + (f' <span class="spread">± {spread}</span>' if sign else "")

@@ -1,0 +1,228 @@
+"""Judging: perfect scores, known moves, what can't be judged, what is missing, and one answer from however many processes."""
+
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from sounds import SAMPLE_RATE, needs, noise, speech, with_noise
+from torch import Tensor
+
+from wavflow.evaluation import judging, pitch
+from wavflow.evaluation.judging import FIGURES, SHORTEST, judge, summarise
+
+PERFECT = {
+    **{name: pytest.approx(0.0, abs=1e-9) for name in ("level dB", "LSD dB", "mel L1", "mel L1 8k", "F0 cents", "F0 gross %")},
+    **{name: pytest.approx(0.0, abs=1e-6) for name in ("M-STFT", "M-STFT 8k")},
+    **{name: pytest.approx(1.0, abs=1e-6) for name in ("ESTOI", "DIO F1", "voicing F1")},
+    "PESQ": pytest.approx(4.644, abs=1e-3),
+}
+
+
+def by_system(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {row["system"]: row for row in rows}
+
+
+def of_one(sounds: dict[str, Tensor], **options: Any) -> dict[str, dict[str, Any]]:
+    """Rows of one clip by system, without pYIN."""
+    return by_system(judge({"clip": sounds}, SAMPLE_RATE, **{"voicing": False, "jobs": 1} | options).rows)
+
+
+@needs("pesq")
+@needs("pystoi")
+@needs("pyworld")
+@pytest.mark.parametrize("lag", [None, 0, 64, -64])
+def test_identical_audio_is_perfect_in_every_figure_once_its_lag_is_out(lag: int | None) -> None:
+    """A lag of None: it is not looked for, and no figure of its own."""
+    audio = speech(seconds=1.5)
+    late = audio.roll(lag or 0)  # what wraps around is silence
+
+    judgement = judge({"clip": {"recording": audio, "same": late}}, SAMPLE_RATE, align=lag is not None, jobs=1)
+
+    recording, same = judgement.rows
+    wanted = PERFECT if lag is None else PERFECT | {"lag ms": pytest.approx(1000 * lag / SAMPLE_RATE)}
+    if lag:  # frames and periods are cut elsewhere
+        wanted |= {name: pytest.approx(1.0, abs=0.05) for name in ("DIO F1", "voicing F1")} | {
+            "F0 cents": pytest.approx(0, abs=9)
+        }
+    assert same == {"clip": "clip", "system": "same"} | wanted
+    assert recording.keys() == same.keys()
+    assert FIGURES.keys() - same.keys() == ({"lag ms"} if lag is None else set()) | {"x real time"}
+    assert judgement.tracks["clip"].keys() == {"recording", "same"}
+    assert not judgement.left_out
+    assert not judgement.missing
+
+
+def test_known_distortions_give_known_moves() -> None:
+    audio = speech(seconds=1.5)
+    sounds = {"recording": audio, "louder": 10 ** (1 / 20) * audio, "late": audio.roll(64), "noisy": with_noise(audio, 20)}
+
+    rows = of_one(sounds)
+
+    assert rows["louder"]["level dB"] == pytest.approx(1.0, abs=1e-6)
+    assert rows["louder"]["mel L1"] == pytest.approx(math.log(10) / 20, abs=0.02), "but for what lies at the floor"
+    assert rows["late"]["level dB"] == pytest.approx(0.0, abs=0.01)
+    assert rows["late"]["M-STFT"] > 0.2
+    assert rows["noisy"]["level dB"] == pytest.approx(10 * math.log10(1.01), abs=0.01)
+    assert rows["noisy"]["LSD dB"] > 5.0
+    assert rows["noisy"]["M-STFT"] > rows["noisy"]["M-STFT 8k"], "speech is weakest above 8 kHz"
+    assert rows["noisy"]["mel L1"] > rows["noisy"]["mel L1 8k"]
+
+
+def test_what_cannot_be_judged_is_named_excluded_and_counted() -> None:
+    audio = speech(seconds=0.5)
+    broken = audio.clone()
+    broken[100] = math.nan
+    faults = {
+        "silent": (torch.zeros(len(audio)), "is silent"),
+        "dequantised silence": ((torch.rand(len(audio)) - 0.5) / 32768, "is silent"),
+        "one sample": (torch.ones(1), "has 1 samples"),
+        "empty": (torch.zeros(0), "has 0 samples"),
+        "short": (audio[: SHORTEST - 1], f"has {SHORTEST - 1} samples: at least {SHORTEST} are needed"),
+        "NaN": (broken, "holds NaN or infinity"),
+    }
+    clips = {fault: {"recording": audio, "a": sound, "never": sound} for fault, (sound, _) in faults.items()}
+    clips |= {
+        "good": {"recording": audio, "a": 2.0 * audio, "never": broken},
+        "no recording": {"recording": broken, "a": audio},
+    }
+
+    judgement = judge(clips, SAMPLE_RATE, voicing=False, align=True, jobs=1)
+
+    found = {(row["clip"], row["system"]): row["why"] for row in judgement.left_out}
+    assert len(judgement.left_out) == len(found) == 2 * len(faults) + 2
+    for fault, (_, words) in faults.items():
+        assert words in found[fault, "a"]
+        assert words in found[fault, "never"]
+    assert found["no recording", "all"] == "the recording holds NaN or infinity"
+    recording, a, never = summarise(judgement.rows, ["recording", "a", "never"])
+    assert (recording["clips"], a["clips"], never["clips"]) == (len(faults) + 1, 1, 0)
+    assert a["level dB"].mean == pytest.approx(20 * math.log10(2.0))
+    assert math.isnan(never["level dB"].mean)
+
+
+def test_the_least_that_can_be_judged_is_judged() -> None:
+    rows = of_one({"recording": (audio := noise(SHORTEST)), "same": audio.clone()})
+    assert rows["same"]["M-STFT"] == 0.0
+
+
+def test_unequal_lengths_are_cut_and_a_lag_that_leaves_too_little_is_not_taken_out() -> None:
+    audio = noise(SHORTEST + 40)
+    rows = of_one(
+        {"recording": audio, "shorter": audio[:-20], "longer": torch.cat([audio, audio]), "late": audio.roll(41)}, align=True
+    )
+    assert (rows["shorter"]["M-STFT"], rows["longer"]["M-STFT"]) == (0.0, 0.0)
+    assert rows["late"]["lag ms"] == 0.0
+
+    rows = of_one({"recording": audio, "late": audio.roll(40)}, align=True)
+    assert rows["late"]["lag ms"] == pytest.approx(1000 * 40 / SAMPLE_RATE)
+    assert rows["late"]["M-STFT"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("library", "figure"), [("pesq", "PESQ"), ("pystoi", "ESTOI"), ("pyworld", "DIO F1")], ids=["pesq", "pystoi", "pyworld"]
+)
+def test_a_missing_library_costs_its_own_figure_alone(monkeypatch: pytest.MonkeyPatch, library: str, figure: str) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    audio = speech(seconds=1.0)
+
+    judgement = judge({"clip": {"recording": audio, "same": audio}}, SAMPLE_RATE, voicing=False, jobs=1)
+
+    assert figure in judgement.missing
+    row = judgement.rows[1]
+    assert row[figure] is None
+    assert row["M-STFT"] == 0.0
+    (_, summary) = summarise(judgement.rows, ["recording", "same"])
+    assert math.isnan(summary[figure].mean)
+    assert summary[figure].n == 0
+    assert summary["clips"] == 1
+
+
+def test_the_recording_is_tracked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracked = []
+
+    def track(audio: Tensor, sample_rate: int) -> Any:
+        tracked.append(audio)
+        return torch.full((9,), 100.0).numpy()
+
+    monkeypatch.setattr(pitch, "dio_track", track)
+    monkeypatch.setattr(pitch, "pyin_track", track)
+    audio = noise(4000)
+    rows = of_one({"recording": audio, "a": 0.5 * audio, "b": 2.0 * audio}, voicing=True)
+    assert len(tracked) == 2 * 3
+    assert rows["b"]["voicing F1"] == rows["b"]["DIO F1"] == 1.0
+
+
+def test_pitch_errors_are_those_of_the_tracks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sound an octave up for a quarter of the frames, unvoiced in a half; 10 cents off in the rest."""
+    recording, other = noise(4000), noise(4000)
+    wanted = torch.full((8,), 100.0).numpy()
+    found = torch.tensor([200.0, 200.0, *[math.nan] * 4, *[100.0 * 2 ** (10 / 1200)] * 2]).numpy()
+    monkeypatch.setattr(pitch, "pyin_track", lambda audio, _: wanted if torch.equal(audio, recording) else found)
+
+    row = of_one({"recording": recording, "other": other}, voicing=True)["other"]
+
+    assert row["voicing F1"] == pytest.approx(2 * 4 / (4 + 8))
+    assert row["F0 cents"] == pytest.approx(10.0)
+    assert row["F0 gross %"] == pytest.approx(50.0)
+
+
+def test_progress_sees_each_clip_and_their_number() -> None:
+    seen = []
+
+    def progress(items: Any) -> Iterator[Any]:
+        assert len(items) == 3, "or a bar could not tell how much is left"
+        for item in items:
+            yield item
+            seen.append(item)
+
+    audio = noise(SHORTEST)
+    judgement = judge({name: {"recording": audio} for name in "abc"}, SAMPLE_RATE, False, jobs=1, progress=progress)
+    assert seen == ["a", "b", "c"] == [row["clip"] for row in judgement.rows]
+
+
+@pytest.mark.slow
+def test_any_number_of_processes_gives_the_same() -> None:
+    torch.set_default_dtype(torch.float32)
+    clips = {str(i): {"recording": (clip := speech(i, 0.4).float()), "noisy": with_noise(clip, 20)} for i in range(2)}
+    clips["1"]["noisy"] = torch.zeros(9)
+
+    one, two = (judge(clips, SAMPLE_RATE, voicing=False, align=True, jobs=jobs) for jobs in (1, 2))
+
+    assert len(one.rows) == len(two.rows) == 3
+    for first, second in zip(one.rows, two.rows, strict=True):
+        assert (first.pop("clip"), first.pop("system")) == (second.pop("clip"), second.pop("system"))
+        assert first == pytest.approx(second, rel=1e-4, abs=1e-5, nan_ok=True)
+    assert one.left_out == two.left_out
+    assert len(one.left_out) == 1
+    assert list(judging.parallel(_threads, [(1,), (2,)], 2, jobs=2)) == [(1, 1), (2, 1)], "each has one thread"
+
+
+def test_summary_is_the_mean_over_clips_with_the_speed() -> None:
+    rows = [{"clip": str(i), "system": "a", "mel L1": float(i)} for i in range(3)] + [
+        {"clip": "0", "system": "b", "mel L1": 7.0}
+    ]
+    second, first = summarise(rows, ["b", "a"], {"a": 5.0})
+
+    assert (first["system"], first["mel L1"].mean, first["mel L1"].n) == ("a", 1.0, 3)
+    assert first["mel L1"].half_width == pytest.approx(4.302653 / math.sqrt(3))  # Student's t of two degrees of freedom
+    assert (first["x real time"], first["clips"], second["clips"]) == (5.0, 3, 1)
+    assert second["mel L1"].mean == 7.0
+    assert math.isnan(second["x real time"])
+    assert "x real time" not in summarise(rows, ["a"])[0]
+
+
+def test_judging_in_this_process_leaves_its_threads() -> None:
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        judge({"clip": {"recording": noise(SHORTEST)}}, SAMPLE_RATE, False, jobs=1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _threads(number: int) -> tuple[int, int]:
+    return number, torch.get_num_threads()

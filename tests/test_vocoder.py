@@ -1,0 +1,29 @@
+"""Drawing in segments."""
+
+import pytest
+import torch
+from helpers import random_log_mel, tiny_student
+
+
+@pytest.mark.parametrize("upsampling", ["linear", "smoothing"])
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize(
+    "net",
+    [
+        {"layers": 1, "kernel_size": 2, "flows": 1},
+        {"layers": 4, "kernel_size": 2, "flows": 3, "dilation_cycle": 4},
+        {"layers": 6, "kernel_size": 3, "flows": 2, "dilation_cycle": 5},
+    ],
+    ids=["2 samples", "46 samples", "131 samples"],
+)
+def test_student_in_segments_is_the_student_in_one_pass(net: dict, center: bool, upsampling: str) -> None:
+    mel = tiny_student().mel.spec | {"center": center}
+    student = tiny_student(std=0.2, upsampling=upsampling, mel=mel, **net)
+    log_mel = random_log_mel(23, batch=2)
+    noise = student.noise(log_mel)
+
+    audio = student.sample_and_log_prob(log_mel, noise, temperature=0.8)[0]
+
+    for segment_frames in (1, 4, 10, 22):
+        pieces = student.sample(log_mel, noise, 0.8, segment_frames=segment_frames)
+        torch.testing.assert_close(pieces, audio, rtol=0, atol=1e-10)

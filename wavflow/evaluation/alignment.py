@@ -1,0 +1,97 @@
+"""How late a clip comes behind the recording, and cutting both to what they share.
+
+A codec or a delay keeps the waveform: its lag is the peak of the cross-correlation, to the sample. A vocoder makes phases of
+its own; the waveforms hardly correlate (.1 to .5 for Griffin-Lim, WORLD and noise through an envelope) and their best match
+lies anywhere within a pitch period. There the log spectrograms are correlated instead, .7 to .9 at a lag that is right to
+about 2 ms; below that the answer is 0.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wavflow.evaluation.checks import checked_clip
+
+_SAME_WAVEFORM = 0.7  # least correlation of two waveforms, and of two spectrograms, that tells a lag; those of
+_SAME_SPECTRUM = 0.4  # different sentences reach .2
+_UNSURE_SECONDS = 0.002
+
+
+def estimate_lag(
+    generated: Tensor | np.ndarray, reference: Tensor | np.ndarray, sample_rate: int, max_seconds: float = 0.1
+) -> int:
+    """Estimates by how many samples `generated` comes late; negative if early.
+
+    Args:
+        generated: (T,), in [-1, 1); its level and polarity don't matter.
+        reference: (T',).
+        sample_rate: In Hz.
+        max_seconds: The longest lag looked for, either way.
+
+    Returns:
+        0 where the clips are too unlike each other, or too quiet or short, to tell.
+
+    Raises:
+        ValueError: If a clip is not (T,) or not finite, or `max_seconds` is negative.
+    """
+    generated, reference = checked_clip("generated", generated), checked_clip("reference", reference)
+    if not max_seconds >= 0:
+        raise ValueError(f"`max_seconds` must be at least 0, got {max_seconds}: give the longest lag to look for.")
+    reach = min(round(max_seconds * sample_rate), len(generated) - 1, len(reference) - 1)
+
+    match = _correlation(generated[None], reference[None], reach).abs()
+    if match.max() >= _SAME_WAVEFORM:
+        return int(match.argmax()) - reach
+
+    n_fft = 2 ** round(math.log2(0.046 * sample_rate))  # 1024 samples at 22.05 kHz; shorter ones see single pitch pulses
+    hop_length = n_fft // 8
+    match = _correlation(*(_log_spectrogram(clip, n_fft, hop_length) for clip in (generated, reference)), reach // hop_length)
+    peak = int(match.argmax())
+    if match[peak] < _SAME_SPECTRUM or not 0 < peak < len(match) - 1:
+        return 0
+    before, at, after = match[peak - 1 : peak + 2].tolist()
+    between = (before - after) / (2 * (before - 2 * at + after))  # the top of the parabola through the three
+    lag = round((peak - reach // hop_length + between) * hop_length)
+    return lag if abs(lag) > _UNSURE_SECONDS * sample_rate else 0
+
+
+def align(generated: Tensor, reference: Tensor, lag: int) -> tuple[Tensor, Tensor]:
+    """Cuts both clips to the samples that they share once `generated` is taken back by `lag`.
+
+        generated  |--lag--|=========|           reference          |=========|---|
+
+    Args:
+        generated: (T,).
+        reference: (T',).
+        lag: In samples, as `estimate_lag` returns it.
+
+    Returns:
+        Both (T'',), views.
+
+    Raises:
+        ValueError: The clips share nothing.
+    """
+    generated, reference = generated[max(lag, 0) :], reference[max(-lag, 0) :]
+    length = min(len(generated), len(reference))
+    if length == 0:
+        raise ValueError(f"`lag` must leave samples that the clips share, got {lag}: the clips don't belong together.")
+    return generated[:length], reference[:length]
+
+
+def _log_spectrogram(clip: Tensor, n_fft: int, hop_length: int) -> Tensor:
+    """Log power (bins, frames) without its mean over time; what lies 20 dB below the mean power is flattened."""
+    window = torch.hann_window(n_fft, dtype=clip.dtype)
+    spectrum = torch.stft(clip, n_fft, hop_length, window=window, pad_mode="constant", return_complex=True)
+    power = spectrum.abs().square()
+    level = (power + 0.01 * power.mean() + 1e-20).log()
+    return level - level.mean(dim=1, keepdim=True)
+
+
+def _correlation(first: Tensor, second: Tensor, reach: int) -> Tensor:
+    """Correlation of rows (rows, T) and (rows, T'), over all rows at once, at lags -reach .. reach; within -1 .. 1."""
+    n = 2 ** math.ceil(math.log2(first.shape[1] + second.shape[1]))
+    product = (torch.fft.rfft(first, n) * torch.fft.rfft(second, n).conj()).sum(dim=0)
+    norm = torch.linalg.vector_norm(first) * torch.linalg.vector_norm(second)
+    return torch.fft.irfft(product, n).roll(reach)[: 2 * reach + 1] / norm.clamp(min=1e-20)

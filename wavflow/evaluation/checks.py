@@ -1,0 +1,59 @@
+"""What the figures ask of a clip (one channel, floating point, finite), of a pair (equal length), and of other libraries."""
+
+import importlib
+import warnings
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class MissingLibraryError(ImportError):
+    """A figure needs an optional library that is not to be had here; all others can still be computed."""
+
+
+def optional_library(name: str, needed_by: str) -> ModuleType:
+    """Imports a library of the extra `eval`, without its warnings.
+
+    Raises:
+        MissingLibraryError: It is not installed, or what it needs itself is not (pyworld: `pkg_resources`).
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module(name)
+    except ImportError as error:
+        finding = "is not installed" if error.name == name else f"can't be imported here ({error})"
+        raise MissingLibraryError(f"`{needed_by}` needs {name}, which {finding}: pip install 'wavflow[eval]'.") from error
+
+
+def checked_clip(name: str, audio: Tensor | np.ndarray) -> Tensor:
+    """Returns one clip (T,) as float64 on the CPU.
+
+    Raises:
+        ValueError: It has another shape or no sample, or is not floating point or not finite.
+    """
+    audio = torch.as_tensor(audio).detach().cpu()
+    if audio.dim() != 1 or audio.numel() == 0:
+        raise ValueError(f"`{name}` must be one clip (T,) with T >= 1, got shape {tuple(audio.shape)}: pass clips one by one.")
+    if not audio.is_floating_point():
+        raise ValueError(f"`{name}` must be floating point in [-1, 1), got {audio.dtype}: divide 16-bit integers by 32768.")
+    if not audio.isfinite().all():
+        raise ValueError(f"`{name}` must be finite, got NaN or infinity: the clip can't be judged, leave it out.")
+    return audio.double()
+
+
+def checked_pair(generated: Tensor | np.ndarray, reference: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
+    """Returns both clips (T,) as float64 on the CPU.
+
+    Raises:
+        ValueError: One of them is not as `checked_clip` wants it, or they differ in length.
+    """
+    generated, reference = checked_clip("generated", generated), checked_clip("reference", reference)
+    if len(generated) != len(reference):
+        raise ValueError(
+            f"`generated` and `reference` must be equally long, got {len(generated)} and {len(reference)} samples: "
+            "align them and cut the longer one."
+        )
+    return generated, reference

@@ -1,0 +1,189 @@
+"""Drawings of the report page, written as SVG and HTML: lanes under a spectrogram, the ladder of likelihoods, reach.
+
+A lane is as wide as its clip: its x is seconds, and the page zooms it by changing its `viewBox`; its y is 0 (top) to 100.
+"""
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+
+import librosa
+import numpy as np
+from torch import Tensor
+
+from wavflow.evaluation.intervals import Interval
+from wavflow.evaluation.tables import Row
+from wavflow.mel import MelSpectrogram
+from wavflow.nn import WaveNet
+from wavflow.vocoder import Vocoder
+
+LOW_PERCENTILE = 0.05
+Axis = Sequence[tuple[str, float]]
+"""Labels and their y, 0 (top) to 100."""
+
+
+def lane(title: str, axis: Axis, content: str, kind: str) -> str:
+    """A strip with its title and axis at the left; the page puts playheads into `.plot`."""
+    labels = "".join(f'<span style="top:{y:.2f}%">{html.escape(label)}</span>' for label, y in axis)
+    return (
+        f'<div class="lane {kind}"><div class="axis" aria-hidden="true">{labels}</div><div class="plot">{content}</div>'
+        f'<p class="title">{title}</p></div>'
+    )
+
+
+def likelihood_lane(log_probs: Mapping[str, Tensor], hop_length: int, sample_rate: int, seconds: float) -> str:
+    """Log-likelihood of the recording along its time, per frame: the mean as a line, down to the 5th percentile as a band.
+
+    Args:
+        log_probs: Model to nats per sample (T,).
+        hop_length: Samples per frame.
+        sample_rate: In Hz.
+        seconds: Length of the lane.
+
+    Returns:
+        "" if nothing is finite; what is not is drawn at the bottom.
+    """
+    bands = {}
+    for name, log_prob in log_probs.items():
+        log_prob = log_prob.detach().cpu().double()
+        whole = log_prob[: max(1, len(log_prob) // hop_length) * hop_length]
+        frames = whole.reshape(-1, min(hop_length, len(whole)))
+        bands[name] = frames.mean(dim=1).numpy(), frames.quantile(LOW_PERCENTILE, dim=1).numpy()
+    every = np.concatenate([np.concatenate(pair) for pair in bands.values()])
+    if not np.isfinite(every).any():
+        return ""
+    low, high = np.quantile(every[np.isfinite(every)], [0.005, 1.0])
+    ticks = _ticks(low, high)
+    paths = []
+    for i, (mean, percentile) in enumerate(bands.values()):
+        x = (np.arange(len(mean)) + 0.5) * hop_length / sample_rate
+        top, bottom = (_scaled(np.where(np.isfinite(values), values, low), low, high) for values in (mean, percentile))
+        band = [*zip(x, top, strict=True), *zip(x[::-1], bottom[::-1], strict=True)]
+        paths.append(f'<path class="band series-{i}" d="{_path(band)}Z"/>')
+        paths.append(f'<path class="line series-{i}" d="{_path([*zip(x, top, strict=True)])}"/>')
+    label = f"Log-likelihood of the recording under {', '.join(bands)}, nats per sample"
+    names = ", ".join(f'<b class="series-{i}">{html.escape(name)}</b>' for i, name in enumerate(bands))
+    axis = [(f"{tick:g}", float(_scaled(tick, low, high))) for tick in ticks]
+    return lane(
+        f"Log-likelihood of the recording under {names}: nats per sample, mean of a frame, and down to the 5th percentile",
+        axis,
+        _lane_svg(label, seconds, axis, "".join(paths)),
+        "likelihood",
+    )
+
+
+def pitch_lane(tracks: Mapping[str, tuple[np.ndarray, float]], seconds: float) -> str:
+    """F0 tracks on a logarithmic axis, one path per system, named in `data-name`.
+
+    Args:
+        tracks: System to F0 in Hz per frame (nan where unvoiced), and seconds per frame; the first is the recording.
+        seconds: Length of the lane.
+
+    Returns:
+        "" if nothing is voiced.
+    """
+    voiced = [np.asarray(track)[np.isfinite(track)] for track, _ in tracks.values()]
+    if not any(len(track) for track in voiced):
+        return ""
+    hertz = np.concatenate(voiced)
+    low, high = math.log(hertz.min() / 1.06), math.log(hertz.max() * 1.06)
+    ticks = [tick for tick in (60, 80, 100, 150, 200, 300, 400, 600, 800) if low <= math.log(tick) <= high]
+    axis = [(f"{tick} Hz", float(_scaled(math.log(tick), low, high))) for tick in ticks]
+    paths = []
+    for i, (name, (track, hop)) in enumerate(tracks.items()):
+        track = np.asarray(track, dtype=np.float64)
+        ends = np.flatnonzero(np.diff(np.isfinite(track), prepend=False, append=False)).reshape(-1, 2)
+        # A lone voiced frame is a point: drawn a hundredth of a second long, with round ends.
+        runs = [[(hop * j, float(_scaled(math.log(track[j]), low, high))) for j in range(*end)] for end in ends]
+        d = "".join(_path(run if len(run) > 1 else [run[0], (run[0][0] + 0.01, run[0][1])]) for run in runs)
+        paths.append(f'<path class="line {"reference" if i == 0 else "other"}" data-name="{html.escape(name)}" d="{d}"/>')
+    title = f'F0 of <b class="reference">{html.escape(next(iter(tracks)))}</b>'
+    title += '<span class="against"> and <b class="selected">the other versions</b></span>'
+    return lane(title, axis, _lane_svg("F0 of each version", seconds, axis, "".join(paths)), "pitch")
+
+
+def mel_axis(mel: MelSpectrogram) -> Axis:
+    """Frequencies and where they lie in a picture of one row per band."""
+    low, high = librosa.hz_to_mel([mel.f_min, mel.f_max])
+    bands = [(hertz, (librosa.hz_to_mel(hertz) - low) / (high - low) * (mel.n_mels + 1) - 0.5) for hertz in _FREQUENCIES]
+    return [(f"{hertz / 1000:g} kHz", 100 - 100 * band / mel.n_mels) for hertz, band in bands if 0 < band < mel.n_mels]
+
+
+_FREQUENCIES = (500, 1000, 2000, 4000, 8000, 16000)
+
+
+def ladder(rows: Sequence[Row], column: str = "bits/sample") -> str:
+    """Likelihoods as dots on one line each, with their intervals; the first column names the row. Lower is better."""
+    entries = []
+    for row in rows:
+        value = row.get(column)
+        mean, half = (value.mean, value.half_width) if isinstance(value, Interval) else (float(value or math.nan), math.nan)
+        if math.isfinite(mean):
+            entries.append((str(next(iter(row.values()))), mean, half if math.isfinite(half) else 0.0))
+    if not entries:
+        return ""
+    low, high = min(mean - half for _, mean, half in entries), max(mean + half for _, mean, half in entries)
+    low, high = low - 0.06 * (high - low or 1.0), high + 0.06 * (high - low or 1.0)
+    items = []
+    for name, mean, half in entries:
+        left, start, width = (100 * x / (high - low) for x in (mean - low, mean - half - low, 2 * half))
+        items.append(
+            f'<li><span class="name">{html.escape(name)}</span><span class="track" aria-hidden="true">'
+            f'<i style="left:{start:.2f}%;width:{width:.2f}%"></i><b style="left:{left:.2f}%"></b></span>'
+            f'<span class="value">{mean:.2f}</span></li>'
+        )
+    return f'<ul class="ladder">{"".join(items)}</ul>'
+
+
+def receptive_field(model: Vocoder) -> str:
+    """The reach of each layer into the past, the output on top, as steps that grow to the left; "" without a WaveNet."""
+    nets = [net for net in model.modules() if isinstance(net, WaveNet)]
+    if not nets:
+        return ""
+    reaches, marks = [1], []
+    for net in nets:
+        marks.append(len(reaches) - 1)
+        for i, dilation in enumerate(net.dilations):
+            reaches.append(reaches[-1] + (net.kernel_size - 1) * dilation + (i == 0))  # a net's input is shifted by one
+    layers, widest = len(reaches) - 1, reaches[-1]
+    rows = "".join(
+        f'<rect x="{100 * (1 - reach / widest):.3f}" y="{i}" width="{100 * reach / widest:.3f}" height="0.8"/>'
+        for i, reach in enumerate(reaches[1:])
+    )
+    lines = "".join(f'<line x1="0" x2="100" y1="{mark - 0.1}" y2="{mark - 0.1}"/>' for mark in marks[1:])
+    ms = 1000.0 * model.receptive_field / model.sample_rate
+    widest_dilation = max(max(net.dilations) for net in nets)
+    words = f"{layers} layers in {len(nets)} net{'s' if len(nets) > 1 else ''}, dilations 1 to {widest_dilation}"
+    text = f"sees {model.receptive_field} samples, {ms:.1f} ms: {words}"
+    return (
+        f'<svg class="reach" viewBox="0 0 100 {layers}" preserveAspectRatio="none" role="img" aria-label="{text}">'
+        f'{rows}{lines}</svg><p class="ends" aria-hidden="true"><span>{ms:.1f} ms ago</span><span>now</span></p>'
+        f'<p class="soft">{text[0].upper() + text[1:]}.</p>'
+    )
+
+
+def _lane_svg(label: str, seconds: float, axis: Axis, content: str) -> str:
+    lines = "".join(f'<path class="rule" d="M0 {y:.2f}H{seconds:.5f}"/>' for _, y in axis)
+    return (
+        f'<svg viewBox="0 0 {seconds:.5f} 100" preserveAspectRatio="none" role="img" aria-label="{html.escape(label)}">'
+        f"{lines}{content}</svg>"
+    )
+
+
+def _scaled(value: np.ndarray | float, low: float, high: float) -> np.ndarray:
+    """Height of a value: 96 at `low`, 4 at `high`."""
+    return np.clip(96 - 92 * (np.asarray(value) - low) / max(high - low, 1e-9), 0, 100)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Three to six round numbers within a range; one if it is empty."""
+    if not high > low:
+        return [low]
+    power = 10.0 ** math.floor(math.log10(high - low))
+    steps = [factor * power for factor in (5.0, 2.0, 1.0, 0.5, 0.2, 0.1)]
+    step = next(step for step in steps if math.floor(high / step) - math.ceil(low / step) >= 2)
+    return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _path(points: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{x:.3f} {y:.1f}" for x, y in points)

@@ -1,0 +1,207 @@
+"""The report page: a self-contained HTML file that needs no network, and no script for its tables, pictures and players."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wavflow.audio import encode_audio
+from wavflow.evaluation.charts import curve_charts, scatter_chart
+from wavflow.evaluation.drawings import ladder, lane, likelihood_lane, mel_axis, pitch_lane, receptive_field
+from wavflow.evaluation.metrics import judging_mel
+from wavflow.evaluation.pictures import matrix_png
+from wavflow.evaluation.tables import Row, html_table
+from wavflow.mel import MelSpectrogram
+
+if TYPE_CHECKING:
+    from wavflow.evaluation.report import Report
+
+RANGE = 8.0  # nepers of a mel spectrogram that are shown: 70 dB
+DIFFERENCE = 2.5  # nepers at which a difference has its last colour: 22 dB
+DECIBEL = 8.686  # per neper
+
+
+def render_page(report: Report) -> str:
+    """Returns the page, sounds and pictures included."""
+    recording = next(iter(next(iter(report.sounds.values()), {})), None)
+    mel = report.mel or judging_mel(report.sample_rate)
+    axis = mel_axis(mel)
+    comparisons = {scatter.title: scatter_chart(scatter) for scatter in report.scatters if scatter.points}
+    body = [
+        _section("Systems", html_table(report.summary, report.legend, recording), _legend(report)) if report.summary else "",
+        _section("Ladder of likelihoods", _LADDER, ladder(report.ladder)) if report.ladder else "",
+        *(_section(heading, html_table(rows, report.legend)) for heading, rows in report.tables.items() if rows),
+        _section("Comparison", _cards(comparisons)) if comparisons else "",
+        _section("Listen and look", *_clips(report, mel)) if report.sounds else "",
+        _section("Training", *_training(report)) if report.curves else "",
+        _section("Models", *_models(report)) if report.models else "",
+        _section("Left out", html_table(report.left_out)) if report.left_out else "",
+        _section("Notes", _list(report.notes)) if report.notes else "",
+    ]
+    first = '<b class="first"></b>'
+    return Template(asset("report.html")).substitute(
+        title=html.escape(report.title),
+        sample_rate=report.sample_rate,
+        style=asset("page.css") + asset("report.css"),
+        script="\n".join(asset(name) for name in ("theme.js", "tables.js", "player.js", "report.js")),
+        wave=lane("Waveform", [], '<canvas role="img" aria-label="Waveform"></canvas>', "wave"),
+        mel=lane('Mel spectrogram of <b class="selected"></b>', axis, _EMPTY, "mel"),
+        difference=lane(f"Absolute difference from {first}, 0 to {DIFFERENCE * DECIBEL:.0f} dB", axis, _EMPTY, "difference"),
+        body="\n".join(filter(None, body)),
+    )
+
+
+def asset(name: str) -> str:
+    """Returns the text of a file in `wavflow/evaluation/assets`."""
+    return (resources.files("wavflow.evaluation") / "assets" / name).read_text(encoding="utf-8")
+
+
+_EMPTY = '<svg preserveAspectRatio="none" role="img"><image preserveAspectRatio="none" x="0" y="0" height="100"/></svg>'
+_LADDER = '<p class="soft">Bits per 16-bit sample, fewer are better; the line is the 95 % interval over clips.</p>'
+
+
+def _section(heading: str, *parts: str) -> str:
+    return f"<section>\n<h2>{html.escape(heading)}</h2>\n" + "\n".join(filter(None, parts)) + "\n</section>"
+
+
+def _cards(contents: Mapping[str, str]) -> str:
+    cards = (f'<div class="card"><h3>{html.escape(name)}</h3>{content}</div>' for name, content in contents.items())
+    return f'<div class="cards">{"".join(cards)}</div>'
+
+
+def _list(items: Sequence[str]) -> str:
+    return "<ul>" + "".join(f"<li>{html.escape(item)}</li>" for item in items) + "</ul>"
+
+
+def _legend(report: Report) -> str:
+    """What each column of the summary means and which way is better."""
+    aims = {"low": "lower is better", "high": "higher is better", "zero": "nearest to 0 is best", "one": "nearest to 1 is best"}
+    entries = [
+        f"<dt>{html.escape(name)}</dt><dd>{html.escape(figure.meaning)}. <em>{aims[figure.better].capitalize()}.</em></dd>"
+        for name, figure in report.legend.items()
+        if any(name in row for row in report.summary)
+    ]
+    intro = (
+        '<p class="soft">Means over clips; ± is the half-width of the 95 % interval. The best of each column is set in bold'
+        ", the recording aside.</p>"
+    )
+    return f'{intro}<details class="legend"><summary>What the figures mean</summary><dl>{"".join(entries)}</dl></details>'
+
+
+def _clips(report: Report, mel: MelSpectrogram) -> list[str]:
+    """One card per clip: all versions with sound and pictures, from which the script makes one player."""
+    return [_clip(report, mel, i, clip, systems) for i, (clip, systems) in enumerate(report.sounds.items())]
+
+
+def _clip(report: Report, mel: MelSpectrogram, index: int, clip: str, sounds: Mapping[str, Tensor]) -> str:
+    longest = max(len(audio) for audio in sounds.values())
+    seconds = longest / report.sample_rate
+    pictures = _pictures(mel, sounds, longest)
+    sources = {system: _uri("audio/flac", encode_audio(audio, report.sample_rate)) for system, audio in sounds.items()}
+    versions = [
+        f'<figure data-name="{html.escape(system)}"><figcaption>{html.escape(system)}</figcaption>'
+        f'<audio controls preload="none" src="{sources[system]}" '
+        f'aria-label="{html.escape(f"{clip}, {system}")}"></audio>'
+        + "".join(
+            f'<img class="{kind}" src="{uri}" alt="{html.escape(f"{words} of {system}")}">'
+            for kind, words, uri in pictures[system]
+        )
+        + "</figure>"
+        for system in sounds
+    ]
+    rows = [{k: v for k, v in row.items() if k != "clip"} for row in report.clips if row.get("clip") == clip]
+    recording = next(iter(sounds))
+    log_probs, tracks = report.log_probs.get(clip), report.pitch.get(clip)
+    lanes = [
+        likelihood_lane(log_probs, mel.hop_length, report.sample_rate, seconds) if log_probs else "",
+        pitch_lane(tracks, seconds) if tracks else "",
+    ]
+    frames = -(-longest // mel.hop_length)
+    return (
+        f'<article class="clip card" id="clip-{index + 1}" aria-labelledby="name-{index + 1}" data-seconds="{seconds:.6f}" '
+        f'data-picture-seconds="{frames * mel.hop_length / report.sample_rate:.6f}">\n'
+        f'<h3 id="name-{index + 1}">{html.escape(clip)} <span class="soft">{seconds:.2f} s</span></h3>\n'
+        f'<div class="player"></div><div class="lanes">{"".join(lanes)}</div>\n'
+        f'<details class="all" open><summary>All versions side by side</summary>'
+        f'<div class="versions-grid">{"".join(versions)}</div></details>\n'
+        + (
+            f'<details class="figures"><summary>Figures of this clip</summary>{html_table(rows, report.legend, recording)}'
+            "</details>\n"
+            if rows
+            else ""
+        )
+        + "</article>"
+    )
+
+
+def _pictures(mel: MelSpectrogram, sounds: Mapping[str, Tensor], longest: int) -> dict[str, list[tuple[str, str, str]]]:
+    """System to its pictures, (class, words, data URI): the mel, and but for the recording the difference from its mel.
+
+    All are as long as the longest sound, filled up to a whole frame.
+    """
+    length = -(-longest // mel.hop_length) * mel.hop_length
+    device = mel.window.device
+    mels = {
+        system: mel(torch.nn.functional.pad(audio.detach().to(device).float(), (0, length - len(audio)))[None])[0].cpu()
+        for system, audio in sounds.items()
+    }
+    reference = next(iter(mels.values()))
+    # The few loudest bins would leave the rest in the dark; the scale is the recording's, so that a wrong level shows.
+    top = float(np.quantile(reference.numpy(), 0.998))
+    pictures = {}
+    for system, log_mel in mels.items():
+        pictures[system] = [("mel", "Mel spectrogram", _uri("image/png", matrix_png(log_mel, top - RANGE, top, "magma")))]
+        if log_mel is not reference:
+            png = matrix_png((log_mel - reference).abs(), 0.0, DIFFERENCE, "cividis")
+            pictures[system].append(("difference", "Difference from the recording", _uri("image/png", png)))
+    return pictures
+
+
+def _uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _training(report: Report) -> list[str]:
+    blocks = ['<p class="soft swatches"><b class="first">training</b><b class="second">validation</b></p>']
+    for name, path in report.curves.items():
+        figures = [
+            f"<figure>{svg}<figcaption>{html.escape(figure)}</figcaption></figure>"
+            for figure, svg in curve_charts(name, path).items()
+        ]
+        shown, more = (f'<div class="charts">{"".join(part)}</div>' for part in (figures[:3], figures[3:]))
+        blocks.append(f"<h3>{html.escape(name)}</h3>{shown if figures else '<p>Nothing was logged.</p>'}")
+        if len(figures) > 3:
+            blocks.append(f'<details class="more"><summary>{len(figures) - 3} more curves</summary>{more}</details>')
+    return blocks
+
+
+def _models(report: Report) -> list[str]:
+    facts = {name: _facts(model) for name, model in report.models.items()}
+    keys = dict.fromkeys(key for row in facts.values() for key in row)
+    rows = [{"setting": key, **{name: row.get(key) for name, row in facts.items()}} for key in keys]
+    table = f"<details><summary>Configuration</summary>{html_table(rows)}</details>"
+    return [_cards({name: receptive_field(model) for name, model in report.models.items()}), table]
+
+
+def _facts(model: Any) -> dict[str, Any]:
+    """What is worth knowing of a model, flat."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    facts = {"parameters": parameters, "receptive field, samples": model.receptive_field}
+    for source in (model.config or {}, {"info": getattr(model, "info", None) or {}}):
+        facts |= _flat(source)
+    return facts
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Row | str]:
+    flat = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
+    return flat

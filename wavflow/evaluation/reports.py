@@ -1,0 +1,177 @@
+"""Reports put together: of models on held-out clips, and of folders of sounds."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from wavflow.evaluation.charts import Scatter
+from wavflow.evaluation.folders import RECORDING, read_folders
+from wavflow.evaluation.judging import FIGURES, SILENT, Figure, Judgement, judge, summarise
+from wavflow.evaluation.listening import write_listening_test
+from wavflow.evaluation.report import Report
+from wavflow.evaluation.resources import synthesis_costs
+from wavflow.evaluation.systems import ENVELOPE, WHITENING, WORLD, Clip, divergences, likelihoods, render
+from wavflow.vocoder import Vocoder
+
+Progress = Callable[[Iterable[Any], str], Iterable[Any]]
+QUALITY = "M-STFT"  # what the comparison plots show: needs no library and tells trained from untrained
+MOST = 8  # sounds on a screen of a listening test, beside its low anchor
+LOWEST_RATE = 9000  # Hz, above which there is a low anchor
+SHOWN = 20  # clips that a page plays: each takes about a megabyte of it
+LEGEND = FIGURES | {
+    "bits/sample": Figure("low", "code length of 16-bit audio"),
+    "nats/sample": Figure("high", "log-likelihood on [-1, 1)"),
+    "KL": Figure("low", "of the model from the teacher"),
+}
+
+
+def report_on_models(
+    clips: Sequence[Clip],
+    models: Mapping[str, Vocoder],
+    paths: Mapping[str, Path],
+    teacher: Vocoder | None = None,
+    temperature: float = 1.0,
+    voicing: bool = True,
+    memory: Sequence[float] = (),
+    jobs: int | None = None,
+    progress: Progress = lambda items, name: items,
+) -> Report:
+    """Renders, judges and scores the clips with every model and anchor.
+
+    Args:
+        clips: Held-out recordings, of one mel convention.
+        models: Name to model; all of that convention.
+        paths: Name to the file that the model came from.
+        teacher: What the KL of the models that draw in parallel is taken to; None for none.
+        temperature: Of the noise.
+        voicing: Whether to track the pitch by pYIN.
+        memory: Seconds of audio to measure time and memory for.
+        jobs: Processes that judge; all processors if None.
+        progress: Wraps what takes long, with its name.
+    """
+    renderings = render(clips, models, temperature, jobs, progress)
+    sounds = {clip.name: {name: rendering.audio[i] for name, rendering in renderings.items()} for i, clip in enumerate(clips)}
+    first = next(iter(models.values()))
+    judgement = judge(sounds, first.sample_rate, voicing, jobs=jobs, progress=lambda items: progress(items, "judging"))
+    ladder, log_probs = likelihoods(clips, models)
+    tables = {"Likelihood of the recordings": ladder}
+    if teacher is not None and (rows := divergences(clips, teacher, models)):
+        tables["Divergence from the teacher, nats/sample"] = rows
+    for name in (name for name in models if memory and models[name].draws_in_parallel):
+        tables[f"Cost of synthesis, {name}"] = synthesis_costs(paths[name], memory, str(first.device))
+    summary = summarise(judgement.rows, renderings, {name: rendering.speed for name, rendering in renderings.items()})
+    logs = {name: path.parent / "logs" / "metrics.csv" for name, path in paths.items()}
+    notes = [f"{name}: {path}, {getattr(models[name], 'info', {})}" for name, path in paths.items()]
+    if WHITENING in renderings:
+        notes.append(f"{WHITENING}: noise through the envelope and pitch of the mel, which is the untrained student")
+    longest = max(clip.audio.shape[-1] for clip in clips) / first.sample_rate
+    notes.append(f"{len(clips)} test clips of at most {longest:.3g} s, temperature {temperature:g}, on {first.device.type}")
+    return Report(
+        title=" and ".join(models).capitalize() if len(models) < 3 else f"{len(models)} models",
+        sample_rate=first.sample_rate,
+        summary=summary,
+        tables=tables,
+        clips=judgement.rows,
+        left_out=judgement.left_out,
+        notes=notes + _missing(judgement, [] if WORLD in renderings else [WORLD]) + _shown(sounds),
+        sounds=dict(itertools.islice(sounds.items(), SHOWN)),
+        log_probs=log_probs,
+        pitch=_pitch(judgement, first.sample_rate),
+        curves={name: path for name, path in logs.items() if path.is_file()},
+        models=models,
+        ladder=[{"name": row["likelihood of"], "bits/sample": row["bits/sample"]} for row in ladder],
+        scatters=_scatters(summary, models),
+        legend=LEGEND,
+    )
+
+
+def report_on_folders(
+    reference: str | Path,
+    generated: Mapping[str, str | Path],
+    limit: int | None = None,
+    voicing: bool = True,
+    jobs: int | None = None,
+    progress: Progress = lambda items, name: items,
+) -> Report:
+    """Judges folders of sounds against a folder of recordings; see `read_folders`. The lag of each sound is taken out."""
+    sounds = read_folders(reference, generated, limit)
+    judgement = judge(
+        sounds.clips, sounds.sample_rate, voicing, align=True, jobs=jobs, progress=lambda items: progress(items, "judging")
+    )
+    if not judgement.rows:
+        raise ValueError(f"`reference`: no clip of {reference} can be judged. The first: {judgement.left_out[0]['why']}.")
+    notes = [f"recordings: {reference}", *(f"{system}: {folder}" for system, folder in generated.items()), *sounds.notes]
+    return Report(
+        title=f"{', '.join(generated)} beside the recordings",
+        sample_rate=sounds.sample_rate,
+        summary=summarise(judgement.rows, [RECORDING, *generated]),
+        clips=judgement.rows,
+        left_out=sounds.left_out + judgement.left_out,
+        notes=notes + _missing(judgement) + _shown(sounds.clips),
+        sounds=dict(itertools.islice(sounds.clips.items(), SHOWN)),
+        pitch=_pitch(judgement, sounds.sample_rate),
+    )
+
+
+def write_listening_page(path: str | Path, report: Report) -> None:
+    """Writes a listening test of a report's sounds: the recording, the anchors of the field and the models, in ABX by pairs.
+
+    Clips in which a system is missing or silent are left out, as listeners compare them all; so are whole systems beyond
+    the `MOST` that a screen takes, anchors first.
+
+    Raises:
+        ValueError: When no clip is left.
+    """
+    systems = [row["system"] for row in report.summary if row["system"] != ENVELOPE]
+    recording, models = systems[0], [name for name in systems if name in report.models] or systems[1:]
+    models = models[: MOST - 1]
+    anchors = [name for name in systems[1:] if name not in models and name not in report.models][: MOST - 1 - len(models)]
+    chosen = [recording, *anchors, *models]
+    clips = {}
+    for clip, sounds in report.sounds.items():
+        if all(name in sounds and sounds[name].isfinite().all() and sounds[name].abs().max() >= SILENT for name in chosen):
+            length = min(len(sounds[name]) for name in chosen)
+            clips[clip] = {name: sounds[name][:length] for name in chosen}
+    pairs = [(recording, name) for name in models] + list(itertools.pairwise(models))
+    low_anchor = report.sample_rate > LOWEST_RATE
+    write_listening_test(path, clips, report.sample_rate, recording, low_anchor=low_anchor, pairs=pairs, title=report.title)
+
+
+def _missing(judgement: Judgement, anchors: Sequence[str] = ()) -> list[str]:
+    names = [*judgement.missing, *anchors]
+    return [f"not computed, for want of a library: {', '.join(names)} (pip install 'wavflow[eval]')"] if names else []
+
+
+def _shown(sounds: Mapping[str, Any]) -> list[str]:
+    return (
+        [f"the first {SHOWN} of {len(sounds)} clips can be heard here; the figures are of all"] if len(sounds) > SHOWN else []
+    )
+
+
+def _pitch(judgement: Judgement, sample_rate: int) -> dict[str, dict[str, tuple[Any, float]]]:
+    return {
+        clip: {system: (track, 256 / sample_rate) for system, track in tracks.items()}
+        for clip, tracks in judgement.tracks.items()
+    }
+
+
+def _scatters(summary: Sequence[Mapping[str, Any]], models: Mapping[str, Vocoder]) -> list[Scatter]:
+    """Quality against speed for all systems, and against training time for the models that know theirs."""
+    rows = {row["system"]: row for row in summary if row["system"] != ENVELOPE and QUALITY in row}
+    quality = {name: row[QUALITY].mean for name, row in rows.items() if math.isfinite(row[QUALITY].mean)}
+    speed = [(name, rows[name]["x real time"], mean) for name, mean in quality.items() if rows[name]["x real time"] > 0]
+    trained = [
+        (name, models[name].info["seconds"] / 60, mean)
+        for name, mean in quality.items()
+        if name in models and getattr(models[name], "info", {}).get("seconds")
+    ]
+    better = f"{QUALITY} ({FIGURES[QUALITY].better} is better)"
+    scatters = [
+        Scatter("Quality against speed", "x real time", better, speed),
+        Scatter("Quality against training time", "minutes of training", better, trained),
+    ]
+    return [scatter for scatter in scatters if scatter.points]

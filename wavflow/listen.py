@@ -1,0 +1,29 @@
+"""`python -m wavflow.listen results/*.csv`: what the listening test's listeners heard, as tables."""
+
+from __future__ import annotations
+
+import argparse
+
+from wavflow.cli import one_line_errors, output_folder
+from wavflow.evaluation.scores import score, write_scores
+from wavflow.evaluation.tables import markdown_table
+
+
+def main() -> None:
+    """Reads the files that the page saved, prints tables, and writes them where asked."""
+    parser = argparse.ArgumentParser(prog="python -m wavflow.listen", description=__doc__)
+    parser.add_argument("results", nargs="+", metavar="results.csv", help="files that listen.html saved, all of one page")
+    parser.add_argument("--output", metavar="FOLDER", help="also write scores.json, scores.png, mushra.csv and abx.csv there")
+    options = parser.parse_args()
+    with one_line_errors():
+        scores = score(options.results)
+        for heading, rows in (("MUSHRA", scores.mushra), ("ABX", scores.abx)):
+            if rows:
+                print(f"## {heading}\n\n{markdown_table(rows)}")
+        print("\n".join(f"- {note}" for note in scores.notes))
+        if options.output:
+            write_scores(output_folder(options.output), scores)
+
+
+if __name__ == "__main__":
+    main()
