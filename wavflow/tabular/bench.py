@@ -1,0 +1,131 @@
+"""One run of the density bench: fits a flow, and what it is compared with, on every fold of a data set, and judges them."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from wavflow.evaluation.intervals import mean_interval
+from wavflow.flows import Flow
+from wavflow.tabular.densities import density, gaussian_log_prob, peer
+from wavflow.tabular.fitting import History, fit, log_likelihoods
+from wavflow.tabular.tables import Data, Fold
+
+
+class Fitted(NamedTuple):
+    """A kind of model on all folds: the models, how each was trained, and log p (N,) of each fold's test rows."""
+
+    name: str
+    models: list[Flow]
+    histories: list[History]
+    log_probs: list[Tensor]
+
+
+def fit_all(
+    data: Data,
+    flow: dict[str, Any],
+    options: dict[str, Any],
+    seed: int = 0,
+    noise: float = 0.0,
+    of_zuko: bool = False,
+    progress: Callable[[Iterable[int], str], Iterable[int]] = lambda items, name: items,
+) -> Fitted:
+    """Fits one flow per fold.
+
+    Args:
+        data: The rows.
+        flow: Configuration of `densities.density`.
+        options: Settings of `fitting.fit`.
+        seed: Of weights and batches; fold i takes seed + i.
+        noise: Standard deviation of the Gaussian noise on each batch, in those of the columns: it blunts the spikes that a
+            flow puts on repeated values. Pictures have noise of their own.
+        of_zuko: Whether it is zuko's flow of the same kind instead of ours.
+        progress: Wraps the numbers of the epochs, given a name to show.
+    """
+    result = Fitted("", [], [], [])
+    for i, fold in enumerate(data.folds):
+        torch.manual_seed(seed + i)
+        arguments = flow, len(data.columns), data.levels
+        name, model = peer(*arguments) if of_zuko else (flow["name"], density(*arguments))
+        train, validation, test = (column(x) for x in fold)
+        known = torch.cat([dequantise(train, data.levels), validation])
+        model.initialize(known)
+        jitter = functools.partial(blur, spread=noise * known.std(dim=0)) if noise else None
+        jitter = functools.partial(dequantise, levels=data.levels) if data.levels else jitter
+        bar = functools.partial(progress, name=f"{name} {i + 1}/{len(data.folds)}" if len(data.folds) > 1 else name)
+        history = fit(model, train, validation, jitter=jitter, progress=bar, **options)
+        result.models.append(model.eval())
+        result.histories.append(history)
+        result.log_probs.append(log_likelihoods(model, test) + offset(data, fold))
+    return result._replace(name=name)
+
+
+def baseline(data: Data) -> list[Tensor]:
+    """Returns log p (N,) of each fold's test rows under the Gaussian of full covariance of its other rows."""
+    torch.manual_seed(0)
+    result = []
+    for fold in data.folds:
+        known = torch.cat([dequantise(fold.train, data.levels), fold.validation])[..., None]
+        result.append(gaussian_log_prob(known, fold.test[..., None], data.levels) + offset(data, fold))
+    return result
+
+
+def row(name: str, data: Data, log_probs: list[Tensor], fitted: Fitted | None = None) -> dict[str, Any]:
+    """Returns a line of the table: means and medians over test rows, in nats per row, and what the run cost.
+
+    The interval is over folds where there are several, else over test rows. Where a likelihood is not finite, there is no mean.
+    """
+    everything = torch.cat(log_probs).double()
+    several = len(log_probs) > 1
+    finite = bool(everything.isfinite().all())
+    mean = mean_interval([x.mean().item() for x in log_probs] if several else everything.tolist()) if finite else None
+    line = {"model": name, "test log p": mean, "median": everything.median() if finite else None}
+    if several:
+        line["worst fold"] = min(x.mean().item() for x in log_probs) if finite else None
+    if data.levels:
+        line["bits/dim"] = -everything.mean().item() / len(data.columns) / math.log(2)
+    if data.shape:
+        true = torch.cat([data.shape.log_prob(fold.test) for fold in data.folds])
+        line["KL to the truth"] = mean_interval((true - everything).tolist()) if finite else None
+    if fitted:
+        trained = [p for p in fitted.models[0].parameters() if p.requires_grad]
+        line["parameters"] = sum(p.numel() for p in trained)
+        line["seconds"] = sum(history.seconds for history in fitted.histories)
+    return line
+
+
+def rows(data: Data, fits: list[Fitted]) -> list[dict[str, Any]]:
+    """Returns the table: the truth where it is known, the Gaussian, and what was fitted."""
+    truth = [row("the truth", data, [data.shape.log_prob(fold.test) for fold in data.folds])] if data.shape else []
+    return [*truth, row("Gaussian", data, baseline(data)), *(row(f.name, data, f.log_probs, f) for f in fits)]
+
+
+def offset(data: Data, fold: Fold) -> float:
+    """Returns what turns log p of a row as it is stored into that of the units which are reported, in nats.
+
+    Of standardised columns x / s it is sum log s, of pictures' levels L x in [0, L) it is -D log L.
+    """
+    if data.levels:
+        return -len(data.columns) * math.log(data.levels)
+    known = torch.cat([fold.train, fold.validation])
+    return known.std(dim=0, correction=0).log().sum().item() if data.standardised else 0.0
+
+
+def dequantise(x: Tensor, levels: int | None) -> Tensor:
+    """Returns x with fresh uniform noise of one grey level; as it is where there are no levels."""
+    return x + torch.rand_like(x) / levels if levels else x
+
+
+def blur(x: Tensor, spread: Tensor) -> Tensor:
+    """Returns x with fresh Gaussian noise of a standard deviation."""
+    return x + spread * torch.randn_like(x)
+
+
+def column(x: Tensor) -> Tensor:
+    """Rows (N, D) in the layout of flows, (N, D, 1), and in torch's default precision."""
+    return x.to(torch.get_default_dtype())[..., None]

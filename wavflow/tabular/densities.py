@@ -1,0 +1,146 @@
+"""Densities of rows of numbers: a named flow in the data's own units, its model file, and what it is compared with."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wavflow.files import aside
+from wavflow.flows import ActNorm, Chain, Flow, Transform, named
+from wavflow.flows.base import at_least_float32
+
+NAMES = ("nice", "real_nvp", "glow", "maf", "iaf", "mintnet", "gaussianization")
+FORMAT = "wavflow-density"
+ALPHA = 0.05
+
+
+class Logit(Transform):
+    """`z = logit(alpha + (1 - 2 alpha) x)` for x in [0, 1], so that a picture's grey levels fill the line.
+
+    References:
+        Real-NVP (Dinh et al., 2017), section 4.1, with its alpha of .05, https://arxiv.org/abs/1605.08803
+    """
+
+    def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
+        """Returns z (B, C, T) and log |dz/dx| (B, T)."""
+        z = torch.logit(ALPHA + (1 - 2 * ALPHA) * at_least_float32(x))
+        return z, -self._log_slope(z).sum(dim=1)
+
+    def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
+        """Returns x (B, C, T) and log |dx/dz| (B, T)."""
+        z = at_least_float32(z)
+        return (torch.sigmoid(z) - ALPHA) / (1 - 2 * ALPHA), self._log_slope(z).sum(dim=1)
+
+    def _log_slope(self, z: Tensor) -> Tensor:
+        """Log |dx/dz|, elementwise."""
+        return F.logsigmoid(z) + F.logsigmoid(-z) - torch.log(z.new_tensor(1 - 2 * ALPHA))
+
+
+class Peer(nn.Module):
+    """A flow of zuko in the place of a base density: of vectors, (B, D, 1) to log-densities (B, 1, 1)."""
+
+    def __init__(self, flow: nn.Module) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Returns the log-density of whole rows."""
+        return self.flow().log_prob(z.squeeze(-1))[:, None, None]
+
+
+def preparation(levels: int | None = None, features: int = 1) -> list[Transform]:
+    """The maps before every flow: of pictures the logit; then each column to mean 0 and deviation 1, which is not trained."""
+    return [Logit()] * (levels is not None) + [ActNorm(features).requires_grad_(False)]
+
+
+def density(flow: dict[str, Any], features: int, levels: int | None = None) -> Flow:
+    """Builds an untrained density of rows (B, features, 1) in the data's own units; call `initialize` with data.
+
+    Args:
+        flow: `name`, one of `NAMES`, and arguments of that function of `wavflow.flows.named`.
+        features: D.
+        levels: Not None for pictures, rows in [0, 1].
+
+    Raises:
+        ValueError: On another name or an argument that the flow does not take.
+    """
+    arguments = dict(flow)
+    name = arguments.pop("name", None)
+    if name not in NAMES:
+        raise ValueError(f"`flow.name` must be one of {', '.join(NAMES)}, got {name!r}.")
+    make = getattr(named, name)
+    known = [argument for argument in inspect.signature(make).parameters if argument not in ("features", "cond_channels")]
+    if unknown := arguments.keys() - set(known):
+        raise ValueError(f"`flow.{min(unknown)}`: {name} takes no such argument: choose among {', '.join(known)}.")
+    core = make(features, **arguments)
+    return Flow(Chain([*preparation(levels, features), core.transform]), core.base)
+
+
+def peer(flow: dict[str, Any], features: int, levels: int | None = None) -> tuple[str, Flow]:
+    """Returns the name of zuko's flow of the same kind, depth and widths, and it in the data's own units.
+
+    Beside a MAF with a mixture stands zuko's spline flow, which is autoregressive and flexible in each feature as well.
+
+    Raises:
+        ValueError: When zuko has none of that kind or is not installed.
+    """
+    try:
+        from zuko import flows
+    except ImportError as error:
+        raise ValueError("`peer=zuko` needs zuko: install it with `pip install zuko`.") from error
+    kinds = {"real_nvp": flows.NICE, "maf": flows.MAF, "gaussianization": flows.GF}
+    if flow["name"] not in kinds:
+        raise ValueError(f"`peer`: zuko has no {flow['name']}: choose flow={', flow='.join(kinds)}, or peer=null.")
+    kind = flows.NSF if flow.get("density", "gaussian") != "gaussian" else kinds[flow["name"]]
+    nets = {} if kind is flows.GF else {"hidden_features": tuple(flow["hidden"])}
+    label = "Real-NVP" if kind is flows.NICE else kind.__name__
+    core = Peer(kind(features, transforms=flow["depth"], **nets))
+    return f"zuko {label}", Flow(Chain(preparation(levels, features)), core)
+
+
+def gaussian_log_prob(train: Tensor, test: Tensor, levels: int | None = None) -> Tensor:
+    """Returns the log-densities (M,) of rows `test` (M, D, 1) under the Gaussian of full covariance of rows `train`."""
+    maps = Chain(preparation(levels, train.shape[1])).to(train.dtype)
+    maps.initialize(train)
+    (known, _), (z, log_det) = maps(train), maps(test)
+    normal = torch.distributions.MultivariateNormal(known.mean(dim=0)[:, 0], torch.cov(known[..., 0].T))
+    return normal.log_prob(z[..., 0]) + log_det[:, 0]
+
+
+def save(model: Flow, path: str | os.PathLike[str], config: dict[str, Any]) -> None:
+    """Writes weights and configuration, the arguments of `density`, to one .safetensors file."""
+    with aside(path) as part:
+        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, part, {"format": FORMAT, "config": json.dumps(config)})
+
+
+def load(path: str | os.PathLike[str]) -> Flow:
+    """Loads a density written by `save`. Nothing is unpickled, and only the flows of `NAMES` are built.
+
+    Raises:
+        FileNotFoundError: When there is no such file.
+        ValueError: When the file is not a whole density.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"`path`: there is no model file {path}: train one with `python -m wavflow.density`.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise ValueError("it is no density of wavflow")
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        model = density(**json.loads(metadata["config"]))
+        model.load_state_dict(weights)
+    except (SafetensorError, OSError, KeyError, TypeError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"`path`: {path} is not a whole density file ({reason}): train it again.") from error
+    return model.eval().requires_grad_(False)

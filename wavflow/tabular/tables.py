@@ -1,0 +1,165 @@
+"""Data for the density bench: shapes in the plane, digits, the wine tables and any numeric CSV, split into folds."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from wavflow.tabular import shapes
+
+LEAST_ROWS = 50  # for a tenth of a tenth to judge by
+MAX_CORRELATION = 0.98
+
+
+class Fold(NamedTuple):
+    """Rows (N, D) in float64 to train with, to stop by, and to judge."""
+
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+
+
+class Data(NamedTuple):
+    """A data set of the bench.
+
+    `standardised` says that its figures are of columns brought to mean 0 and deviation 1 on the rows that are not tested,
+    as the custom is for tables. `levels` is the number of grey levels of a picture, whose columns hold level / levels: it
+    takes noise of one level before it has a density, and its rows but those of `train` hold it already. `shape` is the truth.
+    """
+
+    name: str
+    folds: list[Fold]
+    columns: list[str]
+    standardised: bool = False
+    levels: int | None = None
+    shape: shapes.Shape | None = None
+
+
+def shape(name: str = "moons", rows: int = 20000, seed: int = 0) -> Data:
+    """Draws `rows` points of a shape, half to train with, a tenth to stop by and the rest to judge."""
+    if rows < LEAST_ROWS:
+        raise ValueError(f"`rows` must be at least {LEAST_ROWS}, got {rows}.")
+    truth = shapes.make(name)
+    x = truth.sample(rows, torch.Generator().manual_seed(seed))
+    return Data(name, [Fold(*x.split([rows // 2, rows // 10, rows - rows // 2 - rows // 10]))], ["x0", "x1"], shape=truth)
+
+
+def digits(seed: int = 0) -> Data:
+    """scikit-learn's 8 x 8 digits, 17 grey levels, as `(level + u) / 17` with u uniform on [0, 1); a tenth held out.
+
+    Raises:
+        ValueError: When scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ValueError("`data=digits` needs scikit-learn: install it with `pip install scikit-learn`.") from error
+    levels = torch.from_numpy(load_digits().data)
+    generator = torch.Generator().manual_seed(seed)
+    train, validation, test = split(levels, 10, seed)[0]
+    noisy = [(x + torch.rand(x.shape, generator=generator, dtype=x.dtype)) / 17 for x in (validation, test)]
+    return Data("digits", [Fold(train / 17, *noisy)], [f"pixel {i}" for i in range(64)], levels=17)
+
+
+def wine(path: str | os.PathLike[str] | None, folds: int = 10, seed: int = 0) -> Data:
+    """A wine-quality table by RNADE's protocol: without the quality, without one of each pair of |r| > .98, in folds.
+
+    References:
+        Uria et al. (2013), section 4.1, https://arxiv.org/abs/1306.0186
+    """
+    values, columns = read(path)
+    if values.shape[1] < 2:
+        raise ValueError(f"`data.path`: {path} must have the quality as its last of at least 2 columns, got {len(columns)}.")
+    values, columns = decorrelated(values[:, :-1], columns[:-1])
+    check(values, columns, path)
+    return Data(Path(path).stem, split(values, folds, seed), columns, standardised=True)
+
+
+def table(path: str | os.PathLike[str] | None, seed: int = 0) -> Data:
+    """Any CSV of numbers, with a line of names or without; a tenth of its rows is held out."""
+    values, columns = read(path)
+    check(values, columns, path)
+    return Data(Path(path).stem, split(values, 10, seed)[:1], columns, standardised=True)
+
+
+def read(path: str | os.PathLike[str] | None) -> tuple[Tensor, list[str]]:
+    """Returns the numbers (N, D) of a CSV in float64, and the names of its columns; commas, semicolons or tabs part them.
+
+    Raises:
+        FileNotFoundError: When there is no such file.
+        ValueError: When none was named, or a cell holds no number, or a row is shorter or longer than the first.
+    """
+    if path is None:
+        raise ValueError("`data.path` is needed and was not given: add data.path=<a .csv file>.")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"`data.path`: there is no file {path}.")
+    text = Path(path).read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    mark = max(",;\t", key=(text or [""])[0].count)
+    lines = [(number, [cell.strip() for cell in cells]) for number, cells in enumerate(csv.reader(text, delimiter=mark), 1)]
+    lines = [(number, cells) for number, cells in lines if any(cells)]
+    if not lines:
+        raise ValueError(f"`data.path`: {path} is empty: give a .csv file of numbers.")
+    first = lines[0][1]
+    named = all(_number(cell) is None for cell in first)
+    rows = []
+    for number, cells in lines[named:]:
+        if len(cells) != len(first):
+            raise ValueError(f"`data.path`: {path} must have {len(first)} cells in every line, got {len(cells)} in {number}.")
+        rows.append([_number(cell) for cell in cells])
+        if None in rows[-1]:
+            cell = cells[rows[-1].index(None)]
+            raise ValueError(f"`data.path`: {path} must hold numbers alone, got {cell[:40]!r} in line {number}: leave it out.")
+    columns = first if named else [f"column {i}" for i in range(1, len(first) + 1)]
+    return torch.tensor(rows, dtype=torch.float64).reshape(-1, len(first)), columns
+
+
+def check(values: Tensor, columns: list[str], path: str | os.PathLike[str]) -> None:
+    """Raises ValueError where rows (N, D) are too few, or columns constant or not finite."""
+    if len(values) < LEAST_ROWS:
+        raise ValueError(f"`data.path`: {path} must have at least {LEAST_ROWS} rows, got {len(values)}.")
+    faults = {"not finite": ~values.isfinite().all(dim=0), "constant": values.amin(dim=0) == values.amax(dim=0)}
+    for fault, where in faults.items():
+        if where.any():
+            names = ", ".join(columns[i] for i in where.nonzero().flatten())
+            raise ValueError(f"`data.path`: {path} must vary and be finite in every column, {names}: {fault}; leave it out.")
+
+
+def decorrelated(values: Tensor, columns: list[str]) -> tuple[Tensor, list[str]]:
+    """Returns the columns but the later one of each pair whose correlation is beyond .98, which tells nothing new."""
+    correlation = torch.corrcoef(values.T).abs().reshape(len(columns), -1)
+    kept: list[int] = []
+    for column in range(len(columns)):
+        if not any(correlation[column, other] > MAX_CORRELATION for other in kept):
+            kept.append(column)
+    return values[:, kept], [columns[i] for i in kept]
+
+
+def split(values: Tensor, folds: int, seed: int) -> list[Fold]:
+    """Shuffles rows (N, D) and cuts them into `folds` parts, each the test part once; a tenth of the others is for validation.
+
+    Raises:
+        ValueError: When there are fewer than 2 folds or fewer rows than folds need.
+    """
+    if not 2 <= folds <= len(values) // 5:
+        raise ValueError(f"`folds` must be from 2 to a fifth of the {len(values)} rows, got {folds}.")
+    parts = values[torch.randperm(len(values), generator=torch.Generator().manual_seed(seed))].tensor_split(folds)
+    result = []
+    for i, test in enumerate(parts):
+        rest = torch.cat([part for j, part in enumerate(parts) if j != i])
+        tenth = max(1, len(rest) // 10)
+        result.append(Fold(rest[tenth:], rest[:tenth], test))
+    return result
+
+
+def _number(cell: str) -> float | None:
+    """The number in a cell; an empty one counts as missing, which is no number but may stand there."""
+    try:
+        return float(cell) if cell else math.nan
+    except ValueError:
+        return None
