@@ -286,9 +286,9 @@ def test_write_audio_refuses(tmp_path: Path, arguments: dict, message: str) -> N
 
 
 def test_encoded_flac_is_the_smallest_and_of_sixteen_bits() -> None:
-    audio = 0.1 * torch.randn(20000)
+    audio = 0.002 * torch.randn(20000).cumsum(dim=0)  # something that a predictor gains on
     sizes = []
-    for level in (0.5, 1.0):
+    for level in (0.0, 1.0):
         sf.write(file := io.BytesIO(), (audio * 32768).round().short().numpy(), 8000, format="FLAC", compression_level=level)
         sizes.append(len(file.getvalue()))
 
