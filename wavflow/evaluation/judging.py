@@ -38,7 +38,7 @@ FIGURES = {
     "ESTOI": Figure("high", "extended intelligibility, 0 to 1, at 10 kHz"),
     "PESQ": Figure("high", "wide-band PESQ, 1 to 4.64, at 16 kHz; says little below 1.2"),
     "DIO F1": Figure("high", "does it hum where the recording hums? by DIO, which fails where phase is random"),
-    "voicing F1": Figure("high", "the same by pYIN"),
+    "voicing F1": Figure("high", "the same by pYIN, which may take the ringing of a whisper for a hum"),
     "F0 cents": Figure("low", "RMS error of the pitch where both are voiced, errors above 600 cents aside"),
     "F0 gross %": Figure("low", "share of those errors above 600 cents"),
     "lag ms": Figure("zero", "how late it comes, estimated; taken out before the other figures"),

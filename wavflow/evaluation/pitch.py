@@ -69,7 +69,9 @@ def dio_track(audio: Tensor | np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def voicing_f1(found: np.ndarray, wanted: np.ndarray) -> float:
-    """F1 of the voiced frames; 1 is perfect, a whisper has about 0. `nan` if neither track has a voiced frame.
+    """F1 of the voiced frames; 1 is perfect. `nan` if neither track has a voiced frame.
+
+    A whisper has about 0 by DIO. By pYIN it is a lottery, 0 to .9: noise that rings in a formant is nearly periodic.
 
     Args:
         found: (frames,), track of the generated clip.
