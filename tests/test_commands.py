@@ -202,7 +202,7 @@ def test_evaluation_writes_a_report(chain: Chain, held_out: list[str], tmp_path:
     assert [row["system"] for row in figures["summary"]] == systems
     assert {row["clips"] for row in figures["summary"]} == {2}
     assert len(figures["clips"]) == 2 * len(systems)
-    likelihoods, divergences = list(figures["tables"].values())
+    likelihoods, divergences, _ = figures["tables"].values()
     assert [row["likelihood of"] for row in likelihoods] == ["FLAC", "whitening alone", "teacher"]
     assert [row["divergence of"] for row in divergences] == ["untrained student", "student"]
     page = (report / "report.html").read_text()
@@ -232,7 +232,7 @@ def test_models_of_several_kinds_are_compared(chain: Chain, held_out: list[str],
     names = ["x-waveglow", "y-waveglow", f"{tmp_path.name}-teacher"]
     assert [row["system"] for row in figures["summary"]][-4:] == ["teacher", *names]
     assert figures["models"].keys() == {"teacher", *names}
-    likelihoods, divergences = list(figures["tables"].values())
+    likelihoods, divergences, _ = figures["tables"].values()
     assert [row["likelihood of"] for row in likelihoods][-4:] == ["teacher", *names]
     assert {row["divergence of"] for row in divergences} == {"untrained x-waveglow", *names}
     assert "Quality against training time" in (tmp_path / "report" / "report.html").read_text()
@@ -242,7 +242,9 @@ def test_models_of_several_kinds_are_compared(chain: Chain, held_out: list[str],
     alone = succeeds("evaluate", f"model={paths[2]}", *held_out, f"output={tmp_path / 'alone'}")
     figures = json.loads((tmp_path / "alone" / "figures.json").read_text())
     assert figures["summary"][-1]["system"] == "teacher"
-    assert list(figures["tables"]) == ["Likelihood of the recordings"], "it is no teacher, whatever it is called"
+    assert list(figures["tables"]) == ["Likelihood of the recordings", "What was trained"], (
+        "it is no teacher, whatever it is called"
+    )
     assert "Quality against training time" not in (tmp_path / "alone" / "report.html").read_text()
     assert "waveglow" not in alone.out.split("- teacher")[0]
 

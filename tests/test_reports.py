@@ -56,12 +56,15 @@ def test_report_on_models(tmp_path: Path) -> None:
     assert {row["clips"] for row in report.summary} == {2}
     assert [(row["clip"], row["system"]) for row in report.clips] == list(itertools.product(["clip 0", "clip 1"], systems))
     assert {clip: list(sounds) for clip, sounds in report.sounds.items()} == dict.fromkeys(["clip 0", "clip 1"], systems)
-    likelihoods, divergences = report.tables.values()
+    likelihoods, divergences, facts = report.tables.values()
     assert [row["likelihood of"] for row in likelihoods] == ["FLAC", "whitening alone", "teacher", "flow"]
     assert [row["divergence of"] for row in divergences] == ["untrained a", "a", "untrained flow", "flow"]
     assert [(row["name"], row["bits/sample"]) for row in report.ladder] == [
         (row["likelihood of"], row["bits/sample"]) for row in likelihoods
     ]
+    assert [(row["model"], row["minutes"]) for row in facts] == [("teacher", None), ("a", 1.0), ("flow", None)]
+    assert facts[1]["parameters"] == sum(p.numel() for p in models["a"].parameters())
+    assert facts[0]["sees, ms"] == models["teacher"].receptive_field / 8
     assert list(report.log_probs["clip 1"]) == ["teacher", "flow"]
     assert report.curves == {"a": tmp_path / "logs" / "metrics.csv"}
     assert report.mel is None, "pictures show the full band"
@@ -82,7 +85,7 @@ def test_a_report_without_teacher_seconds_or_library_is_smaller(monkeypatch: pyt
     report = report_on({"a": tiny_student(0.05, mel=MEL, whitening=0)})
 
     assert [row["system"] for row in report.summary] == ["recording", "Griffin-Lim", "random phase", "a"]
-    assert list(report.tables) == ["Likelihood of the recordings"]
+    assert list(report.tables) == ["Likelihood of the recordings", "What was trained"]
     assert [scatter.title for scatter in report.scatters] == ["Quality against speed"]
     assert "not computed, for want of a library: DIO F1, WORLD (pip install 'wavflow[eval]')" in report.notes
     assert not any("whitening alone" in note for note in report.notes)

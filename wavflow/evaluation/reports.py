@@ -63,6 +63,7 @@ def report_on_models(
         tables["Divergence from the teacher, nats/sample"] = rows
     for name in (name for name in models if memory and models[name].draws_in_parallel):
         tables[f"Cost of synthesis, {name}"] = synthesis_costs(paths[name], memory, str(first.device))
+    tables["What was trained"] = [_facts(name, model) for name, model in models.items()]
     summary = summarise(judgement.rows, renderings, {name: rendering.speed for name, rendering in renderings.items()})
     logs = {name: path.parent / "logs" / "metrics.csv" for name, path in paths.items()}
     notes = [f"{name}: {path}, {getattr(models[name], 'info', {})}" for name, path in paths.items()]
@@ -139,6 +140,18 @@ def write_listening_page(path: str | Path, report: Report) -> None:
     pairs = [(recording, name) for name in models] + list(itertools.pairwise(models))
     low_anchor = report.sample_rate > LOWEST_RATE
     write_listening_test(path, clips, report.sample_rate, recording, low_anchor=low_anchor, pairs=pairs, title=report.title)
+
+
+def _facts(name: str, model: Vocoder) -> dict[str, Any]:
+    """What a model costs and cost; steps and minutes where its file tells them."""
+    info = getattr(model, "info", {})
+    return {
+        "model": name,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "sees, ms": 1000.0 * model.receptive_field / model.sample_rate,
+        "steps": info.get("steps"),
+        "minutes": info["seconds"] / 60 if info.get("seconds") else None,
+    }
 
 
 def _missing(judgement: Judgement, anchors: Sequence[str] = ()) -> list[str]:
