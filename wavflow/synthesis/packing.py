@@ -1,0 +1,124 @@
+"""A WaveNet's weights as the steps read them: in tiles, padded to whole vectors, constants folded in.
+
+A matrix is kept in tiles of 32 outputs, each in one piece, its inputs in pairs: a product reads memory from one end to the
+other, and its sums stay in registers. In bfloat16 a pair of inputs shares words of 32 bits:
+
+    word       | high half: even input | low half: odd input |
+    odd weight  = the word shifted up, exactly bfloat16;    even weight = the word itself, read as float32: it costs nothing
+
+The low half then sits in the last bits of the even weight; `tiles` rounds that one with it in view, so that it is as near as
+bfloat16 would have been.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wavflow.nn.wavenet import WaveNet
+
+VECTOR = 16  # numbers in a vector; widths are padded to it
+TILE = 32  # outputs of a tile
+BLOCK = 16  # steps whose delayed taps are multiplied at once, at most
+
+
+class PackedWaveNet(NamedTuple):
+    """What the steps read. C, S and H are the widths of the residual path, the skip path and the head, padded.
+
+    The outputs of a layer are one row, (S + C, padded): skip first, then the next input.
+    """
+
+    dilations: np.ndarray  # (layers,)
+    kernel_size: int
+    channels: int  # C
+    skip: int  # S
+    input: np.ndarray  # (2, C): weight of the sample, bias
+    gate_bias: np.ndarray  # (layers, 2, C)
+    delayed: np.ndarray  # tiles C -> 2C of each layer's taps before the current one, the oldest first
+    current: np.ndarray  # tiles C -> 2C of each layer's current tap
+    outputs: np.ndarray  # tiles C -> S + C of each layer
+    residual_bias: np.ndarray  # (layers, C)
+    skip_bias: np.ndarray  # (S,), of all layers
+    head: np.ndarray  # tiles S -> H, always float32, as the next three
+    head_bias: np.ndarray  # (H,)
+    last: np.ndarray  # tiles H -> parameters
+    last_bias: np.ndarray  # (parameters, padded)
+
+
+@torch.no_grad()
+def pack(net: WaveNet, dtype: torch.dtype) -> PackedWaveNet:
+    """Packs a causal WaveNet with one input channel; its matrices in `dtype`, float32 or bfloat16, its biases in float32."""
+    layers, channels, skip = len(net.dilations), whole(net.channels, VECTOR), whole(net.head.in_features, VECTOR)
+    width, hidden = whole(skip + channels, TILE), whole(skip, TILE)
+    # (layers, taps, 2, C, C of the tap), the oldest tap first
+    gates = torch.stack([_weight(gate).unflatten(0, (2, -1)).unflatten(2, (net.kernel_size, -1)) for gate in net.gates])
+    gates = _padded(gates.permute(0, 3, 4, 1, 2), {-1: channels, -3: channels}).flatten(-2)
+    # The factors that keep the variance, of the residual path and of the summed skips, are left to the weights.
+    keep, share = math.sqrt(0.5), math.sqrt(1.0 / layers)
+    outputs, skip_bias, residual_bias = [], torch.zeros(skip).float(), torch.zeros(layers, channels).float()
+    for i, output in enumerate(net.outputs):
+        weight, bias = _weight(output).T, output.bias.float()
+        to_skip, to_next = weight.split([net.head.in_features, weight.shape[1] - net.head.in_features], dim=1)
+        matrix = torch.cat([_padded(share * to_skip, {-1: skip}), keep * to_next], dim=1)
+        outputs.append(_padded(matrix, {-1: width, -2: channels}))
+        skip_bias[: net.head.in_features] += share * bias[: net.head.in_features]
+        residual_bias[i, : to_next.shape[1]] = keep * bias[net.head.in_features :]
+    gate_bias = torch.stack([gate.bias.float().unflatten(0, (2, -1)) for gate in net.gates])
+    parameters = whole(net.last.out_features, TILE)
+    return PackedWaveNet(
+        np.array(net.dilations),
+        net.kernel_size,
+        channels,
+        skip,
+        _padded(torch.stack([_weight(net.input)[:, 0], net.input.bias.float()]), {-1: channels}).numpy(),
+        _padded(gate_bias, {-1: channels}).numpy(),
+        tiles(gates[:, :-1].flatten(0, 1), dtype),
+        tiles(gates[:, -1], dtype),
+        tiles(torch.stack(outputs), dtype),
+        residual_bias.numpy(),
+        skip_bias.numpy(),
+        tiles(_padded(_weight(net.head).T[None], {-1: hidden, -2: skip}), torch.float32),
+        _padded(net.head.bias.float(), {-1: hidden}).numpy(),
+        tiles(_padded(_weight(net.last).T[None], {-1: parameters, -2: hidden}), torch.float32),
+        _padded(net.last.bias.float(), {-1: parameters}).numpy(),
+    )
+
+
+def whole(width: int, unit: int) -> int:
+    """Returns the width, rounded up to whole units."""
+    return -(-width // unit) * unit
+
+
+def tiles(matrices: Tensor, dtype: torch.dtype) -> np.ndarray:
+    """Cuts matrices (n, inputs, outputs) into (n * outputs / TILE, inputs / 2, 2 * TILE floats, or TILE shared words)."""
+    n, inputs, outputs = matrices.shape
+    cut = matrices.reshape(n, inputs // 2, 2, outputs // TILE, TILE).permute(0, 3, 1, 2, 4)
+    cut = np.ascontiguousarray(cut.reshape(-1, inputs // 2, 2, TILE).numpy())
+    return cut.reshape(len(cut), inputs // 2, 2 * TILE) if dtype == torch.float32 else _shared_words(cut)
+
+
+def _shared_words(pairs: np.ndarray) -> np.ndarray:
+    """Rounds float32 pairs (tiles, inputs / 2, 2, TILE) to bfloat16 and lets each share a word of 32 bits."""
+    even, odd = (pairs[:, :, i].copy().view(np.uint32).astype(np.int64) for i in (0, 1))
+    low = (odd + 0x7FFF + ((odd >> 16) & 1)) >> 16  # to nearest, ties to even
+    sign, magnitude = even & 0x80000000, even & 0x7FFFFFFF
+    # The float whose bits are the whole word is to be nearest to the even weight. Never below zero: the sign is kept.
+    high = np.maximum((magnitude - low + 0x8000) >> 16, 0) << 16
+    return (sign | high | low).astype(np.uint32)
+
+
+def _weight(linear: nn.Linear) -> Tensor:
+    return linear.weight.detach().float().cpu()
+
+
+def _padded(x: Tensor, sizes: dict[int, int]) -> Tensor:
+    """Pads dimensions, counted from the last one, with zeros at their end."""
+    amounts = [0, 0] * x.dim()
+    for dim, size in sizes.items():
+        amounts[2 * (-dim - 1) + 1] = size - x.shape[dim]
+    return functional.pad(x.detach().float().cpu(), amounts)
