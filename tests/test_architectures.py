@@ -146,12 +146,15 @@ def test_impossible_models_are_refused(build: Callable, message: str) -> None:
         build()
 
 
-def test_a_fold_must_fit_the_frames() -> None:
-    model = tiny_flow("waveglow", group=5, flows=1)
-    with pytest.raises(ValueError, match="`x` must have a multiple of 5 time steps"):
-        model.log_prob(torch.zeros(1, 32), random_log_mel(2))
+@pytest.mark.parametrize(
+    ("name", "changes"), [("waveglow", {"group": 5}), ("flowavenet", {"scales": 5}), ("waveflow", {"height": 3})]
+)
+def test_a_fold_must_fit_the_frames(name: str, changes: dict[str, int]) -> None:
+    ((argument, value),) = changes.items()
+    with pytest.raises(ValueError, match=rf"`{argument}` {value} folds \d+ samples, which must divide a frame's 16"):
+        tiny_flow(name, **changes)
     with pytest.raises(ValueError, match="`factor` must divide a frame's 16 samples, got 5"):
-        model.log_prob(torch.zeros(1, 80), random_log_mel(5))
+        Conditioning(torch.zeros(1, 3, 2), torch.zeros(3, 16)).folded(5)
 
 
 def test_closed_form_is_for_inverse_autoregressive_students() -> None:

@@ -184,7 +184,7 @@ def waveglow(
             steps.append(Partial(stage(remaining - early_every, width - early_channels), width - early_channels))
         return Chain(steps)
 
-    return _vocoder(config, Flow(Folded(stage(flows, group), group), Gaussian()))
+    return _vocoder(config, Flow(Folded(stage(flows, group), group), Gaussian()), "group", group)
 
 
 def flowavenet(
@@ -229,7 +229,7 @@ def flowavenet(
             steps.append(Partial(rest, width) if leaves else rest)
         return Folded(Chain(steps), 2)
 
-    return _vocoder(config, Flow(scale(1, 1), Gaussian()))
+    return _vocoder(config, Flow(scale(1, 1), Gaussian()), "scales", 2**scales)
 
 
 def waveflow(
@@ -278,7 +278,7 @@ def waveflow(
             cond_channels=features,
         )
         steps += [MaskedAutoregressive(Affine(), net, height), Reverse()]
-    return _vocoder(config, Flow(Folded(Chain(steps), height), Gaussian()))
+    return _vocoder(config, Flow(Folded(Chain(steps), height), Gaussian()), "height", height)
 
 
 def _config(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -288,8 +288,11 @@ def _config(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     return {"_target_": f"wavflow.models.{name}", **arguments}
 
 
-def _vocoder(config: dict[str, Any], flow: Flow) -> Vocoder:
+def _vocoder(config: dict[str, Any], flow: Flow, name: str = "", fold: int = 1) -> Vocoder:
+    """Puts a model together; `fold` samples, of the argument `name`, are one time step of its flow."""
     mel = MelSpectrogram(**config["mel"])
+    if mel.hop_length % fold:
+        raise ValueError(f"`{name}` {config[name]} folds {fold} samples, which must divide a frame's {mel.hop_length}.")
     upsampler = Upsampler(mel.n_mels, config["features"], mel.hop_length, mel.frame_centre, config["upsampling"])
     whitening = Whitening(mel, config["whitening"], config["pitch"]) if config["whitening"] else None
     vocoder = Vocoder(mel, upsampler, flow, whitening, config["n_speakers"])
