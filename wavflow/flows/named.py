@@ -161,11 +161,11 @@ def gaussianization(features: int, depth: int = 6, n_components: int = 16, n_ref
 def _coupling(tau: Bijection, features: int, index: int, hidden: Sequence[int], cond_channels: int) -> Coupling:
     swap = index % 2 == 1
     kept, changed = Coupling.halves(features, swap)
-    return Coupling(tau, MLP(kept, tau.n_params * changed, hidden, cond_channels), features, swap)
+    return Coupling(tau, MLP(kept, tau.n_params * changed, hidden, cond_channels, squash=True), features, swap)
 
 
 def _autoregressive(tau: Bijection, features: int, hidden: Sequence[int], cond_channels: int) -> MaskedAutoregressive:
-    return MaskedAutoregressive(tau, MADE(features, tau.n_params, hidden, cond_channels), features)
+    return MaskedAutoregressive(tau, MADE(features, tau.n_params, hidden, cond_channels, squash=True), features)
 
 
 def _in_turned_order(layers: Iterable[Transform]) -> Chain:

@@ -21,6 +21,8 @@ class MLP(nn.Module):
         hidden: Widths of the hidden layers.
         cond_channels: Channels of what it is conditioned on, 0 for none.
         activation: Between the layers. Smooth by default, so that densities are.
+        squash: Takes asinh of the inputs first, so that 20 deviations out, where the net has seen nothing, count as 3.7.
+            Without it a single outlier can cost a density millions of nats.
     """
 
     def __init__(
@@ -30,10 +32,11 @@ class MLP(nn.Module):
         hidden: Sequence[int] = (64, 64),
         cond_channels: int = 0,
         activation: Callable[[Tensor], Tensor] = functional.silu,
+        squash: bool = False,
     ) -> None:
         super().__init__()
         self.in_channels, self.cond_channels = in_channels, cond_channels
-        self.activation = activation
+        self.activation, self.squash = activation, squash
         widths = [in_channels + cond_channels, *hidden, out_channels]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         nn.init.zeros_(self.layers[-1].weight)
@@ -54,6 +57,7 @@ class MLP(nn.Module):
                 raise ValueError(f"`cond` must be {wanted}, as this net was built for and as x is long, got {got}.")
             x = torch.cat([x, cond], dim=1)
         h = x.transpose(1, 2)
+        h = torch.asinh(h) if self.squash else h
         *hidden, last = zip(self._weights(), self.layers, strict=True)
         for weight, layer in hidden:
             h = self.activation(functional.linear(h, weight, layer.bias))
@@ -77,6 +81,7 @@ class MADE(MLP):
         hidden: Widths; each at least C - 1 (with `cond` at least C), else some channel could not see all before it.
         cond_channels: See `MLP`.
         activation: See `MLP`.
+        squash: See `MLP`.
 
     References:
         MADE (Germain et al., 2015), https://arxiv.org/abs/1502.03509
@@ -89,6 +94,7 @@ class MADE(MLP):
         hidden: Sequence[int] = (64, 64),
         cond_channels: int = 0,
         activation: Callable[[Tensor], Tensor] = functional.silu,
+        squash: bool = False,
     ) -> None:
         least = 0 if cond_channels or channels == 1 else 1
         if hidden and min(hidden) < channels - least:
@@ -96,7 +102,7 @@ class MADE(MLP):
                 f"`hidden` must be widths of at least {channels - least} for {channels} channels, got {tuple(hidden)}: "
                 "a narrower layer hides some channels from later ones."
             )
-        super().__init__(channels, n_params * channels, hidden, cond_channels, activation)
+        super().__init__(channels, n_params * channels, hidden, cond_channels, activation, squash)
         inputs = torch.cat([torch.arange(1, channels + 1), torch.zeros(cond_channels, dtype=torch.long)])
         inner = [least + torch.arange(width) % (channels - least) for width in hidden]
         outputs = torch.arange(channels).repeat(n_params)  # channel c, counted from 1, sees degrees up to c - 1
