@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from helpers import tiny_student, tiny_teacher
+from helpers import PARALLEL_FLOWS, tiny_flow, tiny_student, tiny_teacher
 from matplotlib.image import imread
 from PIL import Image
 
@@ -213,3 +213,12 @@ def test_ladder_places_likelihoods_by_value() -> None:
     assert "&lt;t&gt;" in page
     assert "none" not in page
     assert ladder(rows[2:]) == ""
+
+
+@pytest.mark.parametrize("name", PARALLEL_FLOWS)
+def test_reach_that_is_no_stair_is_told_and_not_drawn(name: str) -> None:
+    model = tiny_flow(name)
+    text = receptive_field(model)
+    assert f"Sees {model.receptive_field} samples" in text
+    assert "<svg" not in text
+    assert "ago" not in text

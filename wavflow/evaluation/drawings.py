@@ -136,7 +136,10 @@ def ladder(rows: Sequence[Row], column: str = "bits/sample") -> str:
 
 
 def receptive_field(model: Vocoder) -> str:
-    """The reach of each layer into the past, the output on top, as steps that grow to the left; "" without a WaveNet."""
+    """The reach of each layer into the past, the output on top, as steps that grow to the left; "" without a WaveNet.
+
+    Of a flow that folds its samples or looks ahead only the sentence below the drawing.
+    """
     nets = [net for net in model.modules() if isinstance(net, WaveNet)]
     if not nets:
         return ""
@@ -146,15 +149,17 @@ def receptive_field(model: Vocoder) -> str:
         for i, dilation in enumerate(net.dilations):
             reaches.append(reaches[-1] + (net.kernel_size - 1) * dilation + (i == 0))  # a net's input is shifted by one
     layers, widest = len(reaches) - 1, reaches[-1]
+    ms = 1000.0 * model.receptive_field / model.sample_rate
+    widest_dilation = max(max(net.dilations) for net in nets)
+    words = f"{layers} layers in {len(nets)} net{'s' if len(nets) > 1 else ''}, dilations 1 to {widest_dilation}"
+    text = f"sees {model.receptive_field} samples, {ms:.1f} ms: {words}"
+    if widest != model.receptive_field:  # folded, or looking ahead: its reach is no such stair
+        return f'<p class="soft">{text[0].upper() + text[1:]}.</p>'
     rows = "".join(
         f'<rect x="{100 * (1 - reach / widest):.3f}" y="{i}" width="{100 * reach / widest:.3f}" height="0.8"/>'
         for i, reach in enumerate(reaches[1:])
     )
     lines = "".join(f'<line x1="0" x2="100" y1="{mark - 0.1}" y2="{mark - 0.1}"/>' for mark in marks[1:])
-    ms = 1000.0 * model.receptive_field / model.sample_rate
-    widest_dilation = max(max(net.dilations) for net in nets)
-    words = f"{layers} layers in {len(nets)} net{'s' if len(nets) > 1 else ''}, dilations 1 to {widest_dilation}"
-    text = f"sees {model.receptive_field} samples, {ms:.1f} ms: {words}"
     return (
         f'<svg class="reach" viewBox="0 0 100 {layers}" preserveAspectRatio="none" role="img" aria-label="{text}">'
         f'{rows}{lines}</svg><p class="ends" aria-hidden="true"><span>{ms:.1f} ms ago</span><span>now</span></p>'
