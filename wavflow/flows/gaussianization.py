@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from wavflow.distributions import Gaussian, Logistic
-from wavflow.flows.base import check_channels
 from wavflow.flows.elementwise import MixtureCDF
-from wavflow.flows.static import Static, check_varies
+from wavflow.flows.static import FromData
 
 
-class Gaussianization(Static):
+class Gaussianization(FromData):
     """`z[c] = Phi^-1(F_c(x[c]))`, F_c the CDF of a trainable mixture of logistics: each marginal becomes Gaussian.
 
     Both tails are kept as logarithms, so that z, log_det and the inverse stay true however far out x lies; a CDF that is
     computed as a number saturates at |z| = 5.3 in float32.
 
     `initialize` makes F_c a kernel density of its batch, so that a chain of these and rotations Gaussianises before it is
-    trained. It does so once and does nothing later, as `ActNorm`.
+    trained.
 
     Args:
         channels: C.
@@ -35,31 +33,19 @@ class Gaussianization(Static):
 
     def __init__(self, channels: int, n_components: int = 16) -> None:
         super().__init__(MixtureCDF(Logistic, Gaussian(), n_components), channels)
-        self.register_buffer("initialized", torch.tensor(False))
 
-    @torch.no_grad()
-    def initialize(self, x: Tensor, cond: Any = None) -> None:
-        """Takes the components from x (B, C, T), unless that was done before: locs at K quantiles, all of one scale.
+    def _start(self, values: Tensor) -> Tensor:
+        """Returns the components: locs at K quantiles, all of one scale.
 
         The scale is that of the best kernel density of K Gaussian points, `std * (4 sqrt(pi) / (pi^4 K))^(1/5)`.
-
-        Raises:
-            ValueError: Where a channel is constant or not finite, or its deviation is out of bounds (e^9).
         """
-        check_channels(x, self.channels)
-        if self.initialized:
-            return
-        values = x.transpose(0, 1).flatten(1)
-        check_varies(values)
         count = self.tau.n_components
         std, mean = torch.std_mean(values, dim=1, correction=0, keepdim=True)  # (C, 1)
         order = values.sort(dim=1).values  # torch.quantile refuses more than 16 million values
-        at = (torch.arange(count, device=x.device) + 0.5) / count * (values.shape[1] - 1)
+        at = (torch.arange(count, device=values.device) + 0.5) / count * (values.shape[1] - 1)
         anchors = order[:, at.round().long()]  # (C, K)
         scale = std * (4 * math.sqrt(math.pi) / (math.pi**4 * count)) ** 0.2
         variance = anchors.var(dim=1, correction=0, keepdim=True) + (math.pi * scale) ** 2 / 3
         shrink = (std / variance.sqrt()).clamp(max=1.0)  # not more than 1: outliers widen std alone
         loc, log_scale = mean + shrink * (anchors - mean), torch.log(shrink * scale)
-        params = self.tau.params_of(*(p[None, :, None] for p in (torch.zeros_like(loc), loc, log_scale)))
-        self.params.copy_(params.flatten())
-        self.initialized.fill_(True)
+        return self.tau.params_of(*(p[None, :, None] for p in (torch.zeros_like(loc), loc, log_scale))).flatten()

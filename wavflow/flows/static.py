@@ -42,11 +42,40 @@ class Static(Transform):
         return y, log_slope.expand(x.shape).sum(dim=1)
 
 
-class ActNorm(Static):
+class FromData(Static):
+    """A `Static` map whose parameters start from a batch of data: `initialize` does that once and does nothing later.
+
+    So a resumed run goes on from what it learnt: the buffer `initialized` is saved. A subclass defines `_start`.
+    """
+
+    def __init__(self, tau: Bijection, channels: int) -> None:
+        super().__init__(tau, channels)
+        self.register_buffer("initialized", torch.tensor(False))
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, cond: Any = None) -> None:
+        """Takes the parameters from x (B, C, T), unless that was done before.
+
+        Raises:
+            ValueError: Where a channel is constant or not finite, or its deviation is out of the bounds of `tau`.
+        """
+        check_channels(x, self.channels)
+        if self.initialized:
+            return
+        values = x.transpose(0, 1).flatten(1)
+        check_varies(values)
+        self.params.copy_(self._start(values))
+        self.initialized.fill_(True)
+
+    def _start(self, values: Tensor) -> Tensor:
+        """Returns the parameters (n_params * C,) for data (C, N)."""
+        raise NotImplementedError
+
+
+class ActNorm(FromData):
     """A loc and a scale for each channel, which start as those of a first batch.
 
-    Untrained it is the identity. `initialize` makes each channel of its batch have mean 0 and deviation 1; it does so
-    once and does nothing later, so that a resumed run goes on from what it learnt (the buffer `initialized` is saved).
+    Untrained it is the identity. `initialize` makes each channel of its batch have mean 0 and deviation 1.
 
     References:
         Glow (Kingma & Dhariwal, 2018), section 3.1, https://arxiv.org/abs/1807.03039. There the first training batch
@@ -55,24 +84,10 @@ class ActNorm(Static):
 
     def __init__(self, channels: int) -> None:
         super().__init__(Affine(bound=80.0), channels)  # the widest whose exponential float32 holds: no net makes these
-        self.register_buffer("initialized", torch.tensor(False))
 
-    @torch.no_grad()
-    def initialize(self, x: Tensor, cond: Any = None) -> None:
-        """Takes loc and scale from x (B, C, T), unless that was done before.
-
-        Raises:
-            ValueError: Where a channel is constant or not finite.
-        """
-        check_channels(x, self.channels)
-        if self.initialized:
-            return
-        values = x.transpose(0, 1).flatten(1)
-        check_varies(values)
+    def _start(self, values: Tensor) -> Tensor:
         log_scale = values.std(dim=1, correction=0).log()
-        raw = self.tau.bound * torch.atanh(log_scale / self.tau.bound)
-        self.params.copy_(torch.cat([values.mean(dim=1), raw]))
-        self.initialized.fill_(True)
+        return torch.cat([values.mean(dim=1), self.tau.bound * torch.atanh(log_scale / self.tau.bound)])
 
 
 def check_varies(values: Tensor) -> None:
