@@ -16,9 +16,10 @@ from tqdm import tqdm
 from wavflow.cli import command, newest_model, number, output_folder, quiet
 from wavflow.data import ClipDataset
 from wavflow.devices import pick_device
+from wavflow.evaluation.judging import RECORDING
 from wavflow.evaluation.report import Report, write_report
 from wavflow.evaluation.reports import report_on_folders, report_on_models, write_listening_page
-from wavflow.evaluation.systems import NOT_MODELS, RECORDING, Clip
+from wavflow.evaluation.systems import NOT_MODELS, Clip
 from wavflow.models import load_model
 from wavflow.vocoder import Vocoder, check_pair
 

@@ -76,9 +76,10 @@ class Task(pl.LightningModule):
 class LikelihoodTask(Task):
     """Stage 1: minimises the mean negative log-likelihood, in nats per sample."""
 
-    def on_train_start(self) -> None:
-        """Lets the maps that start from data do so, with a first batch; in a resumed run they have."""
-        batch = self.transfer_batch_to_device(next(iter(self.trainer.train_dataloader)), self.device, 0)
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Lets the maps that start from data do so, with the first batch; in a resumed run they have."""
+        if self.trainer.global_step > 0:
+            return
         with torch.no_grad():
             u, _ = self.net.whiten(batch["audio"], batch["mel"])
             u = u * self._known(batch)["mask"].unsqueeze(1)

@@ -39,6 +39,7 @@ class Vocoder(nn.Module):
 
     Attributes:
         config: How `wavflow.models` builds this model again; None for one that was put together by hand.
+        info: Facts that its file told (steps, seconds of training ...).
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Vocoder(nn.Module):
         self.whitening = whitening
         self.speakers = nn.Embedding(n_speakers, upsampler.channels) if n_speakers else None
         self.config: dict[str, Any] | None = None
+        self.info: dict[str, Any] = {}
 
     @property
     def sample_rate(self) -> int:

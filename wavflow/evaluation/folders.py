@@ -10,8 +10,7 @@ from torch import Tensor
 
 from wavflow.audio import audio_rate, read_audio
 from wavflow.data.files import find_audio
-
-RECORDING = "recording"
+from wavflow.evaluation.judging import RECORDING
 
 
 class Sounds(NamedTuple):

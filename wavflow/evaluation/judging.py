@@ -17,6 +17,7 @@ from wavflow.evaluation.checks import MissingLibraryError
 from wavflow.evaluation.intervals import mean_interval
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
+RECORDING = "recording"  # the first sound of a clip, in tables and pages
 SHORTEST = 2048  # samples: a window of the longest STFT and of the pitch tracker
 SILENT = 2.0**-15  # a step of 16 bits: the noise that dequantises digital silence stays below it
 

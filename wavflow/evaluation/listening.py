@@ -28,6 +28,7 @@ from wavflow.evaluation.checks import checked_clip
 from wavflow.files import aside
 
 LOW_ANCHOR = "low anchor"
+LOWEST_RATE = 9000  # Hz, above which there is one
 MOST_STIMULI = 9  # on one screen: the keys 1 to 9 play them
 MOST_TRIALS = 100
 PEAK = 0.95  # the rest is for what the browser's resampler overshoots
@@ -175,10 +176,10 @@ def low_pass(audio: Tensor, sample_rate: int) -> Tensor:
         ValueError: If the sample rate is too low for the filter to take much away.
     """
     audio = checked_clip("audio", audio)
-    if sample_rate <= 9000:
+    if sample_rate <= LOWEST_RATE:
         raise ValueError(
-            f"`low_anchor` needs a sample rate of more than 9000 Hz, got {sample_rate}: a low-pass at 3.5 kHz would hardly be "
-            "heard, pass low_anchor=False."
+            f"`low_anchor` needs a sample rate of more than {LOWEST_RATE} Hz, got {sample_rate}: a low-pass at 3.5 kHz would "
+            "hardly be heard, pass low_anchor=False."
         )
     taps, beta = signal.kaiserord(65.0, 500.0 / (sample_rate / 2))
     kernel = signal.firwin(taps | 1, 3750.0, window=("kaiser", beta), fs=sample_rate)

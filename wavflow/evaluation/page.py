@@ -195,7 +195,7 @@ def _facts(model: Any) -> dict[str, Any]:
     """What is worth knowing of a model, flat."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     facts = {"parameters": parameters, "receptive field, samples": model.receptive_field}
-    for source in (model.config or {}, {"info": getattr(model, "info", None) or {}}):
+    for source in (model.config or {}, {"info": model.info}):
         facts |= _flat(source)
     return facts
 

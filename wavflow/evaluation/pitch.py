@@ -16,6 +16,7 @@ from torch import Tensor
 from wavflow.evaluation.checks import checked_clip, optional_library
 
 GROSS_ERROR_CENTS = 600
+HOP_LENGTH = 256  # samples from frame to frame of `pyin_track`
 
 
 def pyin_track(audio: Tensor | np.ndarray, sample_rate: int) -> np.ndarray:
@@ -39,8 +40,8 @@ def pyin_track(audio: Tensor | np.ndarray, sample_rate: int) -> np.ndarray:
     frame_length = 2 ** round(math.log2(0.09 * sample_rate))  # 2048 samples at 22.05 kHz
     clip = checked_clip("audio", audio).numpy()
     if len(clip) < frame_length:
-        return np.full(len(clip) // 256 + 1, math.nan)
-    return librosa.pyin(clip, fmin=60, fmax=500, sr=sample_rate, frame_length=frame_length, hop_length=256)[0]
+        return np.full(len(clip) // HOP_LENGTH + 1, math.nan)
+    return librosa.pyin(clip, fmin=60, fmax=500, sr=sample_rate, frame_length=frame_length, hop_length=HOP_LENGTH)[0]
 
 
 def dio_track(audio: Tensor | np.ndarray, sample_rate: int) -> np.ndarray:

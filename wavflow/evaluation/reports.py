@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from wavflow.evaluation.charts import Scatter
-from wavflow.evaluation.folders import RECORDING, read_folders
-from wavflow.evaluation.judging import FIGURES, SILENT, Figure, Judgement, judge, summarise
-from wavflow.evaluation.listening import write_listening_test
+from wavflow.evaluation.folders import read_folders
+from wavflow.evaluation.judging import FIGURES, RECORDING, SILENT, Figure, Judgement, judge, summarise
+from wavflow.evaluation.listening import LOWEST_RATE, write_listening_test
+from wavflow.evaluation.pitch import HOP_LENGTH
 from wavflow.evaluation.report import Report
 from wavflow.evaluation.resources import synthesis_costs
 from wavflow.evaluation.systems import ENVELOPE, WHITENING, WORLD, Clip, divergences, likelihoods, render
@@ -20,7 +21,6 @@ from wavflow.vocoder import Vocoder
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 QUALITY = "M-STFT"  # what the comparison plots show: needs no library and tells trained from untrained
 MOST = 8  # sounds on a screen of a listening test, beside its low anchor
-LOWEST_RATE = 9000  # Hz, above which there is a low anchor
 SHOWN = 20  # clips that a page plays: each takes about a megabyte of it
 LEGEND = FIGURES | {
     "bits/sample": Figure("low", "code length of 16-bit audio"),
@@ -66,7 +66,7 @@ def report_on_models(
     tables["What was trained"] = [_facts(name, model) for name, model in models.items()]
     summary = summarise(judgement.rows, renderings, {name: rendering.speed for name, rendering in renderings.items()})
     logs = {name: path.parent / "logs" / "metrics.csv" for name, path in paths.items()}
-    notes = [f"{name}: {path}, {getattr(models[name], 'info', {})}" for name, path in paths.items()]
+    notes = [f"{name}: {path}, {models[name].info}" for name, path in paths.items()]
     if WHITENING in renderings:
         notes.append(f"{WHITENING}: noise through the envelope and pitch of the mel, which is the untrained student")
     longest = max(clip.audio.shape[-1] for clip in clips) / first.sample_rate
@@ -144,13 +144,13 @@ def write_listening_page(path: str | Path, report: Report) -> None:
 
 def _facts(name: str, model: Vocoder) -> dict[str, Any]:
     """What a model costs and cost; steps and minutes where its file tells them."""
-    info = getattr(model, "info", {})
+    seconds = model.info.get("seconds")
     return {
         "model": name,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "sees, ms": 1000.0 * model.receptive_field / model.sample_rate,
-        "steps": info.get("steps"),
-        "minutes": info["seconds"] / 60 if info.get("seconds") else None,
+        "steps": model.info.get("steps"),
+        "minutes": seconds / 60 if seconds else None,
     }
 
 
@@ -167,7 +167,7 @@ def _shown(sounds: Mapping[str, Any]) -> list[str]:
 
 def _pitch(judgement: Judgement, sample_rate: int) -> dict[str, dict[str, tuple[Any, float]]]:
     return {
-        clip: {system: (track, 256 / sample_rate) for system, track in tracks.items()}
+        clip: {system: (track, HOP_LENGTH / sample_rate) for system, track in tracks.items()}
         for clip, tracks in judgement.tracks.items()
     }
 
@@ -180,7 +180,7 @@ def _scatters(summary: Sequence[Mapping[str, Any]], models: Mapping[str, Vocoder
     trained = [
         (name, models[name].info["seconds"] / 60, mean)
         for name, mean in quality.items()
-        if name in models and getattr(models[name], "info", {}).get("seconds")
+        if name in models and models[name].info.get("seconds")
     ]
     better = f"{QUALITY} ({FIGURES[QUALITY].better} is better)"
     scatters = [

@@ -17,14 +17,14 @@ from wavflow.evaluation.anchors import griffin_lim, random_phase, world
 from wavflow.evaluation.checks import MissingLibraryError
 from wavflow.evaluation.coding import bits_per_sample, flac_bits
 from wavflow.evaluation.intervals import Interval, mean_interval
-from wavflow.evaluation.judging import parallel
+from wavflow.evaluation.judging import RECORDING, parallel
 from wavflow.flows import Whitening
 from wavflow.losses import DensityDistillation
 from wavflow.mel import MelSpectrogram
 from wavflow.models import build
 from wavflow.vocoder import Vocoder, check_pair
 
-RECORDING, GRIFFIN_LIM, WORLD, RANDOM_PHASE = "recording", "Griffin-Lim", "WORLD", "random phase"
+GRIFFIN_LIM, WORLD, RANDOM_PHASE = "Griffin-Lim", "WORLD", "random phase"
 ENVELOPE = "envelope alone"  # the whitening without its pitch: noise through it whispers
 WHITENING = "whitening alone"  # noise through it is the untrained student
 NOT_MODELS = (RECORDING, GRIFFIN_LIM, WORLD, RANDOM_PHASE, ENVELOPE, WHITENING)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from wavflow.arguments import at_least
 from wavflow.distributions import Distribution, Gaussian, Logistic, Mixture
 from wavflow.flows.base import at_least_float32
 
@@ -104,8 +105,7 @@ class MixtureCDF(Bijection):
     """
 
     def __init__(self, component: type[Gaussian] | type[Logistic], base: Distribution, n_components: int = 10) -> None:
-        if n_components < 1:
-            raise ValueError(f"`n_components` must be at least 1, got {n_components}.")
+        at_least(1, n_components=n_components)
         self.component = component
         self.base = base
         self.n_components = n_components

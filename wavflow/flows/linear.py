@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wavflow.arguments import at_least
 from wavflow.flows.base import Transform, at_least_float32, check_channels, log_det_of_identity
 
 
@@ -108,8 +109,7 @@ class Householder(Transform):
 
     def __init__(self, channels: int, n_reflections: int) -> None:
         super().__init__()
-        if n_reflections < 1:
-            raise ValueError(f"`n_reflections` must be at least 1, got {n_reflections}.")
+        at_least(1, n_reflections=n_reflections)
         self.vectors = nn.Parameter(torch.randn(n_reflections, channels))
 
     @property

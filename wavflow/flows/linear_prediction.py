@@ -16,6 +16,7 @@ import math
 import torch
 from torch import Tensor
 
+from wavflow.arguments import at_least
 from wavflow.flows.base import at_least_float32
 from wavflow.flows.mel_blocks import MelBlocks
 from wavflow.flows.pitch_prediction import MelPitch
@@ -55,8 +56,7 @@ class LinearPrediction(MelBlocks):
         pitch: MelPitch | None = None,
     ) -> None:
         super().__init__(mel)
-        if order < 1:
-            raise ValueError(f"`order` must be at least 1, got {order}.")
+        at_least(1, order=order)
         self.order = order
         self.floor = floor
         self.pitch = pitch

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wavflow.arguments import at_least
 from wavflow.flows.base import Transform, at_least_float32, check_channels
 from wavflow.flows.solver import Solution, fixed_point
 
@@ -86,9 +87,7 @@ class MintLayer(Transform):
 
     def __init__(self, channels: int, hidden: int = 16, kernel_size: int = 1, upper: bool = False) -> None:
         super().__init__()
-        for name, size in {"channels": channels, "hidden": hidden, "kernel_size": kernel_size}.items():
-            if size < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {size}.")
+        at_least(1, channels=channels, hidden=hidden, kernel_size=kernel_size)
         self.channels = channels
         self.upper = upper
         self.convs = nn.ModuleList(

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wavflow.arguments import at_least
 from wavflow.flows.base import Transform
 
 
@@ -51,8 +52,7 @@ class Folded(Transform):
 
     def __init__(self, transform: Transform, factor: int) -> None:
         super().__init__()
-        if factor < 1:
-            raise ValueError(f"`factor` must be at least 1, got {factor}.")
+        at_least(1, factor=factor)
         self.transform = transform
         self.factor = factor
 
@@ -95,8 +95,7 @@ class Partial(Transform):
 
     def __init__(self, transform: Transform, channels: int) -> None:
         super().__init__()
-        if channels < 1:
-            raise ValueError(f"`channels` must be at least 1, got {channels}.")
+        at_least(1, channels=channels)
         self.transform = transform
         self.channels = channels
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from wavflow.arguments import at_least
 from wavflow.distributions import Gaussian, gaussian_kl
 from wavflow.flows.autoregressive import Autoregressive
 from wavflow.flows.base import Chain, Flow, Inverse
@@ -54,8 +55,7 @@ class DensityDistillation(nn.Module):
         super().__init__()
         if form not in FORMS:
             raise ValueError(f"`form` must be one of {', '.join(FORMS)}, got {form!r}.")
-        if draws < 1:
-            raise ValueError(f"`draws` must be at least 1, got {draws}.")
+        at_least(1, draws=draws)
         self.form = form
         self.draws = draws
         self.regularisation = regularisation

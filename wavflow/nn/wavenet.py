@@ -39,6 +39,7 @@ class WaveNet(nn.Module):
         skip_channels: Width of the skip path; `channels` if not given.
         cond_channels: Channels of the features, 0 for none.
         causal: Whether output t sees nothing after t; if not, `kernel_size` must be odd.
+        rows: Times that a layer takes its taps, see `WaveNet2d`.
 
     References:
         WaveNet (van den Oord et al., 2016), sections 2.1 to 2.5, https://arxiv.org/abs/1609.03499
@@ -55,6 +56,7 @@ class WaveNet(nn.Module):
         skip_channels: int | None = None,
         cond_channels: int = 0,
         causal: bool = True,
+        rows: int = 1,
     ) -> None:
         super().__init__()
         if not causal and kernel_size % 2 == 0:
@@ -68,7 +70,7 @@ class WaveNet(nn.Module):
         self.kernel_size = kernel_size
         self.causal = causal
         self.input = nn.Linear(in_channels, channels)
-        self.gates = nn.ModuleList(nn.Linear(kernel_size * channels, 2 * channels) for _ in self.dilations)
+        self.gates = nn.ModuleList(nn.Linear(rows * kernel_size * channels, 2 * channels) for _ in self.dilations)
         # The last layer's residual would go nowhere.
         self.outputs = nn.ModuleList(nn.Linear(channels, skip + (channels if i < layers - 1 else 0)) for i in range(layers))
         self.features = nn.Linear(cond_channels, 2 * channels * layers, bias=False) if cond_channels else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from wavflow.arguments import at_least
@@ -35,14 +35,9 @@ class WaveNet2d(WaveNet):
     """
 
     def __init__(self, n_params: int, height_kernel_size: int = 3, **options: int) -> None:
-        super().__init__(1, n_params, causal=False, **options)
         at_least(1, height_kernel_size=height_kernel_size)
+        super().__init__(1, n_params, causal=False, rows=height_kernel_size, **options)
         self.height_kernel_size = height_kernel_size
-        taps = height_kernel_size * self.kernel_size * self.channels
-        self.gates = nn.ModuleList(nn.Linear(taps, 2 * self.channels) for _ in self.dilations)
-        for gate in self.gates:
-            nn.init.kaiming_normal_(gate.weight, nonlinearity="linear")
-            nn.init.zeros_(gate.bias)
 
     def forward(self, x: Tensor, cond: Conditioning | Tensor | None = None) -> Tensor:
         """Returns parameters (B, n_params * H, T) for rows (B, H, T) and features at the rate of the columns."""

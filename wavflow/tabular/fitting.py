@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from wavflow.arguments import at_least
+
 
 class Epoch(NamedTuple):
     """Mean negative log-likelihoods after an epoch, in nats per row; that of training is the epoch's own mean."""
@@ -68,9 +70,7 @@ def fit(
     Raises:
         ValueError: When the untrained model's likelihood is not finite, or a setting is out of its range.
     """
-    for name, value in {"epochs": epochs, "batch_size": batch_size, "patience": patience}.items():
-        if value < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {value}.")
+    at_least(1, epochs=epochs, batch_size=batch_size, patience=patience)
     began, jitter = time.monotonic(), jitter or (lambda x: x)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average))
