@@ -22,6 +22,7 @@ DENSITIES = ["gaussian", "logistic", "mixture_of_gaussians", "mixture_of_logisti
 MODELS: dict[str, Callable[..., Vocoder]] = {
     **{f"teacher {density}": lambda d=density, **changes: tiny_teacher(density=d, **changes) for density in DENSITIES},
     **{f"student {base}": lambda b=base, **changes: tiny_student(base=b, **changes) for base in DENSITIES[:2]},
+    "student in groups": lambda **changes: tiny_student(group=4, **changes),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
 

@@ -14,7 +14,7 @@ from wavflow.flows import Autoregressive, Flow, MaskedAutoregressive
 from wavflow.flows.elementwise import Affine, Inverted, MixtureCDF
 from wavflow.nn.upsampler import Conditioning
 from wavflow.nn.wavenet import WaveNet
-from wavflow.synthesis import kernels, packing, steps
+from wavflow.synthesis import kernels, packing, steps, vectors
 from wavflow.synthesis.steps import StepEngine
 
 DENSITIES = ["gaussian", "logistic", "mixture_of_gaussians", "mixture_of_logistics"]
@@ -112,15 +112,21 @@ def test_gate_is_exact_and_hides_no_nan() -> None:
     y[1] = y[1].roll(1000)
     y[0, 5], y[1, 9] = torch.nan, torch.nan
     out = np.empty(4096, np.float32)
-    kernels.gate(out, 0, y.numpy(), 0, 4096)
+    apply_gate(out, y.numpy())
     expected = torch.tanh(y[0].double()) * (1 + torch.tanh(y[1].double()))
     torch.testing.assert_close(torch.from_numpy(out).double(), expected, rtol=0, atol=5e-7, equal_nan=True)
+
+
+@vectors.compiled
+def apply_gate(out, y):
+    for i in range(0, out.size, 16):
+        vectors.store(out, i, vectors.gate(vectors.load(y, i), vectors.load(y, out.size + i)))
 
 
 def test_compiles_where_nothing_can_be_kept_on_disk() -> None:
     names: dict = {}
     exec(compile("def double(x):\n    return 2 * x", "<nowhere>", "exec"), names)
-    assert kernels.compiled(names["double"])(21) == 42
+    assert vectors.compiled(names["double"])(21) == 42
 
 
 def _flow(**changes: object) -> Flow:

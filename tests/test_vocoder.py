@@ -1,10 +1,13 @@
 """Drawing in segments, and by fast steps."""
 
+import copy
+
 import pytest
 import torch
-from helpers import random_log_mel, randomised, tiny_student, tiny_teacher
+from helpers import random_log_mel, randomised, tiny_flow, tiny_student, tiny_teacher
 
-import wavflow.vocoder
+from wavflow.synthesis.parallel import ParallelEngine
+from wavflow.synthesis.steps import StepEngine
 
 
 @pytest.mark.parametrize("upsampling", ["linear", "smoothing"])
@@ -44,11 +47,11 @@ def test_fast_steps_draw_what_the_slow_ones_draw_with_the_weights_of_the_moment(
     assert (changed - fast).abs().max() > 1e-3
 
 
-def test_fast_steps_are_for_float32_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise AssertionError("not for float64")
-
-    monkeypatch.setattr(wavflow.vocoder, "StepEngine", refuse)
-    tiny_teacher().sample(random_log_mel(1))
-    with pytest.raises(AttributeError):  # what stands in for the class has no `supports`
-        tiny_teacher().float().sample(random_log_mel(1).float())
+def test_engines_are_for_float32_alone_and_made_once() -> None:
+    assert tiny_teacher().engine() is tiny_student().engine() is None
+    teacher, student = tiny_teacher().float(), tiny_student().float()
+    assert isinstance(teacher.engine(), StepEngine)
+    assert isinstance(student.engine(), ParallelEngine)
+    assert student.engine() is student.engine()
+    assert not copy.deepcopy(student)._engines, "a copy is no heavier than the model"
+    assert tiny_flow("waveglow").float().engine() is None

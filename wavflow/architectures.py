@@ -18,6 +18,7 @@ from wavflow.flows.elementwise import Affine, Inverted, MixtureCDF
 from wavflow.flows.linear import InvertibleLinear, Reverse
 from wavflow.flows.reshape import Folded, Partial
 from wavflow.flows.static import ActNorm
+from wavflow.flows.triangular import TriangularAffine
 from wavflow.flows.whitening import Whitening
 from wavflow.mel import MelSpectrogram
 from wavflow.nn.upsampler import Upsampler
@@ -78,6 +79,7 @@ def student(
     mel: dict[str, Any] | None = None,
     base: str = "gaussian",
     flows: int = 6,
+    group: int = 1,
     layers: int = 10,
     channels: int = 64,
     kernel_size: int = 3,
@@ -97,6 +99,8 @@ def student(
         mel: Arguments of `MelSpectrogram`; those of the teacher.
         base: "gaussian" or "logistic".
         flows: Inverse autoregressive flows, each with its own WaveNet.
+        group: Samples to a step of the WaveNets, which then cost so many times less and look so many times further back;
+            must divide the hop length. Densities stay exact for each sample, see `TriangularAffine`.
         layers: Of each flow, see `WaveNet`, as the next four.
         channels: Residual width.
         kernel_size: Taps.
@@ -118,13 +122,14 @@ def student(
     config = _config("student", locals())
     bases = {"gaussian": Gaussian, "logistic": Logistic}
     density = choose("base", base, bases)()
-    at_least(1, flows=flows)
+    at_least(1, flows=flows, group=group)
+    tau = Inverted(TriangularAffine(group))  # L z + loc, parameters from z; z * scale + loc for a group of 1
 
     def flow() -> Inverse:
-        net = WaveNet(1, 2, layers, channels, kernel_size, dilation_cycle, skip_channels, features)
-        return Inverse(Autoregressive(Inverted(Affine()), net))  # z * scale + loc, parameters from z
+        net = WaveNet(group, tau.n_params, layers, channels, kernel_size, dilation_cycle, skip_channels, features)
+        return Inverse(Autoregressive(tau, net, group))
 
-    return _vocoder(config, Flow(Chain([flow() for _ in range(flows)]), density))
+    return _vocoder(config, Flow(Chain([flow() for _ in range(flows)]), density), "group", group)
 
 
 def waveglow(

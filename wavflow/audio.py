@@ -7,6 +7,7 @@ band magnitudes, and its frame f conditions the samples `f * hop_length … (f +
 import io
 import math
 import os
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
@@ -29,6 +30,7 @@ __all__ = [
     "read_audio",
     "read_segment",
     "write_audio",
+    "write_pieces",
 ]
 
 FORMATS = ("wav", "flac", "ogg", "mp3")
@@ -164,8 +166,7 @@ def write_audio(path: str | os.PathLike[str], audio: Tensor, sample_rate: int, s
         OSError: The path can't be written.
     """
     path = Path(path)
-    if path.suffix[1:].lower() not in FORMATS:
-        raise ValueError(f"`path` must end in .{' or .'.join(FORMATS)}, got {str(path)!r}: choose one of these.")
+    _check_format(path)
     try:  # encoded in memory, so that a full disk is an OSError of ours and not libsndfile's
         encoded = encode_audio(audio, sample_rate, path.suffix[1:].lower(), subtype)
     except ValueError as error:
@@ -175,6 +176,49 @@ def write_audio(path: str | os.PathLike[str], audio: Tensor, sample_rate: int, s
             part.write_bytes(encoded)
     except OSError as error:
         raise OSError(f"`path` must be writable, got {path} ({error.strerror}): choose another place.") from error
+
+
+def write_pieces(path: str | os.PathLike[str], pieces: Iterable[Tensor], sample_rate: int) -> int:
+    """Writes one channel as it comes, so that it never lies in memory as a whole; otherwise as `write_audio`.
+
+    Args:
+        path: As for `write_audio`.
+        pieces: Audio (n,), one after the other.
+        sample_rate: In Hz.
+
+    Returns:
+        The number of samples.
+
+    Raises:
+        ValueError: A piece holds NaN or inf, there is none, or the format does not exist.
+        OSError: The path can't be written.
+    """
+    path = Path(path)
+    _check_format(path)
+    file_format, samples = path.suffix[1:].lower(), 0
+    subtype = _default_subtype(file_format)
+    with aside(path) as part:
+        try:
+            with sf.SoundFile(part, "w", sample_rate, 1, subtype, format=file_format) as file:
+                for piece in pieces:
+                    if not torch.isfinite(piece).all():
+                        raise ValueError(f"`pieces` must be finite, got NaN or inf: check the model. {path} was not written.")
+                    file.write(_quantised(piece, subtype))
+                    samples += len(piece)
+        except sf.LibsndfileError as error:
+            raise OSError(f"`path` must be writable, got {path} ({error.error_string}): choose another place.") from error
+        if not samples:
+            raise ValueError(f"`pieces` must hold some audio, got none: {path} was not written.")
+    return samples
+
+
+def _check_format(path: Path) -> None:
+    if path.suffix[1:].lower() not in FORMATS:
+        raise ValueError(f"`path` must end in .{' or .'.join(FORMATS)}, got {str(path)!r}: choose one of these.")
+
+
+def _default_subtype(file_format: str) -> str:
+    return "PCM_16" if sf.check_format(file_format, "PCM_16") else sf.default_subtype(file_format)
 
 
 def encode_audio(audio: Tensor, sample_rate: int, file_format: str = "flac", subtype: str | None = None) -> bytes:
@@ -199,7 +243,7 @@ def encode_audio(audio: Tensor, sample_rate: int, file_format: str = "flac", sub
         raise ValueError("`audio` must be finite, got NaN or inf: check the model.")
     if sample_rate < 1:
         raise ValueError(f"`sample_rate` must be at least 1 Hz, got {sample_rate}: give the audio's own rate.")
-    subtype = subtype or ("PCM_16" if sf.check_format(file_format, "PCM_16") else sf.default_subtype(file_format))
+    subtype = subtype or _default_subtype(file_format)
     if not sf.check_format(file_format, subtype):
         known = ", ".join(sf.available_subtypes(file_format))
         raise ValueError(f"`subtype` must be one of {file_format}'s ({known}), got {subtype!r}: choose one of these.")

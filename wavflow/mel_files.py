@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from wavflow.audio import read_audio
+from wavflow.arguments import at_least
+from wavflow.audio import audio_length, read_audio, read_segment
 from wavflow.mel import MelSpectrogram
 
 MEL_FORMATS = ("npy", "pt", "safetensors")
@@ -51,6 +53,31 @@ def load_mel(path: str | os.PathLike[str], mel: MelSpectrogram) -> Tensor:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return loaded
+
+
+def mel_chunks(path: str | os.PathLike[str], mel: MelSpectrogram, frames: int = 256) -> Iterator[Tensor]:
+    """Yields the mel of a file, see `load_mel`, in chunks (1, n_mels, `frames` at most); of audio no more is read than that.
+
+    Raises:
+        FileNotFoundError: When there is no such file.
+        ValueError: When it cannot be read, or does not fit.
+    """
+    at_least(1, frames=frames)
+    ending = Path(path).suffix.lower().lstrip(".")
+    if not Path(path).is_file() or ending in MEL_FORMATS or ending == "ogg":  # Vorbis can only be read from its start
+        yield from load_mel(path, mel).split(frames, dim=-1)
+        return
+    length = audio_length(path, mel.sample_rate)
+    count, context = -(-length // mel.hop_length), -(-mel.n_fft // mel.hop_length)
+    for first in range(0, count, frames):
+        last = min(first + frames, count)
+        # as many frames more on either side as a window reaches over: those at the cut are not the file's
+        start, stop = max(0, first - context), min(last + context, count)
+        samples = min(stop * mel.hop_length, length) - start * mel.hop_length
+        audio = read_segment(path, start * mel.hop_length, samples, mel.sample_rate)
+        audio = torch.nn.functional.pad(audio, (0, -len(audio) % mel.hop_length))
+        with torch.no_grad():
+            yield mel(audio[None].to(mel.window.device))[..., first - start : last - start]
 
 
 def _load_array(path: Path) -> tuple[Tensor, dict | None]:

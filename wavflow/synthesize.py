@@ -9,11 +9,13 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from wavflow.audio import FORMATS, write_audio
+from wavflow.arguments import choose
+from wavflow.audio import FORMATS, write_audio, write_pieces
 from wavflow.cli import command, newest_model, number
 from wavflow.devices import pick_device
-from wavflow.mel_files import MEL_FORMATS, load_mel
+from wavflow.mel_files import MEL_FORMATS, load_mel, mel_chunks
 from wavflow.models import load_model
+from wavflow.synthesis.parallel import ParallelEngine, fastest_dtype
 from wavflow.vocoder import Vocoder
 
 
@@ -24,17 +26,25 @@ def main(cfg: DictConfig) -> None:
     vocoder = load_model(cfg.model or newest_model("student", key="model"), pick_device(cfg.device))
     temperature, seed = number("temperature", cfg.temperature, 0.0), number("seed", cfg.seed, 0)
     speaker = None if cfg.speaker is None else speaker_id(cfg.speaker, vocoder)
+    dtype = matrix_dtype(cfg.precision, vocoder)
     skipped: dict[Path, Exception] = {}
     seconds, started = 0.0, time.perf_counter()
     for source, target in tqdm(pairs, desc="synthesizing", unit="file", disable=None):
+        generator = torch.Generator().manual_seed(seed)
         try:
-            mel = load_mel(source, vocoder.mel).to(vocoder.device)
+            if cfg.stream:
+                chunks = (chunk.to(vocoder.device) for chunk in mel_chunks(source, vocoder.mel))
+                pieces = vocoder.stream(chunks, None, temperature, generator, speaker, dtype=dtype)
+                samples = write_pieces(target, (piece[0] for piece in pieces), vocoder.sample_rate)
+            else:
+                mel = load_mel(source, vocoder.mel).to(vocoder.device)
+                audio = vocoder.sample(mel, None, temperature, generator, speaker, dtype=dtype)[0]
+                write_audio(target, audio.float().cpu(), vocoder.sample_rate)
+                samples = len(audio)
         except (ValueError, OSError) as error:  # the other files are none the worse for it
             skipped[source] = error
             continue
-        audio = vocoder.sample(mel, None, temperature, torch.Generator().manual_seed(seed), speaker)[0]
-        write_audio(target, audio.float().cpu(), vocoder.sample_rate)
-        seconds += len(audio) / vocoder.sample_rate
+        seconds += samples / vocoder.sample_rate
     elapsed = time.perf_counter() - started
     if done := len(pairs) - len(skipped):
         print(f"{done} file(s), {seconds:.1f} s of audio in {elapsed:.1f} s, {seconds / elapsed:.2f} x real time: {cfg.output}")
@@ -44,6 +54,18 @@ def main(cfg: DictConfig) -> None:
     if skipped:
         names, first = ", ".join(map(str, skipped)), next(iter(skipped.values()))
         raise ValueError(f"{len(skipped)} of {len(pairs)} files can't be used and were left out: {names}. The first: {first}")
+
+
+def matrix_dtype(precision: str, vocoder: Vocoder) -> torch.dtype:
+    """Returns the dtype of the engine's matrices; for "auto" that of the faster one, measured now.
+
+    Raises:
+        ValueError: For another word, or a precision that this processor does not multiply.
+    """
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if precision != "auto":
+        return choose("precision", precision, known)
+    return fastest_dtype(vocoder) if isinstance(vocoder.engine(), ParallelEngine) else torch.float32
 
 
 def inputs_and_outputs(source: Path, target: Path) -> list[tuple[Path, Path]]:

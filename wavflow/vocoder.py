@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from wavflow.arguments import at_least
 from wavflow.flows.autoregressive import Autoregressive
 from wavflow.flows.base import Flow, Inverse, log_det_of_identity
 from wavflow.flows.whitening import Whitening
 from wavflow.mel import MelSpectrogram
 from wavflow.nn.upsampler import Conditioning, Upsampler
+from wavflow.synthesis.parallel import Noise, ParallelEngine
 from wavflow.synthesis.steps import StepEngine
 
 
@@ -58,6 +61,7 @@ class Vocoder(nn.Module):
         self.speakers = nn.Embedding(n_speakers, upsampler.channels) if n_speakers else None
         self.config: dict[str, Any] | None = None
         self.info: dict[str, Any] = {}
+        self._engines: dict[Any, Any] = {}
 
     @property
     def sample_rate(self) -> int:
@@ -92,13 +96,19 @@ class Vocoder(nn.Module):
 
     def conditioning(self, mel: Tensor, speaker: Tensor | None = None) -> Conditioning:
         """Returns what the flow is conditioned on, for a mel (B, n_mels, F) and speaker ids (B,)."""
-        if (speaker is None) != (self.speakers is None):
-            needed = "no speaker" if self.speakers is None else f"speaker ids (B,) below {self.speakers.num_embeddings}"
-            raise ValueError(f"`speaker`: this model takes {needed}, got {speaker}.")
+        self.check_speaker(speaker)
         features = self.upsampler(mel)
         if speaker is not None:
             features = features + self.speakers(speaker).unsqueeze(-1)
         return Conditioning(features, self.upsampler.kernel)
+
+    def check_speaker(self, speaker: Tensor | None) -> None:
+        """Raises ValueError where speaker ids are missing or unknown, or given to a model that knows no speakers."""
+        known = speaker is None or self.speakers is None or torch.compiler.is_compiling()
+        known = known or bool(((speaker >= 0) & (speaker < self.speakers.num_embeddings)).all())
+        if (speaker is None) != (self.speakers is None) or not known:
+            needed = "no speaker" if self.speakers is None else f"speaker ids (B,) below {self.speakers.num_embeddings}"
+            raise ValueError(f"`speaker`: this model takes {needed}, got {speaker}.")
 
     def log_prob(self, audio: Tensor, mel: Tensor, speaker: Tensor | None = None) -> Tensor:
         """Returns the exact log-density of audio (B, T) given its mel (B, n_mels, F): (B, T), nats per sample on [-1, 1).
@@ -153,20 +163,25 @@ class Vocoder(nn.Module):
         speaker: Tensor | None = None,
         segment_frames: int = 128,
         fast: bool = True,
+        dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """Draws audio (B, F * hop_length); arguments as in `sample_and_log_prob`.
 
-        In float32 on a CPU a teacher's steps are taken by `StepEngine`, some 60 times faster than by `flow.sample` and the same
-        to 1e-5; `fast=False` takes the latter.
+        In float32 on a CPU an engine draws, see `engine`: the same to 1e-5, a teacher's steps some 60 times faster, a student
+        some 2 to 5 times. `dtype` is that of its matrices. `fast=False` draws with the flow itself.
 
-        Where the flow's reach is short enough (a student's, a coupling's) it draws in segments, so that memory for its layers
-        does not grow with the length. Each segment starts and ends that much outside itself, so the audio is that of one pass.
+        Where there is no engine and the flow's reach is short enough (a student's, a coupling's) it draws in segments, so that
+        memory for its layers does not grow with the length. Each segment starts and ends that much outside itself, so the audio
+        is that of one pass.
         """
         self._check(mel, None if noise is None else noise.shape[-1])
-        z = temperature * (self.noise(mel, generator) if noise is None else noise).unsqueeze(1)
-        cond = self.conditioning(mel, speaker)
-        if fast and z.dtype == torch.float32 and z.device.type == "cpu" and StepEngine.supports(self.flow):
-            return self.colour(StepEngine(self.flow).sample(z, cond), mel)[0]
+        noise = temperature * (self.noise(mel, generator) if noise is None else noise)
+        engine = self.engine(dtype) if fast and noise.dtype == torch.float32 else None
+        if isinstance(engine, ParallelEngine):
+            return engine.sample_and_log_prob(mel, noise, speaker)[0]
+        z, cond = noise.unsqueeze(1), self.conditioning(mel, speaker)
+        if isinstance(engine, StepEngine):
+            return self.colour(engine.sample(z, cond), mel)[0]
         before, after = self.flow.transform.reach
         if before + after > 4 * segment_frames * self.hop_length:  # pieces would cost more than they save
             return self.colour(self.flow.sample(z, cond), mel)[0]
@@ -180,6 +195,84 @@ class Vocoder(nn.Module):
             u = self.flow.sample(z[..., start * self.hop_length : stop * self.hop_length], part)
             pieces.append(u[..., (first - start) * self.hop_length : (last - start) * self.hop_length])
         return self.colour(torch.cat(pieces, dim=-1), mel)[0]
+
+    def stream(
+        self,
+        mel: Tensor | Iterable[Tensor],
+        noise: Tensor | None = None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+        speaker: Tensor | None = None,
+        chunk_frames: int = 8,
+        dtype: torch.dtype = torch.float32,
+    ) -> Iterator[Tensor]:
+        """Draws audio piece by piece as the mel comes: all pieces together are `sample` of the whole mel, to the last bit.
+
+        A frame is drawn when the two after it are known. Memory does not grow with the length.
+
+        Args:
+            mel: Chunks (B, n_mels, F) of any lengths; or a whole mel, which is cut into chunks of `chunk_frames`.
+            noise: Standard noise (B, T) that fixes the draw; drawn as it is needed if not given.
+            temperature: Multiplies the noise.
+            generator: Where noise is drawn from if none is given.
+            speaker: Ids (B,), for a model with speakers.
+            chunk_frames: Frames to a chunk of a whole mel.
+            dtype: Of the engine's matrices, see `engine`.
+
+        Yields:
+            The next audio, (B, n) with n a multiple of `hop_length`.
+
+        Raises:
+            ValueError: For a model that no engine draws in parallel, or noise that ends before the mel.
+        """
+        at_least(1, chunk_frames=chunk_frames)
+        engine = self.engine(dtype)
+        if not isinstance(engine, ParallelEngine):
+            raise ValueError(
+                "`stream` needs a student in float32 on a CPU, as wavflow.models.student makes: move it there with "
+                '`.float().to("cpu")`, or draw the whole with `sample`.'
+            )
+        given = None if noise is None else Noise(noise)
+        stream = None
+        for chunk in mel.split(chunk_frames, dim=-1) if isinstance(mel, Tensor) else mel:
+            self.mel.check(chunk)
+            if stream is None:
+                stream = engine.stream(len(chunk), speaker)
+
+                def draw(samples: int, like: Tensor = chunk) -> Tensor:
+                    if given is not None:
+                        return temperature * given(samples)
+                    shape = (len(like), samples)
+                    return temperature * self.flow.base.standard_noise(shape, generator=generator, dtype=torch.float32)
+
+            audio, _ = stream.push(chunk, draw)
+            if audio.shape[-1]:
+                yield audio
+        if stream is not None:
+            yield stream.push(chunk[..., :0], draw, last=True)[0]
+
+    def engine(self, dtype: torch.dtype = torch.float32) -> StepEngine | ParallelEngine | None:
+        """Returns the fastest exact way to draw on a CPU in float32, made anew when weights have changed; None for none.
+
+        Args:
+            dtype: Of the engine's matrices: float32, or bfloat16 where the processor has it, for less than twice the speed.
+        """
+        parameters = list(self.parameters())
+        if any(p.device.type != "cpu" or p.dtype != torch.float32 for p in parameters):
+            return None
+        weights = [(p.data_ptr(), p._version) for p in parameters]
+        if self._engines.get("weights") != weights:
+            self._engines = {"weights": weights}
+        if dtype not in self._engines:
+            if StepEngine.supports(self.flow):
+                self._engines[dtype] = StepEngine(self.flow, dtype)
+            elif ParallelEngine.supports(self):
+                self._engines[dtype] = ParallelEngine(self, dtype)
+        return self._engines.get(dtype)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves the engines out of copies: they hold the weights once more."""
+        return {**self.__dict__, "_engines": {}}
 
     def noise(self, mel: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draws standard noise (B, F * hop_length) for a mel; from a CPU generator it is the same on every device."""

@@ -12,6 +12,7 @@ from wavflow.flows.pitch_prediction import MelPitch, PitchPrediction
 from wavflow.flows.reshape import Folded, Partial
 from wavflow.flows.solver import NotConvergedError, Solution, fixed_point
 from wavflow.flows.static import ActNorm, Static
+from wavflow.flows.triangular import TriangularAffine
 from wavflow.flows.whitening import Whitening
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "Solution",
     "Static",
     "Transform",
+    "TriangularAffine",
     "Whitening",
     "fixed_point",
 ]

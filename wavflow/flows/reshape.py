@@ -39,6 +39,13 @@ def unfold(x: Tensor, factor: int) -> Tensor:
     return x.unflatten(1, (factor, -1)).permute(0, 2, 3, 1).flatten(2)
 
 
+def fold_cond(cond: Any, factor: int) -> Any:
+    """Returns `cond` for the coarse rate: what has a `folded(factor)` knows how, a tensor (B, K, T) is folded like x."""
+    if hasattr(cond, "folded"):
+        return cond.folded(factor)
+    return fold(cond, factor) if isinstance(cond, Tensor) else cond
+
+
 class Folded(Transform):
     """A transform at a coarser rate ("squeeze"): x (B, C, T) is folded, mapped as (B, factor * C, T / factor), unfolded.
 
@@ -63,24 +70,18 @@ class Folded(Transform):
 
     def initialize(self, x: Tensor, cond: Any = None) -> None:
         """Passes on the folded data."""
-        self.transform.initialize(fold(x, self.factor), self._fold_cond(cond))
+        self.transform.initialize(fold(x, self.factor), fold_cond(cond, self.factor))
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Returns z (B, C, T) and log |dz/dx| (B, T), the same for all samples of a coarse time step."""
-        return self._unfold(*self.transform(fold(x, self.factor), self._fold_cond(cond)))
+        return self._unfold(*self.transform(fold(x, self.factor), fold_cond(cond, self.factor)))
 
     def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Returns x (B, C, T) and log |dx/dz| (B, T), the same for all samples of a coarse time step."""
-        return self._unfold(*self.transform.inverse(fold(z, self.factor), self._fold_cond(cond)))
+        return self._unfold(*self.transform.inverse(fold(z, self.factor), fold_cond(cond, self.factor)))
 
     def _unfold(self, y: Tensor, log_det: Tensor) -> tuple[Tensor, Tensor]:
         return unfold(y, self.factor), (log_det / self.factor).repeat_interleave(self.factor, dim=1)
-
-    def _fold_cond(self, cond: Any) -> Any:
-        """Returns `cond` for the coarse rate: what has a `folded(factor)` knows how, a tensor (B, K, T) is folded like x."""
-        if hasattr(cond, "folded"):
-            return cond.folded(self.factor)
-        return fold(cond, self.factor) if isinstance(cond, Tensor) else cond
 
 
 class Partial(Transform):

@@ -67,8 +67,10 @@ class DensityDistillation(nn.Module):
         steps = student.transform.transforms if isinstance(student.transform, Chain) else [student.transform]
         if not all(isinstance(step, Inverse) and isinstance(step.transform, Autoregressive) for step in steps):
             raise ValueError(f"`form` {self.form!r} needs a student of inverse autoregressive flows: use 'path'.")
-        if not isinstance(teacher.transform, Autoregressive):
-            raise ValueError(f"`form` {self.form!r} needs a teacher of one autoregressive map: use 'path'.")
+        if not isinstance(teacher.transform, Autoregressive) or teacher.transform.group > 1:
+            raise ValueError(
+                f"`form` {self.form!r} needs a teacher that is, sample by sample, one autoregressive map: use 'path'."
+            )
         gaussian = isinstance(student.base, Gaussian) and isinstance(teacher.base, Gaussian)
         if self.form == "closed" and not (gaussian and isinstance(teacher.transform.tau, Affine)):
             raise ValueError("`form` 'closed' needs a Gaussian student and a Gaussian teacher: use 'rao_blackwell'.")

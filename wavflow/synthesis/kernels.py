@@ -1,163 +1,13 @@
-"""Machine code of the steps, made by Numba when it is first called: no compiler is needed, and nothing runs at import.
-
-Numba leaves loops like these scalar, some ten times slower, so vectors are spelled out: `Vector` is 16 float32 numbers, which
-LLVM maps to the registers that the processor has. Arrays are read by flat index, in whole vectors; `wavflow.synthesis.packing`
-has the layout. All is in this one file because Numba's cache on disk looks at no other.
-"""
+"""The teacher's steps, compiled: a sample at a time, see `wavflow.synthesis.steps`."""
 
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic, models, overload, register_model
 
 from wavflow.synthesis.packing import BLOCK, TILE, VECTOR, PackedWaveNet
-
-_FLOATS, _WORDS = (ir.VectorType(element, VECTOR) for element in (ir.FloatType(), ir.IntType(32)))
-
-
-class VectorType(types.Type):
-    """Numba's type of 16 float32 numbers in registers."""
-
-
-@register_model(VectorType)
-class _VectorModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, numba_type: VectorType) -> None:
-        super().__init__(manager, numba_type, _FLOATS)
-
-
-Vector = VectorType(name="Vector")
-
-
-def compiled(function: Callable) -> Callable:
-    """Compiles at the first call; kept on disk, beside this file or in the user's cache, where one of them can be written."""
-    options = {"error_model": "numpy", "nogil": True}
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # a read-only installation, and no home
-        return njit(**options)(function)
-
-
-def _address(context: Any, builder: ir.IRBuilder, array_type: Any, array: Any, index: Any, element: ir.Type) -> Any:
-    if array_type.dtype not in (types.float32, types.uint32) or array_type.layout != "C":
-        raise TypeError(f"a vector comes from a contiguous array of 32-bit numbers, not from {array_type}")
-    start = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(start, [index]), element.as_pointer())
-
-
-def _all_lanes(builder: ir.IRBuilder, scalar: Any) -> Any:
-    empty = ir.Constant(_FLOATS, ir.Undefined)
-    first = builder.insert_element(empty, scalar, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(first, empty, ir.Constant(_WORDS, [0] * VECTOR))
-
-
-def _load(builder: ir.IRBuilder, address: Any) -> Any:
-    value = builder.load(address)
-    value.align = 4
-    return value
-
-
-@intrinsic
-def load(typing: Any, array: Any, index: Any) -> Any:
-    """Reads the vector that starts at a flat index of a float32 array; of shared words, the even weights."""
-
-    def emit(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
-        return _load(builder, _address(context, builder, signature.args[0], *values, _FLOATS))
-
-    return Vector(array, types.intp), emit
-
-
-@intrinsic
-def load_odd(typing: Any, array: Any, index: Any) -> Any:
-    """Reads the odd weights of the pairs whose even weights start at a flat index: a tile further on, or the low halves."""
-
-    def emit(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
-        if array.dtype == types.float32:
-            index = builder.add(values[1], ir.Constant(values[1].type, TILE))
-            return _load(builder, _address(context, builder, signature.args[0], values[0], index, _FLOATS))
-        words = _load(builder, _address(context, builder, signature.args[0], *values, _WORDS))
-        return builder.bitcast(builder.shl(words, ir.Constant(_WORDS, [16] * VECTOR)), _FLOATS)
-
-    return Vector(array, types.intp), emit
-
-
-@intrinsic
-def store(typing: Any, array: Any, index: Any, vector: Any) -> Any:
-    """Writes a vector from a flat index of a float32 array on."""
-
-    def emit(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
-        builder.store(values[2], _address(context, builder, signature.args[0], *values[:2], _FLOATS)).align = 4
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, Vector), emit
-
-
-@intrinsic
-def fill(typing: Any, scalar: Any) -> Any:
-    """Returns a vector of 16 times the same number."""
-
-    def emit(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
-        return _all_lanes(builder, values[0])
-
-    return Vector(types.float32), emit
-
-
-@intrinsic
-def repeat(typing: Any, array: Any, index: Any) -> Any:
-    """Returns a vector of 16 times the number at a flat index of a float32 array."""
-
-    def emit(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
-        address = _address(context, builder, signature.args[0], *values, ir.FloatType())
-        return _all_lanes(builder, builder.load(address))
-
-    return Vector(array, types.intp), emit
-
-
-@intrinsic
-def maximum(typing: Any, x: Any, y: Any) -> Any:
-    """Returns the larger of two vectors, lane by lane; x where that is NaN."""
-
-    def emit(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
-        x, y = values
-        return builder.select(builder.fcmp_ordered("<", x, y), y, x)
-
-    return Vector(Vector, Vector), emit
-
-
-@intrinsic
-def times_power_of_two(typing: Any, x: Any, exponent: Any) -> Any:
-    """Returns `x * 2^n` for x > 0; n comes in the last bits of a float, where adding a large number has put it."""
-
-    def emit(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
-        x, exponent = (builder.bitcast(value, _WORDS) for value in values)
-        return builder.bitcast(builder.add(x, builder.shl(exponent, ir.Constant(_WORDS, [23] * VECTOR))), _FLOATS)
-
-    return Vector(Vector, Vector), emit
-
-
-def _define(symbol: Callable, instruction: Callable) -> None:
-    @intrinsic
-    def compute(typing: Any, x: Any, y: Any) -> Any:
-        # `contract`: a product and the sum that it goes into may become one instruction
-        return Vector(Vector, Vector), lambda context, builder, signature, values: instruction(
-            builder, *values, flags=("contract",)
-        )
-
-    @overload(symbol)
-    def choose(x, y):  # no annotations: Numba compares them
-        return (lambda x, y: compute(x, y)) if isinstance(x, VectorType) and isinstance(y, VectorType) else None
-
-
-_define(operator.add, ir.IRBuilder.fadd)
-_define(operator.sub, ir.IRBuilder.fsub)
-_define(operator.mul, ir.IRBuilder.fmul)
-_define(operator.truediv, ir.IRBuilder.fdiv)
+from wavflow.synthesis.vectors import compiled, fill, gate, load, load_odd, maximum, repeat, store
 
 
 @compiled
@@ -204,34 +54,6 @@ def multiply(y, y0, y_step, x, x0, x_step, rows, weights, first, tiles):
             row += 1
 
 
-_MAGIC = np.float32(1.5 * 2**23)  # added to a small number, it leaves it rounded in the last bits
-_TAYLOR = tuple(np.float32(math.log(2) ** k / math.factorial(k)) for k in range(7))  # of 2^f; |f| <= 1/2: 1.2e-7 off
-_TWO_LOG2_E = np.float32(2 / math.log(2))
-
-
-@compiled
-def exp_twice(x: Any) -> Any:
-    """Returns `exp(2 x)` of a vector; x is held between -9 and 9, where tanh has become 1 in float32."""
-    zero, nine = fill(np.float32(0.0)), fill(np.float32(9.0))
-    x = zero - maximum(zero - maximum(x, zero - nine), zero - nine)
-    x = x * fill(_TWO_LOG2_E)
-    rounded = x + fill(_MAGIC)
-    f = x - (rounded - fill(_MAGIC))
-    p = fill(_TAYLOR[5]) + f * fill(_TAYLOR[6])
-    p = fill(_TAYLOR[3]) + f * (fill(_TAYLOR[4]) + f * p)
-    p = fill(_TAYLOR[0]) + f * (fill(_TAYLOR[1]) + f * (fill(_TAYLOR[2]) + f * p))
-    return times_power_of_two(p, rounded)
-
-
-@compiled
-def gate(out: np.ndarray, o: int, y: np.ndarray, y0: int, channels: int) -> None:
-    """`out = tanh(a) * (1 + tanh(b))` of y, a's channels before b's; one division: `2 (A - 1) B / ((A + 1) (B + 1))`."""
-    one, two = fill(np.float32(1.0)), fill(np.float32(2.0))
-    for j in range(0, channels, VECTOR):
-        a, b = exp_twice(load(y, y0 + j)), exp_twice(load(y, y0 + channels + j))
-        store(out, o + j, (a - one) * (two * b) / ((a + one) * (b + one)))
-
-
 @compiled
 def quantile(params: np.ndarray, k: int, bound: float, gaussian: bool, noise: np.ndarray) -> float:
     """Solves `F(x) = p` for the mixture F of k components: as `Mixture.quantile`, of one number and in float64.
@@ -276,7 +98,7 @@ def quantile(params: np.ndarray, k: int, bound: float, gaussian: bool, noise: np
 
 
 @compiled
-def take_delayed(y, y0, width, layer, t, steps, batch, past, row, dilation, kernel_size, delayed, gate_bias, features):
+def take_delayed(y, y0, width, layer, t, steps, batch, past, row, dilation, kernel_size, gates, gate_bias, features):
     """Starts the sums y of a layer's next steps: bias, features, and the taps before the current one, which are all known.
 
     d = 4:   inputs    . . . a b c d | e         taps t - 4 of four steps are a b c d: one product of matrices,
@@ -296,7 +118,7 @@ def take_delayed(y, y0, width, layer, t, steps, batch, past, row, dilation, kern
     channels, older = width // 2, kernel_size - 1
     for tap in range(older):
         x0 = (row + (t - start + tap * dilation) * batch) * channels
-        multiply(y, y0, width, past, x0, channels, steps * batch, delayed, (layer * older + tap) * tiles, tiles)
+        multiply(y, y0, width, past, x0, channels, steps * batch, gates, (layer * kernel_size + tap) * tiles, tiles)
 
 
 @compiled
@@ -324,8 +146,8 @@ def run(
         u: Is written.
     """
     # Read from the tuple once: each reading counts a reference.
-    dilations, kernel_size, inputs, gate_bias, delayed = net.dilations, net.kernel_size, net.input, net.gate_bias, net.delayed
-    current, outputs, residual_bias, skip_bias = net.current, net.outputs, net.residual_bias, net.skip_bias
+    dilations, kernel_size, inputs, gate_bias, matrices = net.dilations, net.kernel_size, net.input, net.gate_bias, net.gates
+    outputs, residual_bias, skip_bias = net.outputs, net.residual_bias, net.skip_bias
     head, head_bias, last, last_bias = net.head, net.head_bias, net.last, net.last_bias
     components, bound, gaussian = density
 
@@ -348,16 +170,18 @@ def run(
             if t == ends[layer]:
                 steps = min(dilation, BLOCK, start + u.shape[1] - t)
                 take_delayed(
-                    sums, block, gates, layer, t, steps, batch, past, row, dilation, kernel_size, delayed, gate_bias, features
+                    sums, block, gates, layer, t, steps, batch, past, row, dilation, kernel_size, matrices, gate_bias, features
                 )
                 began[layer], ends[layer] = t, t + steps
             y = block + (t - began[layer]) * batch * gates
-            multiply(sums, y, gates, state, skip, width, batch, current, layer * gates // TILE, gates // TILE)
+            now = (layer * kernel_size + kernel_size - 1) * gates // TILE
+            multiply(sums, y, gates, state, skip, width, batch, matrices, now, gates // TILE)
             row += ((kernel_size - 1) * dilation + t - start) * batch
             for b in range(batch):
-                gate(gated, b * channels, sums, y + b * gates, channels)
                 # h is kept for the steps to come; h' = (h + W gated + bias) * sqrt(1/2)
                 for j in range(0, channels, VECTOR):
+                    at = y + b * gates + 2 * j
+                    store(gated, b * channels + j, gate(load(sums, at), load(sums, at + VECTOR)))
                     h = load(state, b * width + skip + j)
                     store(past, (row + b) * channels + j, h)
                     store(state, b * width + skip + j, half * h + load(residual_bias, layer * channels + j))

@@ -1,18 +1,20 @@
-"""A WaveNet's weights as the steps read them: in tiles, padded to whole vectors, constants folded in.
+"""A WaveNet's weights as the engines read them: in tiles, padded to whole vectors, constants folded in.
 
 A matrix is kept in tiles of 32 outputs, each in one piece, its inputs in pairs: a product reads memory from one end to the
 other, and its sums stay in registers. In bfloat16 a pair of inputs shares words of 32 bits:
 
-    word       | high half: even input | low half: odd input |
+    shared     | high half: even input | low half: odd input |
     odd weight  = the word shifted up, exactly bfloat16;    even weight = the word itself, read as float32: it costs nothing
 
-The low half then sits in the last bits of the even weight; `tiles` rounds that one with it in view, so that it is as near as
-bfloat16 would have been.
+The low half then sits in the last bits of the even weight; `shared_words` rounds that one with it in view, so that it is as
+near as bfloat16 would have been. Where whole blocks of samples are multiplied, arithmetic takes the time and not reading: then
+`paired_words` are what processors take that multiply bfloat16.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -25,22 +27,23 @@ from wavflow.nn.wavenet import WaveNet
 VECTOR = 16  # numbers in a vector; widths are padded to it
 TILE = 32  # outputs of a tile
 BLOCK = 16  # steps whose delayed taps are multiplied at once, at most
+ROWS = 256  # most time steps of a block
 
 
 class PackedWaveNet(NamedTuple):
-    """What the steps read. C, S and H are the widths of the residual path, the skip path and the head, padded.
+    """What the engines read. C, S and H are the widths of the residual path, the skip path and the head, padded.
 
-    The outputs of a layer are one row, (S + C, padded): skip first, then the next input.
+    The 2C sums of a gate go by vectors, 16 of its tanh and then the 16 of its sigmoid that belong to them. The outputs of a
+    layer are one row, (S + C, padded): skip first, then the next input.
     """
 
     dilations: np.ndarray  # (layers,)
     kernel_size: int
     channels: int  # C
     skip: int  # S
-    input: np.ndarray  # (2, C): weight of the sample, bias
-    gate_bias: np.ndarray  # (layers, 2, C)
-    delayed: np.ndarray  # tiles C -> 2C of each layer's taps before the current one, the oldest first
-    current: np.ndarray  # tiles C -> 2C of each layer's current tap
+    input: np.ndarray  # (inputs + 1, C): weights of the samples, bias
+    gate_bias: np.ndarray  # (layers, 2C)
+    gates: np.ndarray  # tiles C -> 2C of each layer's taps, the oldest first
     outputs: np.ndarray  # tiles C -> S + C of each layer
     residual_bias: np.ndarray  # (layers, C)
     skip_bias: np.ndarray  # (S,), of all layers
@@ -51,41 +54,47 @@ class PackedWaveNet(NamedTuple):
 
 
 @torch.no_grad()
-def pack(net: WaveNet, dtype: torch.dtype) -> PackedWaveNet:
-    """Packs a causal WaveNet with one input channel; its matrices in `dtype`, float32 or bfloat16, its biases in float32."""
+def pack(net: WaveNet, dtype: torch.dtype, words: Callable[[np.ndarray], np.ndarray] | None = None) -> PackedWaveNet:
+    """Packs a causal WaveNet; its matrices in float32, or in bfloat16 as `words` lays them out, its biases in float32.
+
+    Args:
+        net: A WaveNet.
+        dtype: Of the layers' matrices.
+        words: `shared_words`, which is what is used if none is given, or `paired_words`.
+    """
     layers, channels, skip = len(net.dilations), whole(net.channels, VECTOR), whole(net.head.in_features, VECTOR)
     width, hidden = whole(skip + channels, TILE), whole(skip, TILE)
     # (layers, taps, 2, C, C of the tap), the oldest tap first
     gates = torch.stack([_weight(gate).unflatten(0, (2, -1)).unflatten(2, (net.kernel_size, -1)) for gate in net.gates])
-    gates = _padded(gates.permute(0, 3, 4, 1, 2), {-1: channels, -3: channels}).flatten(-2)
+    gates = by_vectors(padded(gates.permute(0, 3, 4, 1, 2), {-1: channels, -3: channels}))
     # The factors that keep the variance, of the residual path and of the summed skips, are left to the weights.
     keep, share = math.sqrt(0.5), math.sqrt(1.0 / layers)
     outputs, skip_bias, residual_bias = [], torch.zeros(skip).float(), torch.zeros(layers, channels).float()
     for i, output in enumerate(net.outputs):
         weight, bias = _weight(output).T, output.bias.float()
         to_skip, to_next = weight.split([net.head.in_features, weight.shape[1] - net.head.in_features], dim=1)
-        matrix = torch.cat([_padded(share * to_skip, {-1: skip}), keep * to_next], dim=1)
-        outputs.append(_padded(matrix, {-1: width, -2: channels}))
+        matrix = torch.cat([padded(share * to_skip, {-1: skip}), keep * to_next], dim=1)
+        outputs.append(padded(matrix, {-1: width, -2: channels}))
         skip_bias[: net.head.in_features] += share * bias[: net.head.in_features]
         residual_bias[i, : to_next.shape[1]] = keep * bias[net.head.in_features :]
     gate_bias = torch.stack([gate.bias.float().unflatten(0, (2, -1)) for gate in net.gates])
+    words = words or shared_words
     parameters = whole(net.last.out_features, TILE)
     return PackedWaveNet(
         np.array(net.dilations),
         net.kernel_size,
         channels,
         skip,
-        _padded(torch.stack([_weight(net.input)[:, 0], net.input.bias.float()]), {-1: channels}).numpy(),
-        _padded(gate_bias, {-1: channels}).numpy(),
-        tiles(gates[:, :-1].flatten(0, 1), dtype),
-        tiles(gates[:, -1], dtype),
-        tiles(torch.stack(outputs), dtype),
+        padded(torch.cat([_weight(net.input).T, net.input.bias.float()[None]]), {-1: channels}).numpy(),
+        by_vectors(padded(gate_bias, {-1: channels})).numpy(),
+        tiles(gates.flatten(0, 1), dtype, words),
+        tiles(torch.stack(outputs), dtype, words),
         residual_bias.numpy(),
         skip_bias.numpy(),
-        tiles(_padded(_weight(net.head).T[None], {-1: hidden, -2: skip}), torch.float32),
-        _padded(net.head.bias.float(), {-1: hidden}).numpy(),
-        tiles(_padded(_weight(net.last).T[None], {-1: parameters, -2: hidden}), torch.float32),
-        _padded(net.last.bias.float(), {-1: parameters}).numpy(),
+        tiles(padded(_weight(net.head).T[None], {-1: hidden, -2: skip}), torch.float32),
+        padded(net.head.bias.float(), {-1: hidden}).numpy(),
+        tiles(padded(_weight(net.last).T[None], {-1: parameters, -2: hidden}), torch.float32),
+        padded(net.last.bias.float(), {-1: parameters}).numpy(),
     )
 
 
@@ -94,15 +103,26 @@ def whole(width: int, unit: int) -> int:
     return -(-width // unit) * unit
 
 
-def tiles(matrices: Tensor, dtype: torch.dtype) -> np.ndarray:
-    """Cuts matrices (n, inputs, outputs) into (n * outputs / TILE, inputs / 2, 2 * TILE floats, or TILE shared words)."""
+def by_vectors(x: Tensor) -> Tensor:
+    """Orders what a gate takes, (..., 2, C), as the engines read it, (..., 2C)."""
+    return x.unflatten(-1, (-1, VECTOR)).transpose(-2, -3).flatten(-3).contiguous()
+
+
+def tiles(matrices: Tensor, dtype: torch.dtype, words: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
+    """Cuts matrices (n, inputs, outputs) into (n * outputs / TILE, inputs / 2, 2 * TILE floats, or TILE words)."""
     n, inputs, outputs = matrices.shape
     cut = matrices.reshape(n, inputs // 2, 2, outputs // TILE, TILE).permute(0, 3, 1, 2, 4)
     cut = np.ascontiguousarray(cut.reshape(-1, inputs // 2, 2, TILE).numpy())
-    return cut.reshape(len(cut), inputs // 2, 2 * TILE) if dtype == torch.float32 else _shared_words(cut)
+    return cut.reshape(len(cut), inputs // 2, 2 * TILE) if dtype == torch.float32 else (words or shared_words)(cut)
 
 
-def _shared_words(pairs: np.ndarray) -> np.ndarray:
+def paired_words(pairs: np.ndarray) -> np.ndarray:
+    """Rounds float32 pairs (tiles, inputs / 2, 2, TILE) to bfloat16, the even one in the low half: see `add_product`."""
+    halves = torch.from_numpy(pairs).bfloat16().transpose(-1, -2).contiguous()
+    return halves.view(torch.int16).numpy().view(np.uint32)[..., 0]
+
+
+def shared_words(pairs: np.ndarray) -> np.ndarray:
     """Rounds float32 pairs (tiles, inputs / 2, 2, TILE) to bfloat16 and lets each share a word of 32 bits."""
     even, odd = (pairs[:, :, i].copy().view(np.uint32).astype(np.int64) for i in (0, 1))
     low = (odd + 0x7FFF + ((odd >> 16) & 1)) >> 16  # to nearest, ties to even
@@ -116,7 +136,7 @@ def _weight(linear: nn.Linear) -> Tensor:
     return linear.weight.detach().float().cpu()
 
 
-def _padded(x: Tensor, sizes: dict[int, int]) -> Tensor:
+def padded(x: Tensor, sizes: dict[int, int]) -> Tensor:
     """Pads dimensions, counted from the last one, with zeros at their end."""
     amounts = [0, 0] * x.dim()
     for dim, size in sizes.items():

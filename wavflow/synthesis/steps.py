@@ -20,7 +20,7 @@ from wavflow.flows.base import Flow
 from wavflow.flows.elementwise import Affine, MixtureCDF
 from wavflow.nn.upsampler import Conditioning
 from wavflow.nn.wavenet import WaveNet
-from wavflow.synthesis.packing import pack, whole
+from wavflow.synthesis.packing import by_vectors, pack, whole
 
 PIECE = 1024  # samples to a call, at least: between calls the past of the layers moves back to the front
 SMALLEST_LOG_TAIL = -700.0  # beyond it a probability is no float64
@@ -59,7 +59,7 @@ class StepEngine:
         if type(transform) is not Autoregressive or type(transform.tau) not in (Affine, MixtureCDF):
             return False
         net = transform.conditioner
-        return type(net) is WaveNet and net.causal and net.input.in_features == 1
+        return type(net) is WaveNet and net.causal and transform.group == net.input.in_features == 1
 
     @torch.no_grad()
     def sample(self, z: Tensor, cond: Conditioning | None = None, progress: Callable[[int], None] | None = None) -> Tensor:
@@ -107,13 +107,13 @@ class StepEngine:
         """Projects frames first - 1 ... first + n, the edge frames held: (B, n + 2, layers, 2 C), padded."""
         net = self._flow.transform.conditioner
         count, batch = cond.frames.shape[-1], len(cond.frames)
-        projected = np.zeros((batch, n + 2, len(net.dilations), 2, self._net.channels), np.float32)
+        projected = torch.zeros(batch, n + 2, len(net.dilations), 2, self._net.channels, dtype=torch.float32)
         if net.features is not None:
             neighbours = torch.arange(first - 1, first + n + 1).clamp(0, count - 1)
             frames = cond.frames[..., neighbours].transpose(1, 2).float().cpu()
             values = frames @ net.features.weight.float().cpu().T
-            projected[..., : net.channels] = values.unflatten(-1, (len(net.dilations), 2, -1)).numpy()
-        return projected.reshape(*projected.shape[:3], -1)
+            projected[..., : net.channels] = values.unflatten(-1, (len(net.dilations), 2, -1))
+        return by_vectors(projected).numpy()
 
     def _noise(self, z: Tensor) -> np.ndarray:
         """Returns noise (B, n) as (B, n, 1), or for a mixture as (B, n, 3), what `kernels.quantile` takes of it."""

@@ -1,0 +1,164 @@
+"""The fast draw of a student against its flow, whole and in pieces, in every shape and precision."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from helpers import random_log_mel, tiny_flow, tiny_mel, tiny_student, tiny_teacher
+from torch import Tensor
+
+from wavflow import Vocoder
+from wavflow.synthesis import blocks, parallel, vectors
+from wavflow.synthesis.parallel import Noise, ParallelEngine, dtypes, fastest_dtype
+
+SHAPES = [
+    {"flows": 1, "layers": 1, "kernel_size": 2},
+    {"flows": 3, "layers": 5, "channels": 20, "skip_channels": 40, "dilation_cycle": 4, "kernel_size": 3},
+    {"flows": 2, "layers": 4, "channels": 33, "skip_channels": 5, "upsampling": "smoothing", "features": 7},
+    {"flows": 2, "layers": 9, "dilation_cycle": 9, "kernel_size": 2, "group": 2},  # looks back beyond the clip
+    {"flows": 2, "layers": 3, "group": 4, "n_speakers": 3, "base": "logistic"},
+    {"flows": 2, "layers": 3, "group": 8, "whitening": 0},
+    {"flows": 2, "layers": 3, "group": 16, "mel": tiny_mel(center=True).spec},  # a step is a frame
+]
+
+
+def student_of(changes: dict) -> Vocoder:
+    return tiny_student(std=0.15, **changes).float().eval()
+
+
+def case(student: Vocoder, frames: int = 11, batch: int = 2) -> tuple[Tensor, Tensor, Tensor | None]:
+    mel = random_log_mel(frames, batch).float()
+    return mel, 0.8 * student.noise(mel), torch.tensor([2, 0])[:batch] if student.speakers else None
+
+
+@pytest.mark.parametrize("changes", SHAPES)
+def test_draws_what_the_flow_draws_with_its_density(changes: dict) -> None:
+    student = student_of(changes)
+    mel, noise, speaker = case(student)
+    with torch.no_grad():
+        expected, log_prob = student.sample_and_log_prob(mel, noise, speaker=speaker)
+    assert expected.abs().max() > 1e-3
+    audio, density = ParallelEngine(student).sample_and_log_prob(mel, noise, speaker)
+    torch.testing.assert_close(audio, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(density, log_prob, rtol=0, atol=5e-5)
+    torch.testing.assert_close(student.sample(mel, noise, speaker=speaker), audio, rtol=0, atol=0)
+
+
+def test_whitening_by_pitch_and_envelope() -> None:
+    # the published mel resolves harmonics: the comb takes part, as loud as it can be
+    student = student_of({"mel": None, "features": 8})
+    mel = torch.full((1, 80, 30), -6.0).float()
+    for harmonic in range(1, 9):
+        mel[:, int(2.7 * harmonic)] = torch.linspace(-1.0, 0.5, 30)
+    noise = student.noise(mel)
+    strength = student.whitening.transforms[1].pitch(mel.transpose(1, 2).double())[1]
+    assert strength.max() > 0.3
+    with torch.no_grad():
+        expected, log_prob = student.sample_and_log_prob(mel, noise)
+    audio, density = ParallelEngine(student).sample_and_log_prob(mel, noise)
+    torch.testing.assert_close(audio, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(density, log_prob, rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("dtype", dtypes())
+@pytest.mark.parametrize("changes", SHAPES)
+def test_a_stream_is_the_whole_to_the_last_bit(changes: dict, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "ROOM", 128)  # the past of the layers moves to the front now and then
+    student = student_of(changes)
+    mel, noise, speaker = case(student, 41)
+    whole = student.sample(mel, noise, speaker=speaker, dtype=dtype)
+    for sizes in [[1] * 41, [40, 1], [2, 3, 7, 29], [41]]:
+        pieces = list(student.stream(iter(mel.split(sizes, dim=-1)), noise, speaker=speaker, dtype=dtype))
+        assert torch.equal(torch.cat(pieces, dim=-1), whole), sizes
+    first = next(student.stream(iter(mel.split(1, dim=-1)), noise, speaker=speaker, dtype=dtype))
+    assert first.shape[-1] == student.hop_length, "a frame, as soon as two more are known"
+    torch.testing.assert_close(
+        torch.cat(list(student.stream(mel, noise, speaker=speaker, dtype=dtype)), -1), whole, rtol=0, atol=0
+    )
+
+
+def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    student = student_of(SHAPES[1])
+    mel, noise, _ = case(student, 45, 3)
+    alone = student.sample(mel, noise)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert torch.equal(student.sample(mel, noise), alone)
+    assert torch.equal(torch.cat(list(student.stream(mel, noise, chunk_frames=9)), dim=-1), alone)
+
+
+def test_noise_of_a_stream_is_that_of_the_whole() -> None:
+    student = student_of({"flows": 1, "layers": 2})
+    mel = random_log_mel(9).float()
+    whole = student.sample(mel, None, 0.7, torch.Generator().manual_seed(3))
+    pieces = student.stream(mel, None, 0.7, torch.Generator().manual_seed(3), chunk_frames=2)
+    assert torch.equal(torch.cat(list(pieces), dim=-1), whole)
+
+
+@pytest.mark.skipif(torch.bfloat16 not in dtypes(), reason="this processor does not multiply bfloat16")
+def test_bfloat16_is_near() -> None:
+    student = student_of({"flows": 3, "layers": 5, "channels": 24})
+    mel, noise, _ = case(student, 40)
+    full, half = student.sample(mel, noise), student.sample(mel, noise, dtype=torch.bfloat16)
+    assert 1e-6 < (half - full).square().mean().sqrt() / full.std() < 0.02
+    assert fastest_dtype(student) in dtypes()
+
+
+@vectors.compiled
+def products(y, x, weights, rows):
+    blocks.multiply(y, y.shape[1], x, x.shape[1], rows, weights, 0, y.shape[1] // 32)
+
+
+@pytest.mark.parametrize("dtype", dtypes())
+def test_products_of_words(dtype: torch.dtype) -> None:
+    x, weight = torch.randn(7, 48).float(), torch.randn(1, 48, 64).float()
+    packed = parallel.tiles(weight, dtype, parallel.paired_words)
+    words = x.to(dtype)
+    packed_x = np.zeros((8, 48 * dtype.itemsize // 4), packed.dtype)
+    packed_x[:7] = words.view(torch.int16).numpy().view(np.uint32) if dtype == torch.bfloat16 else words.numpy()
+    y = np.ones((8, 64), np.float32)
+    products(y, packed_x, packed, 7)
+    expected = 1 + words.double() @ weight[0].to(dtype).double()
+    torch.testing.assert_close(torch.from_numpy(y[:7]).double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_machine_code_is_made_anew_when_any_file_of_the_folder_changes() -> None:
+    caches = [function._cache for function in (blocks.draw, vectors.gate)]
+    assert {cache._cache_file._source_stamp for cache in caches if hasattr(cache, "_cache_file")} <= {vectors._STAMP}
+
+
+@pytest.mark.parametrize(
+    "model", [lambda: tiny_teacher().float(), lambda: tiny_flow("waveglow").float(), lambda: tiny_flow("waveflow").float()]
+)
+def test_refuses_what_it_can_not_draw(model: object) -> None:
+    assert not ParallelEngine.supports(model())
+    with pytest.raises(ValueError, match="`vocoder` must be a student on a CPU"):
+        ParallelEngine(model())
+    with pytest.raises(ValueError, match="`stream` needs a student"):
+        next(model().stream(random_log_mel(2).float()))
+
+
+def test_errors_name_the_argument() -> None:
+    student = student_of({"n_speakers": 3})
+    mel, noise, speaker = case(student, 5)
+    with pytest.raises(ValueError, match=re.escape("`dtype` must be one that this processor multiplies")):
+        student.sample(mel, noise, speaker=speaker, dtype=torch.float16)
+    with pytest.raises(ValueError, match="`noise` ends after 79 samples, 80 are needed"):
+        list(student.stream(mel, noise[:, :-1], speaker=speaker))
+    with pytest.raises(ValueError, match="`speaker`: this model takes speaker ids"):
+        next(student.stream(mel, noise))
+    with pytest.raises(ValueError, match="speaker ids .B,. below 3, got"):
+        student.sample(mel, noise, speaker=speaker + 1)
+    with pytest.raises(ValueError, match="`mel` must be finite"):
+        next(student.stream(mel / 0.0, noise, speaker=speaker))
+    with pytest.raises(ValueError, match="`chunk_frames` must be at least 1"):
+        next(student.stream(mel, noise, speaker=speaker, chunk_frames=0))
+    with pytest.raises(ValueError, match="`stream` needs a student in float32"):
+        next(tiny_student().stream(mel))
+    stream = student.engine().stream(2, speaker)
+    with pytest.raises(ValueError, match="the stream's 2 items, got 1"):
+        stream.push(mel[:1], Noise(noise))
+    stream.push(mel, Noise(noise), last=True)
+    with pytest.raises(ValueError, match="this stream has ended"):
+        stream.push(mel, Noise(noise))
+    assert list(student.stream(iter([]), noise)) == []

@@ -1,0 +1,177 @@
+"""The whitening's inverse, compiled: the filters that a mel tells, and their two recursions, frame by frame in float64.
+
+The equations are those of `wavflow.flows.linear_prediction` and `wavflow.flows.pitch_prediction`, and their constants are used.
+Sums go in one order however many frames come at once, so that a stream is the same as the whole to the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from wavflow.flows.pitch_prediction import PitchPrediction
+from wavflow.flows.whitening import Whitening
+from wavflow.synthesis.vectors import compiled
+
+
+class Filters(NamedTuple):
+    """What the filters are made of; without pitch, the arrays from `flatten` on are empty."""
+
+    kernel: np.ndarray  # (3, blocks of a frame)
+    block_length: int
+    to_spectrum: np.ndarray  # (n_mels, told)
+    spectrum_offset: np.ndarray  # (told,)
+    beyond: np.ndarray  # (bins - told,)
+    floor: float  # power
+    to_autocorrelation: np.ndarray  # (bins, order + 1)
+    flatten: np.ndarray  # (bands, bands)
+    log_weight: np.ndarray  # (bands,)
+    templates: np.ndarray  # (bands, pitches)
+    log_pitches: np.ndarray  # (pitches,)
+    response: np.ndarray  # (bins,) |H|^2 of the comb's kernel
+    sample_rate: float
+    strongest: float
+    smear: int  # how far the comb's kernel reaches, samples
+    longest_lag: int
+
+
+def filters(whitening: Whitening) -> Filters:
+    """Collects the constants of a whitening."""
+    prediction, *rest = whitening.transforms
+    n_bins = len(prediction.to_autocorrelation)
+    pitch = next((part.pitch for part in rest if isinstance(part, PitchPrediction)), None)
+    none = np.zeros((0, 0)), np.zeros(0), np.zeros((0, 0)), np.zeros(0), np.zeros(n_bins), 1.0, 0.0, 0, 0
+    if pitch is not None:
+        share = pitch.innovation_share(pitch.templates.new_ones(1, 1).double(), n_bins)[0, 0]
+        of_pitch = [pitch.flatten, pitch.log_weight, pitch.templates.T, pitch.log_pitches, 1.0 - share]
+        none = (*map(_array, of_pitch), float(pitch.sample_rate), pitch.strongest, pitch.reach, pitch.longest_lag)
+    return Filters(
+        _array(prediction.kernel),
+        prediction.block_length,
+        _array(prediction.to_spectrum),
+        _array(prediction.spectrum_offset),
+        _array(prediction.beyond),
+        prediction.floor**2,
+        _array(prediction.to_autocorrelation),
+        *none,
+    )
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(tensor.detach().double().cpu().numpy())
+
+
+@compiled
+def colour(
+    filters: Filters, mels: np.ndarray, e: np.ndarray, comb: np.ndarray, past: np.ndarray, x: np.ndarray, log_gain: np.ndarray
+) -> None:
+    """Colours whitened audio e by the filters of its frames.
+
+    Args:
+        filters: See there.
+        mels: (F + 2, n_mels) log-mels from the frame before the first one to that after the last.
+        e: (F * hop_length,) float32.
+        comb: The last `longest_lag` samples before the envelope's filter, float64; is brought up to date, as `past` is.
+        past: (order,) the last samples of the audio, float64, the latest last.
+        x: (F * hop_length,) float32, is written.
+        log_gain: As x: the log of the gain at each sample.
+    """
+    kernel, length, order = filters.kernel, filters.block_length, len(past)
+    n_mels, taps, memory = mels.shape[1], 2 * filters.smear + 2, len(comb)
+    log_mel, coefficients, weights = np.empty(n_mels), np.empty(order), np.empty(taps)
+    voice, audio = np.empty(memory + len(e)), np.empty(order + len(e))
+    voice[:memory], audio[:order] = comb, past
+    t = 0
+    for frame in range(1, len(mels) - 1):
+        for block in range(kernel.shape[1]):
+            for band in range(n_mels):
+                log_mel[band] = (
+                    kernel[0, block] * mels[frame - 1, band]
+                    + kernel[1, block] * mels[frame, band]
+                    + kernel[2, block] * mels[frame + 1, band]
+                )
+            lag, strength = 0, 0.0
+            if memory:
+                lag, strength = read_pitch(filters, log_mel, weights)
+            gain = predictor(filters, log_mel, strength, coefficients)
+            for _ in range(length):
+                u = np.float64(e[t])
+                for j in range(taps if strength > 0.0 else 0):
+                    u += weights[j] * voice[memory + t - lag - j]
+                voice[memory + t] = u
+                u *= gain
+                for k in range(order):
+                    u += coefficients[k] * audio[order + t - 1 - k]
+                audio[order + t] = u
+                x[t], log_gain[t] = u, math.log(gain)
+                t += 1
+    comb[:], past[:] = voice[t : t + memory], audio[t : t + order]
+
+
+@compiled
+def predictor(filters: Filters, log_mel: np.ndarray, strength: float, coefficients: np.ndarray) -> float:
+    """Writes the linear predictor of a log-mel, see `LinearPrediction.predictor`; returns the gain."""
+    told, bins, order = len(filters.spectrum_offset), len(filters.to_autocorrelation), len(coefficients)
+    power, upper_half = np.empty(bins), 0.0
+    power[:told] = filters.spectrum_offset
+    for band in range(len(log_mel)):
+        for i in range(told):
+            power[i] += log_mel[band] * filters.to_spectrum[band, i]
+    for i in range(told):
+        power[i] = math.exp(power[i])
+        if i >= told // 2:
+            upper_half += power[i] / (told - told // 2)
+    r = np.zeros(order + 1)
+    for i in range(bins):
+        if i >= told:
+            power[i] = upper_half * filters.beyond[i - told]
+        share = (power[i] + filters.floor) * (1.0 - strength * strength * filters.response[i])
+        for k in range(order + 1):
+            r[k] += share * filters.to_autocorrelation[i, k]
+    error, before = r[0], np.empty(order)  # Levinson-Durbin
+    for i in range(order):
+        left = r[i + 1]
+        for k in range(i):
+            left -= coefficients[k] * r[i - k]
+        reflection = left / error
+        before[:i] = coefficients[:i]
+        for k in range(i):
+            coefficients[k] = before[k] - reflection * before[i - 1 - k]
+        coefficients[i] = reflection
+        error *= 1.0 - reflection * reflection
+    for k in range(order):
+        coefficients[k] = np.float32(coefficients[k])  # as the flow keeps them
+    return math.sqrt(error)
+
+
+@compiled
+def read_pitch(filters: Filters, log_mel: np.ndarray, weights: np.ndarray) -> tuple[int, float]:
+    """Writes the comb's weights, see `MelPitch`; returns the shortest lag that they stand for, and how strong they are."""
+    bands, pitches = filters.templates.shape
+    ripple, scores = np.zeros(bands), np.zeros(pitches)
+    for i in range(bands):
+        for j in range(bands):
+            ripple[j] += (log_mel[i] - filters.log_weight[i]) * filters.flatten[i, j]
+    norm = 1.0
+    for i in range(bands):
+        norm += ripple[i] * ripple[i]
+        for j in range(pitches):
+            scores[j] += ripple[i] * filters.templates[i, j]
+    best = min(max(np.argmax(scores), 1), pitches - 2)
+    below, peak, above = scores[best - 1], scores[best], scores[best + 1]
+    bend = max(2.0 * peak - below - above, 1e-9)
+    shift = min(max(0.5 * (above - below) / bend, -0.5), 0.5)
+    step = filters.log_pitches[1] - filters.log_pitches[0]
+    period = filters.sample_rate * math.exp(-(filters.log_pitches[best] + shift * step))
+    strength = filters.strongest * min(max((peak / math.sqrt(norm) - 0.4) / 0.45, 0.0), 1.0)
+    first, total = math.floor(period) - filters.smear, 0.0
+    for j in range(len(weights)):
+        distance = min(max((first + j - period) / (filters.smear + 1), -1.0), 1.0)
+        weights[j] = 0.5 + 0.5 * math.cos(math.pi * distance)
+        total += weights[j]
+    for j in range(len(weights)):
+        weights[j] = np.float32(strength * weights[j] / total)
+    return first, strength
