@@ -1,0 +1,251 @@
+"""Lossless coding: the exact samples come back, the size is what the likelihood says, and nothing else is taken for a file."""
+
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from commands import is_refused, succeeds
+from helpers import random_log_mel, tiny_student, tiny_teacher
+
+from wavflow import Vocoder
+from wavflow.evaluation.coding import bits_per_sample
+from wavflow.likelihood.mel_code import coarse, code_mel, fine
+from wavflow.models import save_model
+
+constriction = pytest.importorskip("constriction", reason="needs constriction: pip install 'wavflow[compress]'")
+from wavflow.likelihood import codec, levels  # noqa: E402
+from wavflow.likelihood.range_coding import Reader, Writer  # noqa: E402
+
+DENSITIES = ["gaussian", "logistic", "mixture_of_gaussians", "mixture_of_logistics"]
+WITH_PITCH = {"mel": {"sample_rate": 8000, "n_fft": 512, "hop_length": 64, "win_length": 512, "n_mels": 40, "f_max": 4000.0}}
+
+
+def noise(length: int, channels: int = 1, level: float = 2000.0, seed: int = 0) -> np.ndarray:
+    return np.round(level * np.random.default_rng(seed).standard_normal((channels, length))).astype(np.int16)
+
+
+def small_teacher(**changes: object) -> Vocoder:
+    return tiny_teacher(std=0.15, **changes).float()
+
+
+SOUNDS = {
+    "noise, longer than a piece": noise(2500),
+    "silence": np.zeros((1, 300), np.int16),
+    "square wave at full scale": np.where(np.arange(700) // 20 % 2, 32767, -32768).astype(np.int16)[None],
+    "one sample": np.full((1, 1), -32768, np.int16),
+    "stereo": noise(70, 2),
+    "clicks in silence": np.where(np.arange(400) % 150 == 7, 30000, 0).astype(np.int16)[None],
+}
+
+
+@pytest.mark.parametrize("name", SOUNDS)
+@pytest.mark.parametrize("density", ["gaussian", "mixture_of_logistics"])
+def test_the_samples_come_back(name: str, density: str) -> None:
+    teacher = small_teacher(density=density, layers=5, dilation_cycle=5, kernel_size=3)
+    done = []
+    coded = codec.encode(SOUNDS[name], 44100, teacher, progress=done.append)
+    assert sum(done) == SOUNDS[name].size
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3 if threads < 3 else 1)
+    try:
+        pcm, rate = codec.decode(coded.data, teacher)
+        assert codec.encode(SOUNDS[name], 44100, teacher).data == coded.data
+    finally:
+        torch.set_num_threads(threads)
+
+    assert rate == 44100
+    assert pcm.dtype == np.int16
+    np.testing.assert_array_equal(pcm, SOUNDS[name])
+
+
+@pytest.mark.parametrize(("changes", "speaker"), [({"whitening": 0}, None), ({"n_speakers": 3}, 2), (WITH_PITCH, None)])
+def test_every_form_of_teacher_codes(changes: dict, speaker: int | None) -> None:
+    teacher, pcm = small_teacher(**changes), noise(1500)
+    coded = codec.encode(pcm, 8000, teacher, 0.5, 3, speaker)
+    np.testing.assert_array_equal(codec.decode(coded.data, teacher)[0], pcm)
+
+
+@pytest.mark.parametrize("changes", [{"density": density} for density in DENSITIES] + [{"whitening": 0}, WITH_PITCH], ids=str)
+def test_probabilities_are_those_of_the_density(changes: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(levels, "PIECE", 200)  # several pieces, so that what they look back on has to move
+    teacher = small_teacher(layers=6, dilation_cycle=6, **changes)
+    hop = teacher.hop_length
+    mel = random_log_mel(640 // hop, n_mels=teacher.mel.n_mels).float()
+    pcm = noise(640)[0]
+    density = levels.LevelDensity(teacher, mel)
+    level, masses = 0, []
+    for t, symbol in enumerate(pcm.tolist()):
+        density.advance(level)
+        level = symbol
+        masses.append(density.cdf(level + 0.5) - density.cdf(level - 0.5))
+        if t % 100 == 0:
+            assert density.quantile(density.cdf(level + 0.25)) == level
+            assert density.cdf(-1e9) == 0.0
+            assert density.cdf(1e9) == pytest.approx(1.0)
+
+    with torch.no_grad():
+        expected = teacher.double().log_prob(torch.from_numpy(pcm / 32768.0)[None], mel.double())[0]
+    told = torch.from_numpy(np.array(masses))
+    seen = told > 1e-9  # beyond, a difference of cumulated probabilities has no digits left
+    assert seen.sum() > 100
+    torch.testing.assert_close(told[seen].log() + np.log(32768), expected[seen], rtol=0, atol=5e-3)
+
+
+def test_size_is_what_the_likelihood_says() -> None:
+    teacher = small_teacher(density="mixture_of_logistics")
+    pcm = noise(4096)[0]
+
+    coded = codec.encode(pcm[None], 8000, teacher, mel_step=0.5)
+
+    with torch.no_grad():
+        audio = torch.from_numpy(pcm / 32768).float()
+        heard = fine(coarse(teacher.mel(audio[None]), 0.5, 2), 0.5, 2, 256)
+        dequantised = audio + (torch.rand(len(pcm)).float() - 0.5) / 32768
+        stated = float(bits_per_sample(teacher.log_prob(dequantised[None], heard).double()).sum())
+    assert coded.sample_bits == pytest.approx(stated, rel=0.01)
+    assert 8 * len(coded.data) == pytest.approx(stated + coded.mel_bits, rel=0.01, abs=8 * 400)  # the header
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_mel_goes_and_comes(stride: int) -> None:
+    mel = (random_log_mel(20) + torch.linspace(-3, 3, 20)).float()
+    grid = coarse(mel, 0.5, stride)
+    assert grid.shape == (8, -(-20 // stride))
+    told = fine(grid, 0.5, stride, 20)
+    assert told.shape == mel.shape
+    if stride == 1:
+        assert (told - mel).abs().max() <= 0.25 + 1e-6
+    assert (told - mel).mean().abs() < 0.1
+
+    writer, read = Writer(), np.zeros_like(grid)
+    code_mel(writer, grid, int(grid.min()), int(grid.max()))
+    code_mel(Reader(writer.words()), read, int(grid.min()), int(grid.max()))
+    np.testing.assert_array_equal(read, grid)
+
+
+def test_mels_whose_neighbours_agree_are_cheap() -> None:
+    smooth = (10 * np.sin(np.arange(40)[:, None] / 9) + np.arange(60)[None] / 5).round().astype(np.int32)
+    shuffled = np.random.default_rng(0).permutation(smooth.ravel()).reshape(smooth.shape)
+    bits = []
+    for grid in (smooth, shuffled):
+        writer = Writer()
+        code_mel(writer, grid, int(grid.min()), int(grid.max()))
+        bits.append(writer.bits / grid.size)
+    assert bits[0] < 1.6
+    assert bits[1] > 3.0
+
+
+def test_damage_is_refused() -> None:
+    teacher = small_teacher()
+    data = codec.encode(noise(60), 8000, teacher).data
+    for i in range(0, len(data), 7):
+        with pytest.raises(ValueError, match="`input` must be"):
+            codec.decode(data[:i] + bytes([data[i] ^ 1]) + data[i + 1 :], teacher)
+    for cut in (0, 5, 11, 15, len(data) - 1):
+        with pytest.raises(ValueError, match="`input` must be"):
+            codec.decode(data[:cut], teacher)
+
+
+@pytest.mark.parametrize(
+    "lies",
+    [
+        {"samples": 10**9},
+        {"samples": 0},
+        {"samples": "60"},
+        {"channels": 10**6},
+        {"channels": -1},
+        {"mel_stride": 0},
+        {"mel_stride": 10**6},
+        {"mel_step": 0.0},
+        {"mel_step": "1"},
+        {"mel_range": [0, 10**9]},
+        {"mel_range": [3, 0]},
+        {"mel_range": 3},
+        {"speaker": "me"},
+        {"model": None},
+        {"crc32": None},
+        {"sample_rate": True},
+    ],
+    ids=str,
+)
+def test_headers_that_lie_are_refused(lies: dict) -> None:
+    teacher = small_teacher()
+    header, words = codec.read_header(codec.encode(noise(60), 8000, teacher).data)
+    text = json.dumps(header | lies).encode()
+    data = codec.MAGIC + struct.pack("<I", len(text)) + text + words
+    with pytest.raises(ValueError, match="a header that no encoder writes"):
+        codec.decode(data + struct.pack("<I", zlib.crc32(data)), teacher)
+
+
+def test_another_model_is_refused_and_another_arithmetic_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = small_teacher()
+    data = codec.encode(noise(200), 8000, teacher).data
+    with pytest.raises(ValueError, match=r"`model` must be the one that encoded.*got"):
+        codec.decode(data, small_teacher())
+
+    exact = levels.LevelDensity.cdf
+    monkeypatch.setattr(levels.LevelDensity, "cdf", lambda self, level: exact(self, level + 1e-3))
+    with pytest.raises(ValueError, match=r"can't be decoded here.*computes otherwise"):
+        codec.decode(data, teacher)
+
+
+def test_refuses_what_it_can_not_code() -> None:
+    with pytest.raises(ValueError, match=r"`pcm` must be int16 \(channels, T\).*got float64"):
+        codec.encode(np.zeros((1, 5)), 8000, small_teacher())
+    with pytest.raises(ValueError, match="`teacher` must be in float32 on the CPU"):
+        codec.encode(noise(5), 8000, tiny_teacher())
+    with pytest.raises(ValueError, match="`flow` must be one causal WaveNet"):
+        codec.encode(noise(5), 8000, tiny_student().float())
+    with pytest.raises(ValueError, match="`mel_step` must be at least"):
+        codec.encode(noise(5), 8000, small_teacher(), mel_step=float("nan"))
+    with pytest.raises(ValueError, match="`mel_stride` must be from 1 to 16"):
+        codec.encode(noise(5), 8000, small_teacher(), mel_stride=0)
+    broken = small_teacher()
+    with torch.no_grad():
+        broken.flow.transform.conditioner.last.bias.fill_(torch.nan)
+    with pytest.raises(ValueError, match="`teacher` must tell finite parameters"):
+        codec.encode(noise(5), 8000, broken)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    save_model(small_teacher(), tmp_path / "teacher.safetensors")
+    soundfile.write(tmp_path / "a.wav", noise(300, 2).T, 8000, "PCM_16")
+    return tmp_path
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac"])
+def test_command_codes_and_decodes(place: Path, ending: str) -> None:
+    model = f"model={place / 'teacher.safetensors'}"
+    outcome = succeeds("compress", model, f"input={place / 'a.wav'}", f"output={place / 'a.wavflow'}")
+    size = (place / "a.wavflow").stat().st_size
+    assert f"{size} bytes, {8 * size / 600:.3f} bits/sample" in outcome.out
+    assert "FLAC" in outcome.out
+    succeeds("compress", model, f"input={place / 'a.wavflow'}", f"output={place / f'b.{ending}'}")
+    pcm, rate = soundfile.read(place / f"b.{ending}", dtype="int16")
+    assert rate == 8000
+    np.testing.assert_array_equal(pcm.T, noise(300, 2))
+
+
+def test_command_refuses_in_one_line(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    soundfile.write(place / "deep.wav", noise(300)[0] / 40000, 8000, "PCM_24")
+    (place / "no.wavflow").write_bytes(b"RIFF")
+    model = f"model={place / 'teacher.safetensors'}"
+
+    def refused(source: str, target: str, words: str) -> None:
+        is_refused(place, "compress", model, f"input={place / source}", f"output={place / target}", words=words)
+
+    refused("gone.wav", "a.wavflow", "`input`|no file")
+    refused("deep.wav", "a.wavflow", "`input` must be 16-bit PCM|PCM_24")
+    refused("a.wav", "b.wav", "`output` must end in .wavflow")
+    refused("no.wavflow", "b.mp3", "`output` must end in .wav or .flac")
+    refused("no.wavflow", "b.wav", "does not begin like one")
+    refused("teacher.safetensors", "a.wavflow", "not audio that can be decoded")
+    monkeypatch.setitem(__import__("sys").modules, "constriction", None)
+    refused("a.wav", "a.wavflow", "pip install 'wavflow[compress]'")

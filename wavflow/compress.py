@@ -1,0 +1,125 @@
+"""`python -m wavflow.compress input=a.wav output=a.wavflow`: lossless audio coding with a teacher; see conf/compress.yaml."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from wavflow.audio import check_audio
+from wavflow.cli import command, newest_model, number
+from wavflow.files import aside
+from wavflow.likelihood.codec import decode, encode, read_header
+from wavflow.likelihood.range_coding import constriction
+from wavflow.models import load_model
+from wavflow.synthesize import speaker_id
+from wavflow.vocoder import Vocoder
+
+CODED = ".wavflow"
+FORMATS = {".wav": "WAV", ".flac": "FLAC"}
+
+
+@command("compress")
+def main(cfg: DictConfig) -> None:
+    """Codes the input, or decodes it if its name ends in .wavflow, and prints what that took."""
+    source, target = Path(cfg.input), Path(cfg.output)
+    if not source.is_file():
+        raise FileNotFoundError(f"`input`: there is no file {source}: name a .wav or .flac file, or a {CODED} file to decode.")
+    decoding = source.suffix.lower() == CODED
+    endings = list(FORMATS) if decoding else [CODED]
+    if target.suffix.lower() not in endings:
+        raise ValueError(f"`output` must end in {' or '.join(endings)} for {source.name}, got {target}: choose another name.")
+    if target.resolve() == source.resolve():
+        raise ValueError(f"`output` would overwrite the input {source}: choose another name.")
+    try:
+        constriction()
+    except ImportError as error:
+        raise ValueError(str(error)) from error
+    (decompress if decoding else compress)(cfg, source, target)
+
+
+def compress(cfg: DictConfig, source: Path, target: Path) -> None:
+    """Codes a file."""
+    pcm, sample_rate = read_pcm(source)
+    step, stride = number("mel_step", cfg.mel_step, 0.05), number("mel_stride", cfg.mel_stride, 1)
+    teacher = load_teacher(cfg)
+    if cfg.speaker is not None or teacher.speakers is not None:
+        speaker_id(cfg.speaker, teacher)
+    started = time.perf_counter()
+    with tqdm(total=pcm.size, desc="coding", unit="sample", unit_scale=True, disable=None) as bar:
+        coded = encode(pcm, sample_rate, teacher, step, stride, cfg.speaker, bar.update)
+    elapsed = time.perf_counter() - started
+    write(target, coded.data)
+    samples, mel, all_bits = (bits / pcm.size for bits in (coded.sample_bits, coded.mel_bits, 8 * len(coded.data)))
+    print(
+        f"{len(coded.data)} bytes, {all_bits:.3f} bits/sample: {samples:.3f} of samples, {mel:.3f} of mel, "
+        f"{all_bits - samples - mel:.3f} of header; FLAC {8 * len(as_file(pcm, sample_rate, 'FLAC')) / pcm.size:.3f}; "
+        f"{pcm.shape[1] / sample_rate / elapsed:.2f} x real time: {target}"
+    )
+
+
+def decompress(cfg: DictConfig, source: Path, target: Path) -> None:
+    """Decodes a file."""
+    data = source.read_bytes()
+    header, _ = read_header(data)
+    started = time.perf_counter()
+    size = header["samples"] * header["channels"]
+    with tqdm(total=size, desc="decoding", unit="sample", unit_scale=True, disable=None) as bar:
+        pcm, sample_rate = decode(data, load_teacher(cfg), bar.update)
+    elapsed = time.perf_counter() - started
+    write(target, as_file(pcm, sample_rate, FORMATS[target.suffix.lower()]))
+    print(f"{pcm.size} samples, exactly as they were; {pcm.shape[1] / sample_rate / elapsed:.2f} x real time: {target}")
+
+
+def read_pcm(path: Path) -> tuple[np.ndarray, int]:
+    """Returns the int16 samples (channels, T) of a .wav or .flac file, and their rate in Hz.
+
+    Raises:
+        ValueError: The file is not whole, or not of 16 bits.
+    """
+    check_audio(path)
+    with soundfile.SoundFile(path) as file:
+        if file.subtype != "PCM_16":
+            raise ValueError(f"`input` must be 16-bit PCM, got {file.subtype} in {path}: convert it to 16 bits first.")
+        return np.ascontiguousarray(file.read(dtype="int16", always_2d=True).T), file.samplerate
+
+
+def as_file(pcm: np.ndarray, sample_rate: int, file_format: str) -> bytes:
+    """Returns int16 samples (channels, T) as a 16-bit file; FLAC at its best level.
+
+    Raises:
+        ValueError: The format can't hold that many channels, or that rate.
+    """
+    file, level = io.BytesIO(), 1.0 if file_format == "FLAC" else None
+    try:
+        soundfile.write(file, pcm.T, sample_rate, "PCM_16", format=file_format, compression_level=level)
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"`output`: {file_format} can't hold {len(pcm)} channels of {sample_rate} Hz ({error}).") from error
+    return file.getvalue()
+
+
+def load_teacher(cfg: DictConfig) -> Vocoder:
+    """Loads the model, on the CPU, whose steps are the same each time."""
+    return load_model(cfg.model or newest_model("teacher", key="model"), "cpu")
+
+
+def write(path: Path, data: bytes) -> None:
+    """Writes a file, whole or not at all.
+
+    Raises:
+        OSError: The path can't be written.
+    """
+    try:
+        with aside(path) as part:
+            part.write_bytes(data)
+    except OSError as error:
+        raise OSError(f"`output` must be writable, got {path} ({error.strerror}): choose another place.") from error
+
+
+if __name__ == "__main__":
+    main()

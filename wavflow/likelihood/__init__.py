@@ -1,0 +1,1 @@
+"""Likelihood in use: how surprising a recording is, and lossless coding of it; see `wavflow.score` and `wavflow.compress`."""

@@ -1,0 +1,85 @@
+"""How surprising a recording is to a model: log-likelihood, and by how much it is not what the model itself expects.
+
+Nats per sample tell the content first of all: noise costs more than silence, and a mel that follows a fault tells the model of
+it. What does not depend on content is the noise z that the model's flow makes of the audio: of audio from the model's own
+density it is base noise, loud or soft, and then `-log base(z)` has the base's entropy as its mean. So a frame's surprise is
+
+    sum_t (-log base(z[t]) - entropy) / sqrt(T * variance),
+
+in standard deviations; negative where the audio is more regular than it should be, as in a dropout.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from wavflow.distributions import Gaussian, Logistic
+from wavflow.vocoder import Vocoder
+
+VARIANCE = {Gaussian: 0.5, Logistic: 4.0 - math.pi**2 / 3.0}  # of -log base(z), in nats^2
+LONE, STRANGEST = 1, 5
+
+
+class Scores(NamedTuple):
+    """Of each frame of a recording (F,), on the CPU."""
+
+    log_prob: Tensor  # mean of its samples, in nats per sample
+    surprise: Tensor  # in standard deviations
+
+
+@torch.no_grad()
+def score(model: Vocoder, audio: Tensor, mel: Tensor, speaker: Tensor | None = None, segment_frames: int = 512) -> Scores:
+    """Scores audio, a segment at a time: each starts as far before itself as the model looks back.
+
+    Args:
+        model: One that scores in parallel.
+        audio: (1, F * hop_length), dequantised: without, digital silence has no density.
+        mel: (1, n_mels, F).
+        speaker: Ids (1,), for a model with speakers.
+        segment_frames: Frames to a segment; bounds the memory.
+
+    Raises:
+        ValueError: For a model that scores step by step, or where the shapes do not fit.
+    """
+    check_scores(model)
+    hop, frames = model.hop_length, mel.shape[-1]
+    if audio.shape != (1, frames * hop):
+        raise ValueError(f"`audio` must be (1, {frames * hop}) for {frames} frames, got {tuple(audio.shape)}: cut or pad it.")
+    base = type(model.flow.base)
+    before, after = model.flow.transform.reach_of("forward")
+    # What the whitening looks back on, at most a frame of 70 Hz; and the frames that features and filters are mixed of.
+    run_up, run_out = -(-(int(before) + model.sample_rate // 50) // hop) + 3, -(-int(after) // hop) + 3
+    log_probs, surprises = [], []
+    for first in range(0, frames, segment_frames):
+        last = min(first + segment_frames, frames)
+        start, stop = max(0, first - run_up), min(last + run_out, frames)
+        part, heard = mel[..., start:stop], audio[:, start * hop : stop * hop]
+        u, whitened = model.whiten(heard, part)
+        z, log_det = model.flow.transform(u, model.conditioning(part, speaker))
+        likely = model.flow.base_log_prob(z)
+        inside = slice((first - start) * hop, (last - start) * hop)
+        by_frame = [x[0, inside].double().cpu().unflatten(0, (-1, hop)) for x in (likely + log_det + whitened, likely)]
+        log_probs.append(by_frame[0].mean(dim=1))
+        surprises.append((-by_frame[1] - float(model.flow.base.entropy())).sum(dim=1) / math.sqrt(hop * VARIANCE[base]))
+    return Scores(torch.cat(log_probs), torch.cat(surprises))
+
+
+def check_scores(model: Vocoder) -> None:
+    """Raises ValueError unless a model scores in one pass."""
+    if not model.scores_in_parallel:
+        raise ValueError("`model` must score in one pass, as a teacher does, got a student: name its teacher.")
+
+
+def overall(surprise: Tensor) -> float:
+    """Returns one figure for a recording: the geometric mean of its strangest frames, from the second on to the sixth.
+
+    Faults make several frames strange, be they few (a dropout) or all a little (noise). The strangest frame of all tells less:
+    clean recordings have a lone one too, where the reader's lips part or a table creaks.
+    """
+    strangest = surprise.abs().sort(descending=True).values
+    strangest = strangest[LONE:] if len(strangest) > LONE else strangest
+    return float(strangest[:STRANGEST].clamp_min(1e-6).log().mean().exp())

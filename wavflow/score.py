@@ -1,0 +1,115 @@
+"""`python -m wavflow.score input=wavs/`: likelihood of recordings, ranked by surprise; see conf/score.yaml."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+from tqdm import tqdm
+
+from wavflow.audio import read_audio
+from wavflow.cli import command, newest_model, number, output_folder
+from wavflow.data.files import find_audio
+from wavflow.devices import pick_device
+from wavflow.evaluation.coding import bits_per_sample
+from wavflow.evaluation.tables import csv_table, markdown_table
+from wavflow.files import aside
+from wavflow.likelihood.pictures import score_picture
+from wavflow.likelihood.scoring import Scores, check_scores, overall, score
+from wavflow.models import load_model
+from wavflow.synthesize import speaker_id
+from wavflow.vocoder import Vocoder
+
+SHOWN = 20  # rows that are printed
+
+
+@command("score")
+def main(cfg: DictConfig) -> None:
+    """Scores every file, writes the tables and pictures, and prints the most surprising files."""
+    source, pictures = Path(cfg.input), number("pictures", cfg.pictures, 0)
+    if not source.exists():
+        raise FileNotFoundError(f"`input`: there is no file or folder {source}: name audio, or a folder of it.")
+    files = {source.name: source} if source.is_file() else {p.relative_to(source).as_posix(): p for p in find_audio(source)}
+    model = load_model(cfg.model or newest_model("teacher", key="model"), pick_device(cfg.device))
+    speaker = None if cfg.speaker is None and model.speakers is None else speaker_id(cfg.speaker, model)
+    check_scores(model)
+    folder = output_folder(cfg.output)
+    scores: dict[str, Scores] = {}
+    skipped: dict[str, Exception] = {}
+    for name, path in tqdm(files.items(), desc="scoring", unit="file", disable=None):
+        try:
+            audio, mel = read(path, model)
+        except (ValueError, OSError) as error:  # the other files are none the worse for it
+            skipped[name] = error
+            continue
+        scores[name] = score(model, audio, mel, speaker)
+        if cfg.frames:
+            write(folder / "frames" / f"{name}.csv", csv_table(frame_rows(scores[name], model)))
+    if not scores:
+        raise next(iter(skipped.values()))
+    rows = sorted((row_of(name, own, model) for name, own in scores.items()), key=lambda row: -row["surprise"])
+    write(folder / "scores.csv", csv_table(rows))
+    for row in rows[:pictures]:
+        name = row["file"]
+        title = f"{name}: {row['bits/sample']:.2f} bits/sample, surprise {row['surprise']:.1f}"
+        score_picture(folder / "pictures" / f"{name}.png", scores[name], read(files[name], model)[1][0], model.mel, title)
+    print(markdown_table(rows[:SHOWN]))
+    print(f"{len(rows)} file(s), the most surprising first: {folder / 'scores.csv'}")
+    if skipped:
+        names, first = ", ".join(skipped), next(iter(skipped.values()))
+        raise ValueError(f"{len(skipped)} of {len(files)} files can't be used and were left out: {names}. The first: {first}")
+
+
+def read(path: Path, model: Vocoder) -> tuple[Tensor, Tensor]:
+    """Reads a file as the model takes it: dequantised audio (1, F * hop_length) and its mel (1, n_mels, F).
+
+    The noise of one 16-bit step hangs on the file's name alone, so the figures of a file are always the same. A last part of a
+    frame is left out, but a file shorter than one is filled up with silence.
+    """
+    audio, _ = read_audio(path, model.sample_rate)
+    frames = max(1, len(audio) // model.hop_length)
+    audio = torch.nn.functional.pad(audio, (0, max(0, model.hop_length - len(audio))))[None]
+    with torch.no_grad():
+        mel = model.mel(audio.to(model.device))[..., :frames]
+    seed = int.from_bytes(hashlib.sha256(path.name.encode()).digest()[:4], "big")
+    audio = audio[:, : frames * model.hop_length]
+    noise = torch.rand(audio.shape, generator=torch.Generator().manual_seed(seed), dtype=audio.dtype) - 0.5
+    return (audio + noise / 32768).to(model.device), mel
+
+
+def row_of(name: str, scores: Scores, model: Vocoder) -> dict[str, str | float]:
+    """Returns the row of a file."""
+    strangest = int(scores.surprise.abs().argmax())
+    nats, hop = float(scores.log_prob.mean()), model.hop_length / model.sample_rate
+    return {
+        "file": name,
+        "surprise": overall(scores.surprise),
+        "nats/sample": nats,
+        "bits/sample": float(bits_per_sample(nats)),
+        "strangest frame": float(scores.surprise[strangest]),
+        "at second": strangest * hop,
+        "seconds": len(scores.surprise) * hop,
+    }
+
+
+def frame_rows(scores: Scores, model: Vocoder) -> list[dict[str, float]]:
+    """Returns the rows of a file's frames."""
+    hop = model.hop_length / model.sample_rate
+    columns = zip(scores.log_prob.tolist(), bits_per_sample(scores.log_prob).tolist(), scores.surprise.tolist(), strict=True)
+    return [
+        {"second": i * hop, "nats/sample": nats, "bits/sample": bits, "surprise": surprise}
+        for i, (nats, bits, surprise) in enumerate(columns)
+    ]
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a table, whole or not at all."""
+    with aside(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
