@@ -27,7 +27,7 @@ def main() -> None:
     started = time.perf_counter()
     root = Path(args.output)
     data = [] if args.data is None else ["data=folder", f"data.path={args.data}"]
-    training = [*data, "data.batch_size=4", "data.samples_per_epoch=2000", "trainer.precision=auto", *args.overrides]
+    training = [*data, "data.batch_size=4", "trainer.precision=auto", *args.overrides]
     teacher, student = root / "teacher" / "model.safetensors", root / "student" / "model.safetensors"
     stages = [
         ("teacher", 0.45, [*training, "stage.optimizer.lr=2e-3", "trainer.val_check_interval=100"]),

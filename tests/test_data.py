@@ -2,11 +2,12 @@
 
 import random
 import re
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import soundfile as sf
 import torch
 
@@ -172,7 +173,7 @@ def test_crops_of_the_data_set_have_the_mel_of_the_whole_file(tmp_path: Path) ->
     wholes = [read_audio(path)[0] for path in files]
     seen = set()
 
-    for item in CropDataset(files, mel, 1024, samples_per_epoch=100, dequantise=False):
+    for item in islice(CropDataset(files, mel, 1024, dequantise=False), 100):
         assert item["mask"].eq(1).all()
         found = [
             (i, f)
@@ -192,7 +193,7 @@ def test_crops_of_the_data_set_have_the_mel_of_the_whole_file(tmp_path: Path) ->
 def test_item_has_the_stated_shapes_in_float32(tmp_path: Path) -> None:
     files = [write_noise(tmp_path / "a.wav", 3000)]
     mel = tiny_mel()
-    for item, length in ((CropDataset(files, mel, 512, 1)[0], 512), (ClipDataset(files, mel)[0], 2944)):
+    for item, length in ((CropDataset(files, mel, 512)[0], 512), (ClipDataset(files, mel)[0], 2944)):
         assert item["audio"].shape == item["mask"].shape == (length,)
         assert item["mel"].shape == (10, length // 64)
         assert {item[key].dtype for key in ("audio", "mel", "mask")} == {torch.float32}
@@ -207,7 +208,7 @@ def test_clip_shorter_than_a_crop_is_padded_and_masked(tmp_path: Path, samples: 
     real = samples // 64 * 64 or samples
     frames = max(1, samples // 64)
 
-    item = CropDataset([path], mel, 1024, 1)[0]
+    item = CropDataset([path], mel, 1024)[0]
 
     assert item["audio"].shape == (1024,)
     torch.testing.assert_close(item["audio"][:real], audio[:real], atol=STEP / 2, rtol=0)
@@ -227,7 +228,7 @@ def test_silent_and_clipped_files_make_finite_items(tmp_path: Path) -> None:
     sf.write(tmp_path / "silent.wav", np.zeros(2000), 8000)
     sf.write(tmp_path / "clipped.wav", np.sign(np.random.default_rng(0).standard_normal(2000)), 8000)
     for name in ("silent.wav", "clipped.wav"):
-        item = CropDataset([tmp_path / name], tiny_mel(), 1024, 1)[0]
+        item = CropDataset([tmp_path / name], tiny_mel(), 1024)[0]
         assert item["audio"].isfinite().all()
         assert item["audio"].unique().numel() > 500, "no two samples lie on the same step after dequantisation"
         assert item["mel"].isfinite().all()
@@ -239,7 +240,7 @@ def test_dequantisation_is_one_uniform_step_after_the_mel(tmp_path: Path) -> Non
         plain, noisy = (
             ClipDataset(files, tiny_mel(), dequantise=flag)[0]
             if clips
-            else CropDataset(files, tiny_mel(), 16384, 1, dequantise=flag)[0]
+            else CropDataset(files, tiny_mel(), 16384, dequantise=flag)[0]
             for flag in (False, True)
         )
         noise = (noisy["audio"] - plain["audio"]).double() / STEP
@@ -250,19 +251,16 @@ def test_dequantisation_is_one_uniform_step_after_the_mel(tmp_path: Path) -> Non
         assert abs(noise.var() - 1 / 12) < 0.003
 
 
-def test_items_are_a_function_of_seed_epoch_and_index(tmp_path: Path) -> None:
+def test_items_are_a_function_of_seed_and_index(tmp_path: Path) -> None:
     files = [write_noise(tmp_path / f"{i}.wav", 4000 + i) for i in range(3)]
 
-    def audio(seed: int, epoch: int, index: int) -> torch.Tensor:
-        crops = CropDataset(files, tiny_mel(), 512, 5, seed=seed)
-        crops.set_epoch(epoch)
-        return crops[index]["audio"]
+    def audio(seed: int, index: int) -> torch.Tensor:
+        return CropDataset(files, tiny_mel(), 512, seed=seed)[index]["audio"]
 
-    assert torch.equal(audio(1, 2, 3), audio(1, 2, 3))
-    for other in ((0, 2, 3), (1, 0, 3), (1, 2, 0)):
-        assert not torch.equal(audio(1, 2, 3), audio(*other))
-    crops = CropDataset(files, tiny_mel(), 512, 5)
-    assert len(list(crops)) == len(crops) == 5
+    assert torch.equal(audio(1, 3), audio(1, 3))
+    for other in ((0, 3), (1, 0), (1, 10**9)):
+        assert not torch.equal(audio(1, 3), audio(*other))
+    assert re.fullmatch(r".*[012]\.wav from 0\.\d\d s", CropDataset(files, tiny_mel(), 512)[0]["name"])
     clips = ClipDataset(files, tiny_mel())
     assert torch.equal(clips[1]["audio"], clips[1]["audio"])
 
@@ -272,19 +270,19 @@ def test_files_are_drawn_in_proportion_to_their_length(tmp_path: Path) -> None:
         sf.write(tmp_path / name, np.full(samples, level), 8000)
     files = [tmp_path / "short.wav", tmp_path / "long.wav"]
 
-    share = np.mean([item["audio"].mean() > 0.15 for item in CropDataset(files, tiny_mel(), 64, 1000)])
+    share = np.mean([item["audio"].mean() > 0.15 for item in islice(CropDataset(files, tiny_mel(), 64), 1000)])
 
     assert abs(share - 0.75) < 0.05  # 3.6 standard errors
 
 
 def test_a_file_that_fails_in_training_is_dropped_and_named_once(tmp_path: Path) -> None:
     files = [write_noise(tmp_path / f"{name}.flac", 20_000) for name in ("good", "bad", "worse")]
-    crops = CropDataset(files, tiny_mel(), 20_000 // 64 * 64, 40)
+    crops = CropDataset(files, tiny_mel(), 20_000 // 64 * 64)
     damage(files[1])
     files[2].unlink()
 
     with pytest.warns(UserWarning, match="dropped from training") as caught:
-        items = [crops[i] for i in range(len(crops))]
+        items = list(islice(crops, 40))
 
     messages = [str(warning.message) for warning in caught]
     assert len(messages) == 2
@@ -338,18 +336,18 @@ def test_impossible_data_sets_are_refused(tmp_path: Path) -> None:
     for arguments, message in (
         ({"segment_length": 1000}, "multiple of the mel's hop_length 64, got 1000: take 960"),
         ({"segment_length": 0}, "multiple of the mel's hop_length 64, got 0: take 64"),
-        ({"samples_per_epoch": 0}, "`samples_per_epoch` must be at least 1"),
         ({"files": []}, "`files` must hold at least one"),
     ):
         with pytest.raises(ValueError, match=message):
-            CropDataset(**{"files": files, "mel": mel, "segment_length": 64, "samples_per_epoch": 1, **arguments})
+            CropDataset(**{"files": files, "mel": mel, "segment_length": 64, **arguments})
     with pytest.raises(ValueError, match="`files` must hold at least one"):
         ClipDataset([], mel)
     with pytest.raises(ValueError, match="`max_seconds` must be above 0"):
         ClipDataset(files, mel, max_seconds=0)
-    for data in (CropDataset(files, mel, 64, 1), ClipDataset(files, mel)):
-        with pytest.raises(IndexError, match=r"must be in 0 … 0, got 1"):
-            data[1]
+    with pytest.raises(IndexError, match=r"must be in 0 … 0, got 1"):
+        ClipDataset(files, mel)[1]
+    with pytest.raises(IndexError, match="at least 0, got -1"):
+        CropDataset(files, mel, 64)[-1]
 
 
 def folder_of(tmp_path: Path, count: int) -> Path:
@@ -361,7 +359,7 @@ def folder_of(tmp_path: Path, count: int) -> Path:
 def test_data_module_splits_and_batches(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, 20)
     (folder / "broken.wav").write_text("no audio")
-    data = AudioDataModule(tiny_mel(), folder, segment_length=512, batch_size=3, samples_per_epoch=7)
+    data = AudioDataModule(tiny_mel(), folder, segment_length=512, batch_size=3)
 
     with pytest.warns(UserWarning, match=r"1 of 21 .*broken\.wav"):
         data.setup("fit")
@@ -369,8 +367,8 @@ def test_data_module_splits_and_batches(tmp_path: Path) -> None:
 
     parts = (data.train_files, data.validation_files, data.test_files)
     assert [len(part) for part in parts] == [17, 1, 2]
-    train = list(data.train_dataloader())
-    assert [batch["audio"].shape for batch in train] == [(3, 512), (3, 512), (1, 512)]
+    train = list(islice(data.train_dataloader(), 3))
+    assert [batch["audio"].shape for batch in train] == [(3, 512)] * 3
     assert train[0]["mel"].shape == (3, 10, 8)
     for loader, files in ((data.val_dataloader(), parts[1]), (data.test_dataloader(), parts[2])):
         clips = list(loader)
@@ -378,41 +376,18 @@ def test_data_module_splits_and_batches(tmp_path: Path) -> None:
         assert all(clip["audio"].shape == (1, 64 * clip["mel"].shape[2]) for clip in clips)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_each_epoch_draws_new_crops(tmp_path: Path, num_workers: int) -> None:
-    class Spy(pl.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight, self.seen = torch.nn.Parameter(torch.zeros(())), []
+@pytest.mark.parametrize(("num_workers", "processes"), [(0, 1), (2, 1), (0, 3)])
+def test_training_reads_the_crops_in_their_order_from_where_it_stood(tmp_path: Path, num_workers: int, processes: int) -> None:
+    data = AudioDataModule(tiny_mel(), folder_of(tmp_path, 3), segment_length=512, batch_size=2, num_workers=num_workers)
+    read = []
+    for rank in range(processes):
+        data.trainer = SimpleNamespace(world_size=processes, global_rank=rank, fit_loop=SimpleNamespace(total_batch_idx=4))
+        read.append(torch.cat([batch["audio"] for batch in islice(data.train_dataloader(), 3)]))
 
-        def training_step(self, batch: dict, index: int) -> torch.Tensor:
-            self.seen.append(batch["audio"][:, 0].clone())
-            return self.weight.square()
-
-        def validation_step(self, batch: dict, index: int) -> None:
-            pass
-
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.SGD(self.parameters())
-
-    data = AudioDataModule(
-        tiny_mel(),
-        folder_of(tmp_path, 3),
-        segment_length=512,
-        batch_size=2,
-        samples_per_epoch=4,
-        num_workers=num_workers,
-    )
-    spy = Spy()
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    pl.Trainer(max_epochs=3, accelerator="cpu", **quiet).fit(spy, data)
-
-    drawn = torch.cat(spy.seen)
-    assert len(drawn) == 12
-    assert len(drawn.unique()) == 12, "an epoch that repeats another one's crops would repeat their samples"
-    expected = CropDataset(data.train_files, tiny_mel(), 512, 4)
-    expected.set_epoch(2)
-    torch.testing.assert_close(drawn[8:], torch.stack([item["audio"][0] for item in expected]), atol=0, rtol=0)
+    crops = CropDataset(data.train_files, tiny_mel(), 512)
+    expected = torch.stack([crops[i]["audio"] for i in range(5 * 2 * processes, 8 * 2 * processes)])
+    torch.testing.assert_close(torch.stack(read, dim=1).flatten(0, 1), expected, atol=0, rtol=0)
+    assert len(expected.unique(dim=0)) == 6 * processes
 
 
 def test_data_module_refuses(tmp_path: Path) -> None:
@@ -427,9 +402,9 @@ def test_data_module_refuses(tmp_path: Path) -> None:
 
 
 def test_bundled_speech_is_the_default() -> None:
-    data = AudioDataModule(MelSpectrogram(), samples_per_epoch=2, batch_size=2)
+    data = AudioDataModule(MelSpectrogram(), batch_size=2)
 
-    (batch,) = data.train_dataloader()
+    batch = next(iter(data.train_dataloader()))
 
     assert data.path == bundled_speech()
     assert len(data.train_files) > len(data.test_files) >= len(data.validation_files) >= 1

@@ -145,9 +145,9 @@ def test_errors_name_the_argument() -> None:
         student.sample(mel, noise, speaker=speaker, dtype=torch.float16)
     with pytest.raises(ValueError, match="`noise` ends after 79 samples, 80 are needed"):
         list(student.stream(mel, noise[:, :-1], speaker=speaker))
-    with pytest.raises(ValueError, match="`speaker`: this model takes speaker ids"):
+    with pytest.raises(ValueError, match=r"`speaker`: this model takes speaker ids"):
         next(student.stream(mel, noise))
-    with pytest.raises(ValueError, match="speaker ids .B,. below 3, got"):
+    with pytest.raises(ValueError, match=r"speaker ids .B,. below 3, got"):
         student.sample(mel, noise, speaker=speaker + 1)
     with pytest.raises(ValueError, match="`mel` must be finite"):
         next(student.stream(mel / 0.0, noise, speaker=speaker))

@@ -4,6 +4,7 @@ import csv
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ import pytest
 import pytorch_lightning as pl
 import soundfile as sf
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint, Timer, WeightAveraging
+from pytorch_lightning.callbacks import Checkpoint, Timer, WeightAveraging
 from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from wavflow import models
-from wavflow.callbacks import Listen, SaveModel
+from wavflow.callbacks import KeepCheckpoint, Listen, ProgressBar, SaveModel, SkipNonFinite
 from wavflow.data import AudioDataModule
 from wavflow.losses import ContrastiveDivergence, DensityDistillation, MultiResolutionSTFTLoss
 from wavflow.training import (
@@ -89,7 +90,7 @@ def distillation(
 
 
 def data(folder: Path, task: Task, **arguments: Any) -> AudioDataModule:
-    shape = {"segment_length": 512, "batch_size": 4, "samples_per_epoch": 400, "validation": 0.3, "test": 0.2}
+    shape = {"segment_length": 512, "batch_size": 4, "validation": 0.3, "test": 0.2}
     return AudioDataModule(task.net.mel, folder, **shape | arguments)
 
 
@@ -103,7 +104,7 @@ def trainer(path: Path, max_steps: int, callbacks: list[pl.Callback] | None = No
         gradient_clip_val=1.0,
         logger=CSVLogger(path, name="", version="logs"),
         callbacks=callbacks or [],
-        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks or []),
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks or []),
         **quiet | often | arguments,
     )
 
@@ -214,7 +215,7 @@ def test_teacher_is_frozen_and_no_part_of_the_task(folder: Path, tmp_path: Path)
     task = distillation()
     teacher = task.teacher
     before, student_before = fingerprint(teacher), weights(task.net)
-    keep = ModelCheckpoint(tmp_path / "checkpoints", save_last=True, save_on_train_epoch_end=True)
+    keep = KeepCheckpoint(tmp_path / "checkpoints")
     runs = trainer(tmp_path, 3, [keep])
     runs.fit(task, data(folder, task))
 
@@ -275,7 +276,7 @@ def test_student_starts_from_the_teachers_upsampler_and_speakers() -> None:
 def test_first_samples_of_a_crop_are_left_out_of_the_loss(folder: Path) -> None:
     """Cut in the middle of a loud sound, a crop's first samples cannot be predicted: zeros stand for what was before."""
     task = likelihood()
-    batches = list(data(folder, task).train_dataloader())[:20]
+    batches = list(islice(data(folder, task).train_dataloader(), 20))
     batch = {name: torch.cat([each[name] for each in batches]) for name in ("audio", "mel", "mask")}
     known = task._known(batch)
 
@@ -310,7 +311,7 @@ def test_learning_rate_follows_the_clock_where_time_is_the_budget(
 ) -> None:
     clock = Timer(duration={"minutes": 10})
     task = likelihood(warmup_steps=0, final_fraction=0.0)
-    trainer(tmp_path, -1, [clock], max_epochs=1).fit(task, data(folder, task, samples_per_epoch=4))
+    trainer(tmp_path, -1, [clock], max_epochs=1, limit_train_batches=1).fit(task, data(folder, task))
     monkeypatch.setattr(clock, "time_elapsed", lambda: 450.0)
     monkeypatch.setattr(clock, "time_remaining", lambda: 150.0)
     assert task._learning_rate_factor(1) == pytest.approx(0.5 * (1 + math.cos(0.75 * math.pi)))
@@ -359,17 +360,16 @@ def test_model_file_holds_the_averaged_weights(folder: Path, tmp_path: Path) -> 
     assert not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")  # that is where resuming is from
 def test_resume_goes_on_where_the_last_checkpoint_stood(folder: Path, tmp_path: Path) -> None:
     teacher = randomised(teacher_net())
 
     def run(max_steps: int, resume: Path | None = None) -> tuple[DistillationTask, AfterEachStep]:
         task = distillation(teacher=teacher)
         look = AfterEachStep(lambda task: (task.global_step, task.trainer.optimizers[0].param_groups[0]["lr"]))
-        checkpoint = ModelCheckpoint(tmp_path / "checkpoints", save_last=True, save_on_train_epoch_end=True)
+        checkpoint = KeepCheckpoint(tmp_path / "checkpoints")
         average = WeightAveraging(use_buffers=False, avg_fn=warm_ema())
         runs = trainer(tmp_path / str(max_steps), max_steps, [look, average, checkpoint])
-        runs.fit(task, data(folder, task, samples_per_epoch=20), ckpt_path=resume, weights_only=resume is not None)
+        runs.fit(task, data(folder, task), ckpt_path=resume, weights_only=resume is not None)
         step = {float(state["step"]) for state in runs.optimizers[0].state.values()}
         assert step == {max_steps}, "the optimizer goes on, too"
         assert average._average_model.n_averaged == max_steps
@@ -382,8 +382,6 @@ def test_resume_goes_on_where_the_last_checkpoint_stood(folder: Path, tmp_path: 
     assert [rate for _, rate in look.seen] == pytest.approx(wanted)
 
 
-@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")  # that is where resuming is from
-@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 def test_model_file_counts_the_seconds_of_all_pieces_of_training(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -392,7 +390,7 @@ def test_model_file_counts_the_seconds_of_all_pieces_of_training(
 
     def run(max_steps: int, resume: Path | None = None) -> float:
         task, path = likelihood(), tmp_path / "model.safetensors"
-        save, checkpoint = SaveModel(str(path)), ModelCheckpoint(tmp_path / "checkpoints", save_last=True)
+        save, checkpoint = SaveModel(str(path)), KeepCheckpoint(tmp_path / "checkpoints")
         now[0] += 500.0  # before and between the pieces: not counted
         tick = AfterEachStep(lambda _: now.__setitem__(0, now[0] + 3.0))
         runs = trainer(tmp_path / str(max_steps), max_steps, [tick, save, checkpoint], val_check_interval=2)
@@ -413,3 +411,99 @@ def test_listen_draws_the_same_clip_each_time(make: Callable[[], Task], folder: 
     assert names == {f"step-000000{step}.{ending}" for step in (2, 4) for ending in ("wav", "png")}
     length = sf.info(tmp_path / "samples" / "step-0000004.wav").frames
     assert length == (0.2 if task.net.draws_in_parallel else 0.05) * 8000 // 64 * 64
+
+
+# --- what keeps a run going (more of it in tests/faults)
+
+
+def test_checkpoints_are_taken_by_the_clock_and_after_validations(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, saved = [0.0], []
+    monkeypatch.setattr("wavflow.callbacks.time.monotonic", lambda: now[0])
+    tick = AfterEachStep(lambda _: now.__setitem__(0, now[0] + 60.0))
+    keep = KeepCheckpoint(tmp_path / "checkpoints", minutes=3.0)
+    task = likelihood()
+    runs = trainer(tmp_path, 14, [tick, keep])  # validates after step 10
+    save = runs.save_checkpoint
+    monkeypatch.setattr(runs, "save_checkpoint", lambda path: saved.append(task.global_step) or save(path))
+    runs.fit(task, data(folder, task))
+
+    assert saved == [3, 6, 9, 10, 13, 14]
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"last.ckpt", "previous.ckpt"}
+    steps = [
+        torch.load(tmp_path / "checkpoints" / f"{name}.ckpt", weights_only=True)["global_step"] for name in ("previous", "last")
+    ]
+    assert steps == [13, 14]
+
+
+def test_no_checkpoint_is_taken_among_the_batches_of_a_step(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = []
+    task = likelihood()
+    runs = trainer(tmp_path, 4, [KeepCheckpoint(tmp_path / "checkpoints", minutes=0.0)], accumulate_grad_batches=3)
+    save = runs.save_checkpoint
+    monkeypatch.setattr(runs, "save_checkpoint", lambda path: batches.append(runs.fit_loop.total_batch_idx + 1) or save(path))
+    runs.fit(task, data(folder, task))
+    assert batches == [3, 6, 9, 12]
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_leaves_the_weights(where: str, folder: Path, tmp_path: Path) -> None:
+    task = likelihood()
+    step, parameter = task.training_step, next(task.net.flow.parameters())
+    bad = {2, 5, 6}
+    if where == "gradient":
+        parameter.register_hook(lambda gradient: gradient / (task.global_step not in bad))
+    else:
+        task.training_step = lambda *batch: step(*batch) * (torch.nan if task.global_step in bad else 1.0)
+    skip, look = SkipNonFinite(limit=3), AfterEachStep(lambda task: weights(task.net))
+    with pytest.warns(
+        UserWarning, match=r"is skipped, the [12]\. so far: the loss or gradient of step [25] is not finite"
+    ) as caught:
+        trainer(tmp_path, 8, [skip, look]).fit(task, data(folder, task))
+
+    assert [torch.equal(one, two) for one, two in pairwise(look.seen)] == [False, True, False, False, True, True, False]
+    assert all(each.isfinite().all() for each in look.seen)
+    assert columns(tmp_path)["train/skipped"] == [0, 0, 1, 1, 1, 2, 3, 3]
+    assert len([each for each in caught if "skipped" in str(each.message)]) == 2, "one for all in a row"
+    with pytest.raises(ValueError, match="`limit` must be at least 1, got 0"):
+        SkipNonFinite(limit=0)
+
+
+@pytest.mark.filterwarnings("ignore:A step is skipped")
+def test_the_count_of_skipped_steps_goes_on_in_a_resumed_run(folder: Path, tmp_path: Path) -> None:
+    def run(max_steps: int, resume: Path | None) -> None:
+        task = likelihood()
+        step = task.training_step
+        task.training_step = lambda *batch: step(*batch) * (torch.nan if task.global_step > 0 else 1.0)
+        keep = KeepCheckpoint(tmp_path / "checkpoints")
+        runs = trainer(tmp_path / str(max_steps), max_steps, [SkipNonFinite(limit=4), keep])
+        runs.fit(task, data(folder, task), ckpt_path=resume, weights_only=resume is not None)
+
+    run(4, None)
+    with pytest.raises(ValueError, match=r"4 steps in a row .* of step 4 is not finite \(loss nan.*clamp fraction 0"):
+        run(9, tmp_path / "checkpoints" / "last.ckpt")
+
+
+@pytest.mark.parametrize("make", [likelihood, distillation])
+def test_what_a_step_draws_depends_on_seed_and_batch_alone(make: Callable[..., Task], folder: Path, tmp_path: Path) -> None:
+    def drawn(name: str, **arguments: Any) -> torch.Tensor:
+        task = make(**arguments)
+        step, seen = task.training_step, []
+        task.training_step = lambda *batch: seen.append(torch.randn(3)) or step(*batch)
+        trainer(tmp_path / name, 3).fit(task, data(folder, task))
+        return torch.stack(seen)
+
+    one = drawn("one", seed=1)
+    torch.rand(5)
+    assert torch.equal(drawn("again", seed=1), one)
+    assert len(torch.cat([one, drawn("other", seed=2)]).unique()) == 18
+
+
+def test_the_bar_counts_to_the_end_of_training(folder: Path, tmp_path: Path) -> None:
+    bar, task = ProgressBar(), likelihood()
+    seen = AfterEachStep(lambda _: (bar.train_progress_bar.n, bar.train_progress_bar.total))
+    trainer(tmp_path, 2, [bar, seen], accumulate_grad_batches=2, enable_progress_bar=True).fit(task, data(folder, task))
+    assert seen.seen == [(1, 4), (2, 4), (3, 4), (4, 4)]

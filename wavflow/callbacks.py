@@ -1,16 +1,26 @@
-"""What a run leaves behind while it trains: the model file, and samples to hear and see."""
+"""What a run leaves behind while it trains (model file, samples, checkpoints), and what it does when something goes wrong."""
 
 from __future__ import annotations
 
+import io
+import os
+import signal
+import threading
 import time
+import warnings
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Checkpoint, TQDMProgressBar, WeightAveraging
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
 from wavflow.audio import write_audio
 from wavflow.evaluation.pictures import spectrogram_picture
+from wavflow.files import aside
 from wavflow.models import save_model
 
 
@@ -42,6 +52,9 @@ class SaveModel(pl.Callback):
             self._save(trainer, pl_module)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for callback in trainer.callbacks:
+            if isinstance(callback, WeightAveraging):
+                callback.on_train_end(trainer, pl_module)  # not called where a resumed run had no step left to do
         self._save(trainer, pl_module)
 
     def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -88,3 +101,181 @@ class Listen(pl.Callback):
                 picture = matplotlib.image.imread(stem.with_suffix(".png"))
                 logger.experiment.add_image("sample", picture, trainer.global_step, dataformats="HWC")
                 logger.experiment.add_audio("sample", audio.clamp(-1, 1), trainer.global_step, net.sample_rate)
+
+
+class Stopped(Exception):
+    """Training was told to end by a signal, and has saved what it had.
+
+    Args:
+        signum: The signal.
+        step: How many steps were done.
+    """
+
+    def __init__(self, signum: signal.Signals, step: int) -> None:
+        super().__init__(f"stopped by {signum.name} and saved after {step} steps")
+        self.signum = signum
+
+
+class CheckpointFile(TorchCheckpointIO):
+    """Writes a checkpoint whole or not at all, when `write` is called, and keeps the one before it as `previous.ckpt`.
+
+    Between the two calls no weight may change.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: tuple[dict[str, Any], Path] | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        self.waiting = checkpoint, Path(path)
+
+    def write(self) -> None:
+        """Writes the checkpoint that waits."""
+        assert self.waiting is not None
+        (checkpoint, path), self.waiting, encoded = self.waiting, None, io.BytesIO()
+        torch.save(checkpoint, encoded)  # in memory, since torch hides what goes wrong with a file
+        with aside(path) as part:
+            part.write_bytes(encoded.getbuffer())
+            if path.exists():
+                os.replace(path, path.with_name("previous.ckpt"))
+
+
+class KeepCheckpoint(Checkpoint):
+    """Saves the whole state of training: every few minutes, after each validation, at the end, and when told to stop.
+
+    SIGTERM and SIGINT let the step, and the validation that follows it, come to its end, then save and raise `Stopped`; the
+    same signal once more ends the process at once. Training goes on from a checkpoint as if it had never ended, see `Task`
+    and `AudioDataModule`. So none is taken among the batches of one optimizer step, whose gradients it would not hold. And
+    it is written only when the next step begins, after the curves, which Lightning logs when no callback of the step is
+    called any more; where a validation comes between, another one, of after the validation, takes its place.
+
+    Args:
+        folder: Where `last.ckpt` and, from the second on, `previous.ckpt` are.
+        minutes: Between two of them, at least; 0 for one after each step.
+    """
+
+    def __init__(self, folder: str, minutes: float = 5.0) -> None:
+        self.path, self.seconds = Path(folder) / "last.ckpt", 60.0 * minutes
+        self._file, self._saved = CheckpointFile(), time.monotonic()
+        self._signal: signal.Signals | None = None
+        self._stop = False
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        trainer.strategy.checkpoint_io = self._file
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._saved, self._signal, self._stop = time.monotonic(), None, False
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                if signal.getsignal(signum) is not signal.SIG_IGN:
+                    signal.signal(signum, self._remember)  # Lightning sets back what was there before it
+
+    def _remember(self, signum: int, _: Any) -> None:
+        self._signal = signal.Signals(signum)
+        signal.signal(signum, signal.SIG_DFL)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self._label_logs(trainer)
+        self._write(trainer)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        ends = trainer.should_stop or trainer.global_step == trainer.max_steps
+        self._take(trainer, ends or time.monotonic() - self._saved >= self.seconds)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stop = False  # there is nothing left to stop
+        self._write(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            self._take(trainer, True)
+            self._write(trainer)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._label_logs(trainer)
+
+    def _label_logs(self, trainer: pl.Trainer) -> None:
+        # Lightning counts what it logs apart from the steps, and resumes that count one short where no step is left.
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+
+    def _take(self, trainer: pl.Trainer, due: bool) -> None:
+        if (trainer.fit_loop.total_batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        decide = trainer.strategy.reduce_boolean_decision  # all processes do the same
+        self._stop = decide(self._signal is not None, all=False)
+        if self._stop or decide(due, all=False):
+            trainer.save_checkpoint(self.path)
+            self._saved = time.monotonic()
+
+    def _write(self, trainer: pl.Trainer) -> None:
+        if self._file.waiting is not None:
+            for logger in trainer.loggers:
+                logger.save()
+            self._file.write()
+        if self._stop:
+            raise Stopped(self._signal or signal.SIGTERM, trainer.global_step)
+
+
+class SkipNonFinite(pl.Callback):
+    """Leaves the weights as they are where a loss or gradient is not finite, and ends the run if that goes on.
+
+    The steps that were skipped are counted as `train/skipped`.
+
+    Args:
+        limit: So many steps in a row end the run.
+    """
+
+    def __init__(self, limit: int = 20) -> None:
+        if limit < 1:
+            raise ValueError(f"`limit` must be at least 1, got {limit}: raise it.")
+        self.limit = limit
+        self.skipped, self.in_a_row = 0, 0
+        self._loss: Tensor | float = 0.0
+        self._names: list[str] = []
+
+    def state_dict(self) -> dict[str, int]:
+        return {"skipped": self.skipped, "in_a_row": self.in_a_row}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.skipped, self.in_a_row = state_dict["skipped"], state_dict["in_a_row"]
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        self._names = [*self._names, *batch["name"]]
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        self._loss = self._loss + loss.detach()
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
+        gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
+        norm, loss, names = torch.nn.utils.get_total_norm(gradients), self._loss, self._names
+        self._loss, self._names = 0.0, []
+        finite = trainer.strategy.reduce_boolean_decision(bool(torch.isfinite(norm + loss)), all=True)
+        self.in_a_row = 0 if finite else self.in_a_row + 1
+        self.skipped += not finite
+        pl_module.log("train/skipped", float(self.skipped))
+        if finite:
+            return
+        pl_module.zero_grad()  # None, not 0: to that an optimizer would still add its momentum
+        values = {"loss": loss, "norm of the gradient": norm}
+        values |= {name.removeprefix("train/"): value for name, value in trainer.callback_metrics.items() if "_" in name}
+        found = ", ".join(f"{name.replace('_', ' ')} {float(value):.4g}" for name, value in values.items())
+        report = f"loss or gradient of step {trainer.global_step} is not finite ({found}), with {', '.join(names)}"
+        if self.in_a_row >= self.limit:
+            raise ValueError(
+                f"`limit`: {self.limit} steps in a row were skipped, the weights are those before them: the {report}. Lower "
+                "stage.optimizer.lr, look at these files, or go on from an earlier checkpoint."
+            )
+        if self.in_a_row == 1:
+            warnings.warn(f"A step is skipped, the {self.skipped}. so far: the {report}.", stacklevel=2)
+
+
+class ProgressBar(TQDMProgressBar):
+    """Counts to the end of training: the data have none."""
+
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        super().on_train_start()
+        bar, batches = self.train_progress_bar, trainer.max_steps * trainer.accumulate_grad_batches
+        bar.reset(batches if batches > 0 else None)
+        bar.initial = bar.n = trainer.fit_loop.total_batch_idx + 1
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        """Leaves the bar as it is."""

@@ -101,10 +101,8 @@ def quiet() -> None:
     for message in (
         r"`isinstance\(treespec, LeafSpec\)`",
         "The '.*_dataloader' does not have many workers",
-        "Checkpoint directory",
         "Experiment logs directory",
         "The dirpath has changed",
-        "You're resuming from a checkpoint that ended before the epoch ended",  # some crops come twice: no harm
     ):
         warnings.filterwarnings("ignore", message=message)
 

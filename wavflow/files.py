@@ -22,3 +22,9 @@ def aside(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def sweep(folder: str | os.PathLike[str]) -> None:
+    """Removes what a process that was killed left beside the files of a folder; none may be at work there."""
+    for part in Path(folder).glob(".*.part"):
+        part.unlink()

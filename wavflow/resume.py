@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import csv
+import os
 import pickle
+import warnings
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+
+from wavflow.files import aside
 
 LEFT_BEHIND = (
     "model.safetensors",
     "config.yaml",
     "checkpoints/*.ckpt",
-    "logs/metrics.csv",
+    "checkpoints/*.damaged",
+    "logs/metrics.*",
     "logs/hparams.yaml",
     "logs/events.out.tfevents.*",
     "samples/step-*",
@@ -21,24 +28,64 @@ LEFT_BEHIND = (
 """What a run leaves in its folder; nothing else in there is touched."""
 
 
-def find_checkpoint(resume: str | None, folder: str | Path, task: nn.Module) -> Path | None:
-    """Returns the checkpoint to go on from: none, the one named, or the last one of the run in `folder` (`auto`).
+class Checkpoint(NamedTuple):
+    """A file to go on from, and the number of steps that were done when it was saved."""
+
+    path: Path
+    step: int
+
+
+def find_checkpoint(resume: str | None, folder: str | Path, task: nn.Module) -> Checkpoint | None:
+    """Returns the checkpoint to go on from: none, the one named, or the last whole one of the run in `folder` (`auto`).
+
+    Where the last one of a run is damaged, it is named in a warning and put aside, and the one before it is taken.
 
     Raises:
         FileNotFoundError: When there is no such file.
         ValueError: When it is no whole checkpoint, or one of another net.
     """
-    last = Path(folder) / "checkpoints" / "last.ckpt"
-    if resume is None or (resume == "auto" and not last.exists()):
+    if resume is None:
         return None
-    path = last if resume == "auto" else Path(resume)
-    if not path.is_file():
-        raise FileNotFoundError(f"`resume`: there is no checkpoint {path}: name a .ckpt file, or auto.")
+    paths = [Path(resume)]
+    if resume == "auto":
+        paths = [
+            path for path in (Path(folder) / "checkpoints" / name for name in ("last.ckpt", "previous.ckpt")) if path.is_file()
+        ]
+        if not paths:
+            return None
+    while True:
+        path = paths.pop(0)
+        if not path.is_file():
+            raise FileNotFoundError(f"`resume`: there is no checkpoint {path}: name a .ckpt file, or auto.")
+        try:
+            return Checkpoint(path, _check(path, task))
+        except _Damaged as error:
+            if not paths:
+                raise
+            path.rename(path.with_suffix(".damaged"))  # or it would take the place of the whole one before it
+            warnings.warn(f"{error} The one before it is taken, {paths[0]}.", stacklevel=2)
+
+
+class _Damaged(ValueError):
+    pass
+
+
+def _check(path: Path, task: nn.Module) -> int:
+    """Returns the step of a checkpoint that is whole and fits."""
+    path.open("rb").close()  # a file that may not be read is not damaged
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-        shapes = {name: tensor.shape for name, tensor in stored.items()}
-    except (RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
-        raise ValueError(
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # holds each record against its checksum, which torch does not
+        if damaged is not None:
+            raise zipfile.BadZipFile(damaged)
+        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        shapes = {name: tensor.shape for name, tensor in stored["state_dict"].items()}
+        step = int(stored["global_step"])
+    except (
+        *(RuntimeError, ValueError, EOFError, OSError, KeyError, TypeError, AttributeError),
+        *(zipfile.BadZipFile, pickle.UnpicklingError),
+    ) as error:
+        raise _Damaged(
             f"`resume`: {path} is not a whole checkpoint of a wavflow run ({type(error).__name__}): name another one."
         ) from error
     ours = {name: tensor.shape for name, tensor in task.state_dict().items()}
@@ -48,7 +95,7 @@ def find_checkpoint(resume: str | None, folder: str | Path, task: nn.Module) -> 
             f"`resume`: {path} is of another net ({name} is {_shape(shapes.get(name))} there, {_shape(ours.get(name))} here): "
             "give the same options as for that run."
         )
-    return path
+    return step
 
 
 def check_unused(folder: str | Path, overwrite: bool) -> None:
@@ -66,14 +113,30 @@ def check_unused(folder: str | Path, overwrite: bool) -> None:
         path.unlink()
 
 
-def keep_curves(logger: Any) -> None:
-    """Lets a CSV logger go on with the table that is there: Lightning would delete it."""
+def keep_curves(logger: Any, step: int) -> None:
+    """Lets a CSV logger go on with the table that is there, up to a step: Lightning would delete it.
+
+    What comes after the step will be trained once more; only what a run says after its last step stays.
+    """
     table = Path(logger.log_dir) / "metrics.csv"
+    kept = table.with_suffix(".kept")  # where it is until the logger has begun, whatever happens meanwhile
     if table.is_file():
-        earlier = table.read_bytes()
-        writer = logger.experiment  # which deletes the table
-        table.write_bytes(earlier)
-        writer.metrics_keys = earlier.decode().splitlines()[0].split(",")
+        os.replace(table, kept)
+    if not kept.is_file():
+        return
+    writer = logger.experiment
+    with kept.open(newline="") as file:
+        reader = csv.DictReader(file)
+        names = list(reader.fieldnames or ["step"])
+        rows = [row for row in reader if None not in row.values() and row["step"].isdigit()]  # the last may be cut off
+    rerun = any(int(row["step"]) >= step and row.get("train/loss") for row in rows)
+    rows = [row for row in rows if int(row["step"]) < step or not rerun]
+    with aside(table) as part, part.open("w", newline="") as file:
+        table_writer = csv.DictWriter(file, names)
+        table_writer.writeheader()
+        table_writer.writerows(rows)
+    kept.unlink()
+    writer.metrics_keys = names
 
 
 def _shape(shape: torch.Size | None) -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +15,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
+from wavflow.callbacks import ProgressBar, Stopped
 from wavflow.cli import command, newest_model, number, output_folder, quiet
 from wavflow.devices import pick_precision
+from wavflow.files import sweep
 from wavflow.models import build, load_model
 from wavflow.resume import check_unused, find_checkpoint, keep_curves
 from wavflow.vocoder import Vocoder
@@ -31,23 +37,48 @@ def main(cfg: DictConfig) -> None:
     net = build(net_config(OmegaConf.to_container(cfg.net, resolve=True), teacher))
     if net.speakers is not None:
         raise ValueError(f"`net.n_speakers`: data sets name no speakers yet, got {net.config['n_speakers']}: leave it at 0.")
-    task = instantiate(cfg.stage, net=net, **({} if teacher is None else {"teacher": teacher}))
+    task = instantiate(cfg.stage, net=net, seed=cfg.seed, **({} if teacher is None else {"teacher": teacher}))
     data = instantiate(cfg.data, mel=net.mel)
     data.setup()
-    loggers = [CSVLogger(cfg.output, name="", version="logs"), TensorBoardLogger(cfg.output, name="", version="logs")]
-    callbacks = list(instantiate(cfg.callbacks).values())
-    trainer = instantiate(cfg.trainer, logger=loggers, callbacks=callbacks, precision=pick_precision(cfg.trainer.precision))
     resume = find_checkpoint(cfg.resume, cfg.output, task)
+    place = {"save_dir": cfg.output, "name": "", "version": "logs"}
+    loggers = [CSVLogger(**place), TensorBoardLogger(**place, purge_step=None if resume is None else resume.step)]
+    callbacks = list(instantiate(cfg.callbacks).values())
+    if cfg.trainer.get("enable_progress_bar", True):
+        callbacks.append(ProgressBar())
+    trainer = instantiate(cfg.trainer, logger=loggers, callbacks=callbacks, precision=pick_precision(cfg.trainer.precision))
     if resume is None:
         check_unused(cfg.output, cfg.overwrite or cfg.resume == "auto")
     else:
-        keep_curves(loggers[0])
+        keep_curves(loggers[0], resume.step)
+    for part in ("", "checkpoints", "logs", "samples"):
+        sweep(Path(cfg.output) / part)
     OmegaConf.save(cfg, output_folder(cfg.output) / "config.yaml", resolve=True)  # only now: mistakes leave nothing behind
-    if resume is None:
-        trainer.validate(task, data, verbose=False)  # the curves start with the untrained model
-    trainer.fit(task, data, ckpt_path=resume, weights_only=resume is not None)
-    trainer.validate(task, data, verbose=False)
+    with telling_how_to_go_on(cfg):
+        if resume is None:
+            trainer.validate(task, data, verbose=False)  # the curves start with the untrained model
+        trainer.fit(task, data, ckpt_path=resume and resume.path, weights_only=resume is not None)
+        trainer.validate(task, data, verbose=False)
     print(f"{cfg.output}/model.safetensors after {trainer.global_step} steps: " + figures(trainer.callback_metrics))
+
+
+@contextmanager
+def telling_how_to_go_on(cfg: DictConfig) -> Iterator[None]:
+    """Ends a run that a signal or the disk stopped with a line that holds the command to go on with."""
+    given = [option for option in sys.argv[1:] if option.partition("=")[0] not in ("output", "resume", "overwrite", "teacher")]
+    given += [f"output={cfg.output}", "resume=auto", *([f"teacher={cfg.teacher}"] if cfg.teacher else [])]
+    go_on = f"go on with `{shlex.join(['python', '-m', 'wavflow.train', *given])}`"
+    try:
+        yield
+    except Stopped as stop:
+        print(f"wavflow: {stop}: {go_on}", file=sys.stderr)
+        raise SystemExit(128 + stop.signum) from None  # as a shell counts it
+    except OSError as error:
+        raise OSError(f"{error}: what was saved before is whole. Make room, or put right what is wrong, and {go_on}") from error
+    except ValueError as error:
+        if "in DataLoader worker process" in str(error):  # torch puts the worker's traceback into the message
+            raise ValueError(str(error).splitlines()[-1].removeprefix("ValueError: ")) from error
+        raise
 
 
 def load_teacher(path: str | Path, audio: dict[str, Any]) -> Vocoder:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Timer
@@ -28,16 +29,28 @@ class Task(pl.LightningModule):
         optimizer: Makes the optimizer from the parameters.
         warmup_steps: Linear rise of the learning rate.
         final_fraction: Of the learning rate, at the end of the cosine decay.
+        seed: Of what is drawn in the steps.
     """
 
     def __init__(
-        self, net: Vocoder, optimizer: OptimizerFactory, warmup_steps: int = 100, final_fraction: float = 0.05
+        self,
+        net: Vocoder,
+        optimizer: OptimizerFactory,
+        warmup_steps: int = 100,
+        final_fraction: float = 0.05,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.net = net
         self.optimizer = optimizer
         self.warmup_steps = warmup_steps
         self.final_fraction = final_fraction
+        self.seed = seed
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Makes what a step draws a function of seed, process and batch alone: a resumed training draws the same."""
+        key = [self.seed, self.global_rank, self.trainer.fit_loop.total_batch_idx]
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Returns Adam or what the configuration names, with warm-up and decay per step."""
@@ -78,6 +91,7 @@ class LikelihoodTask(Task):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Lets the maps that start from data do so, with the first batch; in a resumed run they have."""
+        super().on_train_batch_start(batch, batch_idx)
         if self.trainer.global_step > 0:
             return
         with torch.no_grad():
@@ -118,6 +132,7 @@ class LikelihoodTask(Task):
             "nats": nats.detach(),
             "bits": (math.log(32768.0) - nats.detach()) / math.log(2.0),
             "clamp_fraction": clamp_fraction(log_slope, mask),
+            "largest_log_scale": largest(log_slope, mask),
         }
 
 
@@ -220,6 +235,7 @@ class DistillationTask(Task):
             "cross_entropy": masked_mean(divergence.cross_entropy, mask),
             "regulariser": masked_mean(divergence.regulariser, mask),
             "clamp_fraction": clamp_fraction(draw.log_scale, mask),
+            "largest_log_scale": largest(draw.log_scale, mask),
         }
         loss = self.density_weight * (kl + values["regulariser"])
         drawn, log_det = self.net.colour(draw.u, mel)
@@ -257,6 +273,11 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 def clamp_fraction(log_slope: Tensor, mask: Tensor) -> Tensor:
     """Returns the share of samples whose log-slope (B, T) is at the bound of log-scales, where gradients fade."""
     return masked_mean((log_slope.detach().abs() > 0.95 * LOG_SCALE_BOUND).to(mask.dtype), mask)
+
+
+def largest(values: Tensor, mask: Tensor) -> Tensor:
+    """Returns the largest size of values (B, T) where mask (B, T) is 1; nan if there is one among them."""
+    return (values.detach().abs() * mask).max()
 
 
 def rms(audio: Tensor) -> Tensor:

@@ -1,14 +1,17 @@
 """The data of a training run: a folder of audio, split, cropped and batched."""
 
+import itertools
 import os
+import signal
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from wavflow.data.datasets import ClipDataset, CropDataset, check_crops
+from wavflow.data.datasets import ClipDataset, CropDataset, check_segment_length
 from wavflow.data.files import find_audio, split_files, usable_files
 from wavflow.mel import MelSpectrogram
 
@@ -21,14 +24,14 @@ def bundled_speech() -> Path:
 class AudioDataModule(pl.LightningDataModule):
     """Random crops to train on, whole clips (one per batch, since lengths differ) to validate and test with.
 
-    The split is by file, at random but reproducible (`split_files`). Each epoch draws new crops.
+    The split is by file, at random but reproducible (`split_files`). The crops have no end: batch i, counted over the whole
+    training, is always the same, and so a resumed training goes on with the batch that would have come.
 
     Args:
         mel: The spectrogram that conditions the models; its sample rate is the data's.
         path: Folder tree of audio files; the bundled corpus where none is given.
         segment_length: Of a crop, in samples, a multiple of the mel's `hop_length`.
         batch_size: Crops per training batch.
-        samples_per_epoch: Crops per epoch, so an epoch is `samples_per_epoch / batch_size` steps.
         num_workers: Processes that read; 0 reads in the main one.
         validation: Fraction of the files.
         test: Fraction of the files.
@@ -43,7 +46,6 @@ class AudioDataModule(pl.LightningDataModule):
         path: str | os.PathLike[str] | None = None,
         segment_length: int = 8192,
         batch_size: int = 8,
-        samples_per_epoch: int = 800,
         num_workers: int = 0,
         validation: float = 0.05,
         test: float = 0.1,
@@ -55,11 +57,11 @@ class AudioDataModule(pl.LightningDataModule):
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
             if value < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {value}: raise it.")
-        check_crops(segment_length, samples_per_epoch, mel)
+        check_segment_length(segment_length, mel)
         self.mel = mel
         self.path = bundled_speech() if path is None else Path(path)
-        self.segment_length, self.batch_size, self.samples_per_epoch = segment_length, batch_size, samples_per_epoch
-        self.num_workers, self.validation, self.test, self.seed = num_workers, validation, test, seed
+        self.segment_length, self.batch_size, self.num_workers = segment_length, batch_size, num_workers
+        self.validation, self.test, self.seed = validation, test, seed
         self.max_clip_seconds, self.dequantise = max_clip_seconds, dequantise
         self._split: tuple[list[Path], list[Path], list[Path]] | None = None
 
@@ -87,16 +89,13 @@ class AudioDataModule(pl.LightningDataModule):
             self._split = split_files(files, self.validation, self.test, self.seed)
 
     def train_dataloader(self) -> DataLoader:
-        crops = CropDataset(self.train_files, self.mel, self.segment_length, self.samples_per_epoch, self.seed, self.dequantise)
-        processes, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        # No persistent workers: each epoch's new ones hear of its number.
-        return DataLoader(
-            crops,
-            self.batch_size,
-            sampler=_EpochSampler(crops, processes, rank, shuffle=False),
-            num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
-        )
+        crops = CropDataset(self.train_files, self.mel, self.segment_length, self.seed, self.dequantise)
+        processes, rank, read = 1, 0, 0
+        if self.trainer:
+            processes, rank = self.trainer.world_size, self.trainer.global_rank
+            read = self.trainer.fit_loop.total_batch_idx + 1  # more than 0 in a resumed training
+        sampler = _Endless(read * self.batch_size, processes, rank)
+        return self._loader(crops, self.batch_size, sampler)
 
     def val_dataloader(self) -> DataLoader:
         return self._clips(self.validation_files)
@@ -110,13 +109,36 @@ class AudioDataModule(pl.LightningDataModule):
         return self._split[part]
 
     def _clips(self, files: list[Path]) -> DataLoader:
-        clips = ClipDataset(files, self.mel, self.max_clip_seconds, self.seed, self.dequantise)
-        return DataLoader(clips, 1, num_workers=self.num_workers, pin_memory=torch.cuda.is_available())
+        return self._loader(ClipDataset(files, self.mel, self.max_clip_seconds, self.seed, self.dequantise), 1)
+
+    def _loader(self, dataset: Dataset, batch_size: int, sampler: DistributedSampler | None = None) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            worker_init_fn=_leave_signals_to_the_main_process,
+            pin_memory=torch.cuda.is_available(),
+        )
 
 
-class _EpochSampler(DistributedSampler):
-    """Passes the epoch on to the crops. Lightning tells samplers alone, and leaves a distributed one in its place."""
+class _Endless(DistributedSampler):
+    """Counts on without end, each process its share: together they read what one alone would.
 
-    def set_epoch(self, epoch: int) -> None:
-        super().set_epoch(epoch)
-        self.dataset.set_epoch(epoch)
+    Lightning replaces every sampler of several processes but a `DistributedSampler`; nothing of that one is used here.
+    """
+
+    def __init__(self, first: int, processes: int, rank: int) -> None:
+        self.first, self.processes, self.rank = first, processes, rank
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(self.first * self.processes + self.rank, self.processes)
+
+    def __len__(self) -> int:
+        raise TypeError("training crops have no end")  # what Lightning takes for "unknown"
+
+
+def _leave_signals_to_the_main_process(_: int) -> None:
+    """Lets a worker survive Ctrl-C and SIGTERM, which reach the whole group: the main process saves first, then ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

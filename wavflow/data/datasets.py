@@ -27,32 +27,31 @@ from wavflow.mel import MEL_FLOOR, MelSpectrogram
 
 
 class Item(TypedDict):
-    """`audio` (T,), `mel` (n_mels, T / hop_length), and `mask` (T,), 1 on audio and 0 on padding; all float32."""
+    """`audio` (T,), `mel` (n_mels, T / hop_length), and `mask` (T,), 1 on audio and 0 on padding; all float32.
+
+    `name` is a crop's file and its start in seconds, or a clip's path below the common folder, without ending and with `_`
+    for each `/`.
+    """
 
     audio: Tensor
     mel: Tensor
     mask: Tensor
-
-
-class NamedItem(Item):
-    """An item, and the name of its file: the path below the common folder, without ending, `_` for each `/`."""
-
     name: str
 
 
 class CropDataset(Dataset[Item]):
-    """Random crops of a fixed length; files are drawn in proportion to their length.
+    """Random crops of a fixed length without end; files are drawn in proportion to their length.
 
-    Item i is a function of (seed, epoch, i) alone. A crop starts on a mel frame. A clip shorter than a crop is padded
-    with zeros, its mel with silence, and the mask is 0 there. A last incomplete hop, which no frame conditions, is left
-    out; but a clip shorter than one hop counts as one frame. A file that can't be read is named in a warning and
-    dropped, and another is drawn in its stead.
+    Item i, for any i >= 0, is a function of (seed, i) alone: whoever knows how many were read can go on. A crop starts on a
+    mel frame. A clip shorter than a crop is padded with zeros, its mel with silence, and the mask is 0 there. A last
+    incomplete hop, which no frame conditions, is left out; but a clip shorter than one hop counts as one frame. A file that
+    can't be read, or is no longer as long as it was, is named in a warning and dropped, and another crop is drawn in its
+    stead.
 
     Args:
         files: Audio files, of any rate.
         mel: Its settings are used; the module itself is not, wherever its buffers lie.
         segment_length: In samples at the mel's rate, a multiple of its `hop_length`.
-        samples_per_epoch: Number of crops that make an epoch.
         seed: Of the crops and the noise.
         dequantise: Whether to add uniform noise of one 16-bit step to `audio`, after the mel was computed: without it
             digital silence has no density (theory.md, 1).
@@ -66,49 +65,47 @@ class CropDataset(Dataset[Item]):
         files: Sequence[Path],
         mel: MelSpectrogram,
         segment_length: int,
-        samples_per_epoch: int,
         seed: int = 0,
         dequantise: bool = True,
     ) -> None:
         if not files:
             raise ValueError("`files` must hold at least one audio file, got none: name a folder that holds audio.")
-        check_crops(segment_length, samples_per_epoch, mel)
+        check_segment_length(segment_length, mel)
         self.files = list(files)
         self.mel = MelSpectrogram(**mel.spec)
-        self.segment_length, self.samples_per_epoch = segment_length, samples_per_epoch
-        self.seed, self.dequantise, self.epoch = seed, dequantise, 0
+        self.segment_length, self.seed, self.dequantise = segment_length, seed, dequantise
         self._lengths = [audio_length(path, mel.sample_rate) for path in self.files]
         self._ends = np.cumsum(self._lengths)
         self._dropped: set[int] = set()
 
-    def set_epoch(self, epoch: int) -> None:
-        """Says which epoch's crops to draw; workers that already run do not hear of it."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.samples_per_epoch
-
     def __getitem__(self, index: int) -> Item:
-        if not 0 <= index < len(self):
-            raise IndexError(f"`index` must be in 0 … {len(self) - 1}, got {index}.")
-        rng = np.random.default_rng([self.seed, self.epoch, index])
+        if index < 0:
+            raise IndexError(f"`index` must be at least 0, got {index}: an endless set has no last item.")
+        rng = np.random.default_rng([self.seed, index])
         frames = self.segment_length // self.mel.hop_length
         while len(self._dropped) < len(self.files):
             which = int(np.searchsorted(self._ends, rng.integers(self._ends[-1]), side="right"))
             first = int(rng.integers(max(0, _frames(self._lengths[which], self.mel) - frames) + 1))
             if which in self._dropped:
                 continue
+            path = self.files[which]
             try:
-                audio, mel = read_crop(self.files[which], self.mel, first, frames, self._lengths[which])
+                if audio_length(path, self.mel.sample_rate) != self._lengths[which]:
+                    raise ValueError(
+                        f"`path` must stay as it is during training, but {path} changed its length: leave it alone."
+                    )
+                audio, mel = read_crop(path, self.mel, first, frames, self._lengths[which])
             except (ValueError, OSError) as error:
                 self._dropped.add(which)
                 warnings.warn(f"An audio file can't be read and is dropped from training: {error}", stacklevel=2)
                 continue
-            return _item(audio, mel, frames, self.mel, rng if self.dequantise else None)
+            seconds = first * self.mel.hop_length / self.mel.sample_rate
+            name = f"{path} from {seconds:.2f} s"
+            return _item(audio, mel, frames, self.mel, rng if self.dequantise else None, name)
         raise ValueError(f"`files` must stay readable, but none of {len(self.files)} is left: check the disk they lie on.")
 
 
-class ClipDataset(Dataset[NamedItem]):
+class ClipDataset(Dataset[Item]):
     """Whole files, one by one, cut to a multiple of `hop_length`; for validation and tests.
 
     A file that turns out to be damaged is named in a warning, and the next one that can be read stands in for it.
@@ -147,7 +144,7 @@ class ClipDataset(Dataset[NamedItem]):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> NamedItem:
+    def __getitem__(self, index: int) -> Item:
         if not 0 <= index < len(self):
             raise IndexError(f"`index` must be in 0 … {len(self) - 1}, got {index}.")
         limit = math.inf if self.max_seconds is None else self.max_seconds * self.mel.sample_rate // self.mel.hop_length
@@ -160,19 +157,17 @@ class ClipDataset(Dataset[NamedItem]):
                 warnings.warn(f"An audio file can't be read, the next one stands in for it: {error}", stacklevel=2)
                 continue
             rng = np.random.default_rng([self.seed, which]) if self.dequantise else None
-            return {**_item(audio, mel, frames, self.mel, rng), "name": self.names[which]}
+            return _item(audio, mel, frames, self.mel, rng, self.names[which])
         raise ValueError(f"`files` must stay readable, but none of {len(self)} is left: check the disk they lie on.")
 
 
-def check_crops(segment_length: int, samples_per_epoch: int, mel: MelSpectrogram) -> None:
-    """Raises ValueError unless crops can have that length, and an epoch that many."""
+def check_segment_length(segment_length: int, mel: MelSpectrogram) -> None:
+    """Raises ValueError unless crops can have that length."""
     if segment_length < 1 or segment_length % mel.hop_length:
         raise ValueError(
             f"`segment_length` must be a positive multiple of the mel's hop_length {mel.hop_length}, got "
             f"{segment_length}: take {max(1, segment_length // mel.hop_length) * mel.hop_length}."
         )
-    if samples_per_epoch < 1:
-        raise ValueError(f"`samples_per_epoch` must be at least 1, got {samples_per_epoch}: raise it.")
 
 
 def read_crop(path: Path, mel: MelSpectrogram, first: int, frames: int, length: int) -> tuple[Tensor, Tensor]:
@@ -200,7 +195,9 @@ def read_crop(path: Path, mel: MelSpectrogram, first: int, frames: int, length: 
     return read[start * hop : min((start + frames) * hop, length)].clone(), whole[:, start : start + frames].clone()
 
 
-def _item(audio: Tensor, mel: Tensor, frames: int, spectrogram: MelSpectrogram, rng: np.random.Generator | None) -> Item:
+def _item(
+    audio: Tensor, mel: Tensor, frames: int, spectrogram: MelSpectrogram, rng: np.random.Generator | None, name: str
+) -> Item:
     """Pads to `frames` frames, makes the mask, and dequantises."""
     length = frames * spectrogram.hop_length
     mask = torch.zeros(length, dtype=torch.float32)
@@ -211,6 +208,7 @@ def _item(audio: Tensor, mel: Tensor, frames: int, spectrogram: MelSpectrogram, 
         "audio": torch.nn.functional.pad(audio, (0, length - len(audio))),
         "mel": torch.nn.functional.pad(mel, (0, frames - mel.shape[1]), value=math.log(MEL_FLOOR)),
         "mask": mask,
+        "name": name,
     }
 
 

@@ -1,0 +1,141 @@
+"""Signals, a full disk and numbers that are not finite: a run ends in one line that says how to go on, or goes on itself."""
+
+import errno
+import itertools
+import os
+import shlex
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from commands import call, contents, succeeds
+from runs import assert_same, teacher_options, trace
+
+from wavflow.resume import find_checkpoint
+from wavflow.training import LikelihoodTask
+
+STEPS = ["trainer.max_steps=6", "trainer.val_check_interval=4", "callbacks.checkpoint.minutes=60"]
+
+
+def in_each(monkeypatch: pytest.MonkeyPatch, step: str, do: Callable[[LikelihoodTask, torch.Tensor], torch.Tensor]) -> None:
+    """Has something done in each call of `training_step` or `validation_step`, with what it returns."""
+    original = getattr(LikelihoodTask, step)
+    monkeypatch.setattr(LikelihoodTask, step, lambda task, *batch: do(task, original(task, *batch)))
+
+
+def resumed(err: str) -> None:
+    """Calls the command that a line of help names."""
+    _, _, module, *options = shlex.split(err.split("`")[-2])
+    assert module == "wavflow.train"
+    succeeds("train", *options)
+
+
+@pytest.mark.parametrize(
+    ("signum", "step", "at", "done"),
+    [
+        (signal.SIGTERM, "training_step", 2, 3),
+        (signal.SIGINT, "training_step", 2, 3),
+        (signal.SIGTERM, "training_step", 3, 4),
+        (signal.SIGINT, "validation_step", 4, 4),
+    ],
+)
+def test_a_signal_saves_and_says_how_to_go_on(
+    signum: signal.Signals, step: str, at: int, done: int, sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a step, in the step before a validation, and in a validation."""
+    options, handlers = [*teacher_options(sounds), *STEPS], [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    succeeds("train", *options, f"output={tmp_path / 'whole'}")
+
+    def kill(task: LikelihoodTask, result: Any) -> Any:
+        if task.trainer.state.fn == "fit" and task.global_step == at:
+            os.kill(os.getpid(), signum)
+        return result
+
+    with monkeypatch.context() as patch:
+        in_each(patch, step, kill)
+        outcome = call("train", *options, f"output={tmp_path / 'run'}")
+
+    assert outcome.status == 128 + signum
+    assert f"wavflow: stopped by {signum.name} and saved after {done} steps: go on with `python -m wavflow.train" in outcome.err
+    assert len([line for line in outcome.err.splitlines() if "wavflow" in line]) == 1
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
+    resumed(outcome.err)
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = [*teacher_options(sounds), *STEPS[:2]]
+    succeeds("train", *options, f"output={tmp_path / 'whole'}")
+    write_bytes, writes = Path.write_bytes, 0
+
+    def fill(path: Path, data: Any) -> int:
+        nonlocal writes
+        if ".last.ckpt." not in path.name:
+            return write_bytes(path, data)
+        writes += 1
+        if writes <= 3:
+            return write_bytes(path, data)
+        write_bytes(path, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", fill)
+        outcome = call("train", *options, f"output={tmp_path / 'run'}")
+
+    assert outcome.status == 1
+    assert "No space left on device" in outcome.err
+    assert "what was saved before is whole. Make room" in outcome.err
+    assert contents(tmp_path / "run" / "checkpoints") == {"last.ckpt", "previous.ckpt"}, "and nothing half-written"
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
+    resumed(outcome.err)
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted(
+    sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights: list[torch.Tensor] = []
+
+    def spoil(task: LikelihoodTask, loss: torch.Tensor) -> torch.Tensor:
+        weights.append(torch.nn.utils.parameters_to_vector(task.parameters()).detach().clone())
+        if task.global_step == 1:
+            loss = loss * torch.nan
+        if task.global_step == 2:
+            next(task.parameters()).register_hook(lambda grad: grad / 0)
+        if task.global_step == 4:
+            loss = loss + torch.inf  # whose gradient is finite
+        return loss
+
+    in_each(monkeypatch, "training_step", spoil)
+    with pytest.warns(UserWarning, match=r"A step is skipped, the \d\. so far: the loss or gradient of step \d") as caught:
+        succeeds("train", *teacher_options(sounds), *STEPS, f"output={tmp_path}")
+
+    assert all(vector.isfinite().all() for vector in weights)
+    changed = [not torch.equal(one, two) for one, two in itertools.pairwise(weights)]
+    assert changed[:2] == [True, False]
+    # The hook stays: every step from there on is spoilt.
+    assert not any(changed[1:])
+    assert [row["train/skipped"] for row in trace(tmp_path) if "train/skipped" in row] == [0, 1, 2, 3, 4, 5]
+    (message,) = [str(each.message) for each in caught if "skipped" in str(each.message)]  # one for all in a row
+    assert ".wav from 0.0" in message
+
+
+def test_too_many_in_a_row_end_the_run_with_a_diagnosis(sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_each(monkeypatch, "training_step", lambda task, loss: loss * (torch.nan if task.global_step in (1, 3, 4, 5) else 1))
+    options = [*teacher_options(sounds), "trainer.max_steps=9", "callbacks.skip.limit=3"]
+
+    with pytest.warns(UserWarning, match="A step is skipped") as caught:
+        outcome = call("train", *options, f"output={tmp_path / 'run'}")
+
+    assert len([each for each in caught if "skipped" in str(each.message)]) == 2
+    assert outcome.status == 1
+    for words in ("3 steps in a row", "of step 5", "loss nan", "clamp fraction 0", "largest log scale", ".wav from ", "lr"):
+        assert words in outcome.err
+    task = torch.nn.Module()
+    with pytest.raises(ValueError, match="another net"):  # whole, that is
+        find_checkpoint("auto", tmp_path / "run", task)
+    last = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert all(tensor.isfinite().all() for tensor in last["current_model_state"].values())
