@@ -69,6 +69,7 @@ class WaveNet(nn.Module):
         self.dilations = [2 ** (i % dilation_cycle) for i in range(layers)]
         self.kernel_size = kernel_size
         self.causal = causal
+        self.fused: Callable | None = None  # a layer for CUDA, see `wavflow.synthesis.fused_layer.use_fused`
         self.input = nn.Linear(in_channels, channels)
         self.gates = nn.ModuleList(nn.Linear(rows * kernel_size * channels, 2 * channels) for _ in self.dilations)
         # The last layer's residual would go nowhere.
@@ -100,6 +101,9 @@ class WaveNet(nn.Module):
         h, skip = self.input(x.transpose(1, 2)), 0.0
         ahead = 0 if self.causal else self.kernel_size // 2
         for i, dilation in enumerate(self.dilations):
+            if self.fused is not None and h.is_cuda:
+                h, skip = self.fused(self, i, h, skip, cond, projected)
+                continue
             taps = torch.cat([delay(h, (k - ahead) * dilation) for k in reversed(range(self.kernel_size))], dim=-1)
             features = None if projected is None else cond.to_samples(projected[i], x.shape[-1])
             h, skip = self._layer(i, h, taps, features, skip)
