@@ -206,9 +206,10 @@ class Vocoder(nn.Module):
         chunk_frames: int = 8,
         dtype: torch.dtype = torch.float32,
     ) -> Iterator[Tensor]:
-        """Draws audio piece by piece as the mel comes: all pieces together are `sample` of the whole mel, to the last bit.
+        """Draws audio piece by piece as the mel comes: all pieces together are `sample` of the whole mel.
 
-        A frame is drawn when the two after it are known. Memory does not grow with the length.
+        A frame is drawn when the two after it are known. Memory does not grow with the length. By an engine (see there) pieces
+        and whole are equal to the last bit, otherwise to rounding.
 
         Args:
             mel: Chunks (B, n_mels, F) of any lengths; or a whole mel, which is cut into chunks of `chunk_frames`.
@@ -223,28 +224,25 @@ class Vocoder(nn.Module):
             The next audio, (B, n) with n a multiple of `hop_length`.
 
         Raises:
-            ValueError: For a model that no engine draws in parallel, or noise that ends before the mel.
+            ValueError: For a model that is no student, or noise that ends before the mel.
         """
+        from wavflow.synthesis.frame_step import FrameStream  # it builds on this file
+
         at_least(1, chunk_frames=chunk_frames)
-        engine = self.engine(dtype)
-        if not isinstance(engine, ParallelEngine):
-            raise ValueError(
-                "`stream` needs a student in float32 on a CPU, as wavflow.models.student makes: move it there with "
-                '`.float().to("cpu")`, or draw the whole with `sample`.'
-            )
-        given = None if noise is None else Noise(noise)
-        stream = None
+        engine, stream, given = self.engine(dtype), None, None if noise is None else Noise(noise)
+
+        def draw(samples: int) -> Tensor:
+            if given is not None:
+                return temperature * given(samples)
+            device = chunk.device if generator is None else generator.device
+            z = self.flow.base.standard_noise((len(chunk), samples), generator=generator, dtype=chunk.dtype, device=device)
+            return temperature * z.to(chunk.device)
+
         for chunk in mel.split(chunk_frames, dim=-1) if isinstance(mel, Tensor) else mel:
             self.mel.check(chunk)
             if stream is None:
-                stream = engine.stream(len(chunk), speaker)
-
-                def draw(samples: int, like: Tensor = chunk) -> Tensor:
-                    if given is not None:
-                        return temperature * given(samples)
-                    shape = (len(like), samples)
-                    return temperature * self.flow.base.standard_noise(shape, generator=generator, dtype=torch.float32)
-
+                fast = isinstance(engine, ParallelEngine)
+                stream = engine.stream(len(chunk), speaker) if fast else FrameStream(self, len(chunk), speaker)
             audio, _ = stream.push(chunk, draw)
             if audio.shape[-1]:
                 yield audio

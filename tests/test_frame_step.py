@@ -1,0 +1,95 @@
+"""A student frame by frame, its memory outside: what the graph of a stream is made of."""
+
+import pytest
+import torch
+from helpers import MEL, random_log_mel, tiny_flow, tiny_student, tiny_teacher
+from torch import Tensor
+from torch.nn import functional
+
+from wavflow import Vocoder
+from wavflow.flows.linear_prediction import all_pole_filter
+from wavflow.synthesis.export_colouring import impulse_response
+from wavflow.synthesis.frame_step import FrameStep
+
+VOICE = {"sample_rate": 8000, "n_fft": 512, "hop_length": 64, "win_length": 512, "n_mels": 64, "f_max": 4000.0}
+
+
+def in_steps(student: Vocoder, mel: Tensor, noise: Tensor, speaker: Tensor | None = None) -> Tensor:
+    """Draws frame by frame."""
+    step, hop_length, pieces = FrameStep(student), student.hop_length, []
+    state, padded = step.initial(len(mel)), functional.pad(mel, (2, 2), value=float("nan"))
+    for f in range(mel.shape[-1]):
+        audio, state = step(padded[..., f : f + 5], noise[:, f * hop_length : (f + 1) * hop_length], state, speaker)
+        pieces.append(audio)
+    return torch.cat(pieces, dim=-1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"mel": VOICE, "whitening": 12},
+        {"mel": VOICE, "whitening": 40},  # longer than a block of 16
+        {"mel": MEL | {"center": True}, "whitening": 0},
+        {"flows": 3, "kernel_size": 3, "layers": 6, "dilation_cycle": 5, "upsampling": "smoothing"},
+        {"group": 4, "base": "logistic"},
+        {"n_speakers": 3},
+    ],
+    ids=["plain", "pitch", "high order", "bare", "far-reaching", "group", "speakers"],
+)
+@pytest.mark.parametrize("frames", [1, 2, 3, 8])
+def test_frames_are_those_of_one_pass(options: dict, frames: int) -> None:
+    student = tiny_student(std=0.2, **options)
+    mel = random_log_mel(frames, batch=2, n_mels=student.mel.n_mels)
+    mel[1] = mel[1] - 6.0
+    noise = student.noise(mel)
+    speaker = torch.tensor([0, 2]) if "n_speakers" in options else None
+
+    expected = student.sample(mel, noise, speaker=speaker)
+
+    torch.testing.assert_close(in_steps(student, mel, noise, speaker), expected, rtol=0, atol=1e-9)
+
+
+def test_in_float32_they_are_the_same_to_rounding() -> None:
+    student = tiny_student(std=0.2, mel=VOICE).float()
+    mel = random_log_mel(6, batch=2, n_mels=64).float()
+    noise = student.noise(mel)
+
+    torch.testing.assert_close(in_steps(student, mel, noise), student.sample(mel, noise, fast=False), rtol=0, atol=1e-5)
+
+
+def test_items_of_a_batch_may_end_apart() -> None:
+    student = tiny_student(std=0.2)
+    mel = random_log_mel(5, batch=2)
+    noise, short = student.noise(mel), mel.clone()
+    short[1, :, 3:] = float("nan")
+
+    audio = in_steps(student, short, noise)
+
+    torch.testing.assert_close(audio[:1], student.sample(mel[:1], noise[:1]), rtol=0, atol=1e-9)
+    expected = student.sample(mel[1:, :, :3], noise[1:, : 3 * 16])
+    torch.testing.assert_close(audio[1:, : 3 * 16], expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(("order", "length"), [(3, 1), (3, 16), (7, 12), (24, 9)])
+def test_response_of_a_filter_is_what_it_makes_of_an_impulse(order: int, length: int) -> None:
+    coefficients = 0.2 * torch.randn(2, 3, order)
+    impulse = torch.zeros(6, 1, length)
+    impulse[..., 0] = 1.0
+
+    expected, _ = all_pole_filter(impulse, coefficients.reshape(6, 1, order), torch.zeros(6, order))
+
+    torch.testing.assert_close(impulse_response(coefficients, length), expected.reshape(2, 3, length))
+
+
+@pytest.mark.parametrize("model", [tiny_teacher, lambda: tiny_flow("waveglow"), lambda: tiny_flow("waveflow")])
+def test_other_models_are_refused(model: object) -> None:
+    with pytest.raises(ValueError, match="`vocoder` must be a student"):
+        FrameStep(model())
+
+
+def test_other_windows_are_refused() -> None:
+    step = FrameStep(tiny_student())
+    for mel, noise in (((1, 8, 3), (1, 16)), ((1, 8, 5), (1, 32)), ((1, 7, 5), (1, 16))):
+        with pytest.raises(ValueError, match="`mel` and `noise` must be"):
+            step(torch.zeros(mel), torch.zeros(noise), step.initial())

@@ -1,0 +1,52 @@
+"""`python -m wavflow.export model=... output=student.onnx`: a student for other runtimes; see conf/export.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from wavflow.arguments import choose
+from wavflow.cli import command, newest_model, quiet
+from wavflow.models import load_model
+from wavflow.synthesis.export import export_library, export_step, export_whole, quantize
+from wavflow.synthesis.export_check import check
+from wavflow.synthesis.frame_step import inverse_flows
+
+FORMS = {"whole": ["whole"], "step": ["step"], "both": ["whole", "step"]}
+
+
+@command("export")
+def main(cfg: DictConfig) -> None:
+    """Writes the graphs, holds each against the model on some noise, and prints what they are worth."""
+    quiet()
+    forms, output = choose("form", cfg.form, FORMS), Path(cfg.output)
+    if output.suffix != ".onnx":
+        raise ValueError(f"`output` must be an .onnx file, got {output}: add the ending.")
+    for library in ("onnx", "onnxscript", "onnxruntime"):  # before minutes of work
+        export_library(library)
+    vocoder = load_model(cfg.model or newest_model("student", key="model"))
+    inverse_flows(vocoder)
+    # Half a second of a hiss: its mel is one that a sound has.
+    length = vocoder.sample_rate // 2 // vocoder.hop_length * vocoder.hop_length
+    mel = vocoder.mel(0.05 * torch.randn(1, length, generator=torch.Generator().manual_seed(0)))
+    noise = vocoder.noise(mel, torch.Generator().manual_seed(0))
+    speaker = None if vocoder.speakers is None else torch.zeros(1, dtype=torch.long)
+    for form in forms:
+        path = output if forms == [form] or form == "whole" else output.with_suffix(".step.onnx")
+        (export_whole if form == "whole" else export_step)(vocoder, path)
+        paths = [path]
+        if cfg.int8:
+            paths.append(path.with_suffix(".int8.onnx"))
+            quantize(*paths)
+        for written in paths:
+            found = check(written, vocoder, mel, noise, speaker)
+            print(
+                f"{written}: {found.megabytes:.1f} MB, {found.speed:.1f} x real time on one thread; differs from the model by "
+                f"{found.difference:.1g} at most, {found.distance:.3f} dB of log-spectral distance"
+            )
+
+
+if __name__ == "__main__":
+    main()

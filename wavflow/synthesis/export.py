@@ -1,0 +1,212 @@
+"""A student as a graph that runs without wavflow: by `torch.export`, and as ONNX in one pass or frame by frame.
+
+Both graphs hold the whole model, from mel and noise to audio. Everything that goes over a length is a dynamic dimension; the
+whitening's inverse, a recursion, is a loop in the graph (`Scan`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._higher_order_ops.scan import scan
+from torch.export import Dim, ExportedProgram
+
+from wavflow.files import aside
+from wavflow.mel import MEL_FLOOR
+from wavflow.synthesis.export_colouring import Colouring
+from wavflow.synthesis.frame_step import WINDOW, FrameStep, draw, initial, inverse_flows
+from wavflow.vocoder import Vocoder
+
+OPSET = 20
+SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter notes, with each node, the module that it comes from
+
+
+class WholeDraw(nn.Module):
+    """`Vocoder.sample_and_log_prob` as a graph: mel (B, n_mels, F) and noise (B, F * hop_length) to audio and log_prob (B, T).
+
+    Args:
+        vocoder: A student.
+
+    Raises:
+        ValueError: For another model.
+    """
+
+    def __init__(self, vocoder: Vocoder) -> None:
+        super().__init__()
+        self.flows = inverse_flows(vocoder)
+        self.vocoder = vocoder
+        self.colouring = None if vocoder.whitening is None else Colouring(vocoder.whitening)
+
+    def forward(self, mel: Tensor, noise: Tensor, speaker: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Returns audio and its exact log-density, both (B, F * hop_length)."""
+        cond, z = self.vocoder.conditioning(mel, speaker), noise.unsqueeze(1)
+        u, log_det, _ = draw(self.flows, z, cond, initial(self.flows, mel.shape[0], mel))
+        log_prob = self.vocoder.flow.base_log_prob(z) - log_det
+        if self.colouring is None:
+            return u.squeeze(1), log_prob
+        blocks = self.colouring.filters(mel)
+        log_gain = blocks["log_gain"].to(log_prob.dtype)
+        blocks["u"] = u.reshape(u.shape[0], -1, self.colouring.length)
+        memory = self.colouring.initial(mel.shape[0], mel)
+        _, audio = scan(self.colouring, memory, {name: part.movedim(1, 0) for name, part in blocks.items()})
+        return audio.movedim(0, 1).flatten(1), log_prob - log_gain.repeat_interleave(self.colouring.length, dim=1)
+
+
+def whole_program(vocoder: Vocoder) -> ExportedProgram:
+    """Returns a student as torch.export has it: `program.module()(mel, noise)`, or with speakers `(mel, noise, speaker)`.
+
+    Batch and frames are dynamic. See `WholeDraw`.
+    """
+    batch, frames, hop_length = Dim("batch"), Dim("frames"), vocoder.hop_length
+    mel, speaker = _mel(vocoder, 2, 5), _speaker(vocoder, 2)
+    noise = mel.new_zeros(2, 5 * hop_length)
+    shapes = ({0: batch, 2: frames}, {0: batch, 1: hop_length * frames}, *({0: batch} for _ in speaker))
+    return _exported(WholeDraw(vocoder), (mel, noise, *speaker), shapes)
+
+
+def step_program(vocoder: Vocoder) -> ExportedProgram:
+    """Returns a student's `FrameStep` as torch.export has it; the batch is dynamic."""
+    step, batch = FrameStep(vocoder), Dim("batch")
+    state, mel, speaker = step.initial(2), _mel(vocoder, 2, WINDOW), _speaker(vocoder, 2)
+    noise = mel.new_zeros(2, vocoder.hop_length)
+    shapes = ({0: batch}, {0: batch}, {name: {0: batch} for name in state}, *({0: batch} for _ in speaker))
+    return _exported(step, (mel, noise, state, *speaker), shapes)
+
+
+def export_whole(vocoder: Vocoder, path: str | os.PathLike[str]) -> None:
+    """Writes a student as one ONNX graph: mel (B, n_mels, F), noise (B, F * hop_length) -> audio, log_prob.
+
+    Raises:
+        ValueError: For another model, or where the libraries are missing.
+    """
+    names = ["mel", "noise", *(["speaker"] if vocoder.speakers is not None else [])]
+    usage = "mel (B, n_mels, F), noise (B, F * hop_length) -> audio (B, F * hop_length), log_prob: nats per sample."
+    _write_onnx(whole_program(vocoder), path, names, ["audio", "log_prob"], _facts(vocoder, "whole", usage))
+
+
+def export_step(vocoder: Vocoder, path: str | os.PathLike[str]) -> None:
+    """Writes a student's `FrameStep` as an ONNX graph; each state `name` comes out as `name.next`.
+
+    Raises:
+        ValueError: For another model, or where the libraries are missing.
+    """
+    state = list(FrameStep(vocoder).initial())
+    names = ["mel", "noise", *state, *(["speaker"] if vocoder.speakers is not None else [])]
+    usage = (
+        f"mel (B, n_mels, {WINDOW}): a frame with the two before and after it, NaN where the mel has none; "
+        "noise (B, hop_length) -> audio (B, hop_length). "
+        "All other inputs are the state: zeros at first, then the outputs of that name with .next."
+    )
+    outputs = ["audio", *(f"{name}.next" for name in state)]
+    _write_onnx(step_program(vocoder), path, names, outputs, _facts(vocoder, "step", usage))
+
+
+def quantize(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Writes an exported graph with the matrices of the WaveNets' layers in int8, its activations quantised as they come.
+
+    Inputs, features, heads and the whitening stay as they are: there the rounding would be heard.
+
+    Raises:
+        ValueError: Where the libraries are missing.
+    """
+    onnx, quantization = export_library("onnx"), export_library("onnxruntime.quantization")
+    model = onnx.load(source)
+    quantization.quant_utils.add_pre_process_metadata(model)  # else it advises to, on stderr
+    layers = [node.name for node in model.graph.node if node.op_type == "MatMul" and _is_of_a_layer(node)]
+    with aside(target) as part:
+        quantization.quantize_dynamic(model, part, op_types_to_quantize=["MatMul"], nodes_to_quantize=layers)
+
+
+def export_library(name: str) -> ModuleType:
+    """Imports a library of the extra `export`.
+
+    Raises:
+        ValueError: When it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(f"`export` needs {name.split('.')[0]}: pip install 'wavflow[export]'.") from error
+
+
+@contextmanager
+def inference() -> Iterator[None]:
+    """Without gradients, which would make another graph of the loop, and without torch 2.11's warnings of itself."""
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`", FutureWarning)
+        yield
+
+
+def _mel(vocoder: Vocoder, batch: int, frames: int) -> Tensor:
+    return vocoder.upsampler.mix.weight.new_zeros(batch, vocoder.mel.n_mels, frames)
+
+
+def _speaker(vocoder: Vocoder, batch: int) -> tuple[Tensor, ...]:
+    return () if vocoder.speakers is None else (torch.zeros(batch, dtype=torch.long, device=vocoder.device),)
+
+
+def _exported(module: nn.Module, inputs: tuple[Any, ...], shapes: tuple[Any, ...]) -> ExportedProgram:
+    with inference():
+        return torch.export.export(module.eval(), inputs, dynamic_shapes=shapes)
+
+
+def _write_onnx(program: ExportedProgram, path: str | os.PathLike[str], inputs: list, outputs: list, facts: dict) -> None:
+    export_library("onnx")
+    optimizer = export_library("onnxscript.optimizer")
+    with inference():
+        # Not its whole optimiser, which takes "+ floor", 1e-10 in the whitening, for "+ 0": runtimes bring their own.
+        graph = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=inputs,
+            output_names=outputs,
+            optimize=False,
+            verbose=False,
+        )
+    optimizer.fold_constants(graph.model)
+    optimizer.remove_unused_nodes(graph.model)
+    # What the exporter notes with each node would be a third of the file, and tells the paths of this machine.
+    graph.model.graph.metadata_props.clear()
+    for node in graph.model.graph.all_nodes():
+        for noted in (node, *node.outputs):
+            for key in noted.metadata_props.keys() - {SCOPES}:
+                del noted.metadata_props[key]
+    graph.model.metadata_props.update(facts)
+    with aside(path) as part:
+        graph.save(part, external_data=False)
+
+
+def _facts(vocoder: Vocoder, form: str, usage: str) -> dict[str, str]:
+    """Returns what a user without wavflow has to know, for the metadata of a graph: all values are text, some of it JSON."""
+    mel = vocoder.mel
+    before, after = mel._padding
+    return {
+        "wavflow.form": form,
+        "wavflow.config": json.dumps(vocoder.config),
+        "wavflow.info": json.dumps(vocoder.info),
+        "usage": usage,
+        "sample_rate": str(mel.sample_rate),
+        "hop_length": str(mel.hop_length),
+        "noise": f"standard {type(vocoder.flow.base).__name__.lower()}, times a temperature of 0 to 1",
+        "mel": json.dumps(mel.spec),
+        "mel.made_by": (
+            f"audio in [-1, 1], padded by {before} samples before and {after} after by reflection; "
+            "STFT with a periodic Hann window, not centred further, T // hop_length frames; magnitude sqrt(|S|^2 + 1e-9); "
+            f"Slaney mel filters with Slaney norm (librosa.filters.mel); natural log of at least {MEL_FLOOR}"
+        ),
+    }
+
+
+def _is_of_a_layer(node: Any) -> bool:
+    scopes = next((prop.value for prop in node.metadata_props if prop.key == SCOPES), "")
+    return "conditioner.gates." in scopes or "conditioner.outputs." in scopes

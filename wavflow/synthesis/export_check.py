@@ -1,0 +1,73 @@
+"""Exported graphs held against the model that they were made of, and how fast they run."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wavflow.evaluation.metrics import log_spectral_distance
+from wavflow.synthesis.export import export_library
+from wavflow.synthesis.frame_step import WINDOW
+from wavflow.vocoder import Vocoder
+
+
+class Check(NamedTuple):
+    """What an exported graph is worth."""
+
+    megabytes: float
+    difference: float  # the largest, from the model's own audio
+    distance: float  # log-spectral, dB
+    speed: float  # x real time, one thread
+
+
+def check(path: str | os.PathLike[str], vocoder: Vocoder, mel: Tensor, noise: Tensor, speaker: Tensor | None = None) -> Check:
+    """Draws one clip by a graph and by its model: mel (1, n_mels, F), noise (1, F * hop_length)."""
+    expected = vocoder.sample(mel, noise, speaker=speaker, fast=False)[0]
+    session = open_graph(path)
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        audio = torch.from_numpy(run(session, mel, noise, speaker)[0])
+        seconds.append(time.perf_counter() - started)
+    distance = log_spectral_distance(audio, expected)
+    length = len(audio) / vocoder.sample_rate
+    return Check(Path(path).stat().st_size / 1e6, (audio - expected).abs().max().item(), distance, length / min(seconds))
+
+
+def open_graph(path: str | os.PathLike[str], threads: int = 1) -> Any:
+    """Opens a graph in onnxruntime.
+
+    Raises:
+        ValueError: When onnxruntime is not installed.
+    """
+    onnxruntime = export_library("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+
+
+def run(session: Any, mel: Tensor, noise: Tensor, speaker: Tensor | None = None) -> np.ndarray:
+    """Returns audio (B, F * hop_length) of mel (B, n_mels, F) and noise (B, F * hop_length), from either form of graph."""
+    given = {"mel": mel.numpy(), "noise": noise.numpy()} | ({} if speaker is None else {"speaker": speaker.numpy()})
+    state = {
+        item.name: np.zeros((len(mel), *item.shape[1:]), np.float64 if item.type == "tensor(double)" else np.float32)
+        for item in session.get_inputs()
+        if item.name not in given
+    }
+    if not state:
+        return session.run(["audio"], given)[0]
+    side, hop_length, pieces = WINDOW // 2, noise.shape[-1] // mel.shape[-1], []
+    padded = np.pad(given["mel"], ((0, 0), (0, 0), (side, side)), constant_values=np.nan)
+    for f in range(mel.shape[-1]):
+        given["mel"] = padded[..., f : f + WINDOW]
+        given["noise"] = noise.numpy()[:, f * hop_length : (f + 1) * hop_length]
+        audio, *after = session.run(["audio", *(f"{name}.next" for name in state)], given | state)
+        state = dict(zip(state, after, strict=True))
+        pieces.append(audio)
+    return np.concatenate(pieces, axis=1)

@@ -1,0 +1,106 @@
+"""The whitening's inverse with its memory outside: block by block, for graphs that can hold no Python loop over a length."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wavflow.flows.whitening import Whitening
+
+State = dict[str, Tensor]
+
+
+class Colouring(nn.Module):
+    """`Whitening.inverse` as a step from block to block: `filters` for all blocks at once, then `forward` in order.
+
+    Within a block the comb goes on in pieces shorter than its period. The all-pole filter is one product with the impulse
+    response h of the block's filter:
+
+        x = H (e + P s)        H[t, l] = h[t - l],        (P s)[t] = sum_k a_k s[t - k] over the samples s before the block
+
+    That is `A x = e + P s` of `all_pole_filter` without a solver of triangular systems, which ONNX lacks.
+
+    Args:
+        whitening: The map to invert.
+    """
+
+    def __init__(self, whitening: Whitening) -> None:
+        super().__init__()
+        self.envelope, *rest = whitening.transforms
+        self.comb = rest[0] if rest else None
+        self.order, self.length = self.envelope.order, self.envelope.block_length
+        # Made here, for a graph would make them again with every block.
+        self.register_buffer("response_index", toeplitz_index(self.length, self.length, 0, self.length), persistent=False)
+        self.register_buffer(
+            "past_index", toeplitz_index(self.length, self.order, self.order - 1, self.order), persistent=False
+        )
+
+    def initial(self, batch: int, like: Tensor) -> State:
+        """Returns the memory before the first block, zeros: the comb's in the dtype of `like`, the filter's in float64."""
+        state = {}  # in the order of what `forward` returns, as `scan` needs it
+        if self.comb is not None:
+            state["whitening.comb"] = like.new_zeros(batch, self.comb.pitch.longest_lag)
+        state["whitening.filter"] = like.new_zeros(batch, self.order, dtype=torch.float64)
+        return state
+
+    def filters(self, mel: Tensor) -> State:
+        """Returns what `forward` takes besides the signal, of the N blocks of a mel (B, n_mels, F): each tensor (B, N, ...)."""
+        coefficients, log_gain = self.envelope.predictor(mel)
+        coefficients = coefficients.to(mel.dtype).double()  # as the inverse has them
+        response = impulse_response(coefficients, self.length)
+        filters = {"coefficients": coefficients, "response": response, "log_gain": log_gain}
+        if self.comb is not None:
+            period, strength = self.comb.pitch(self.comb.at_blocks(mel))
+            lags, kernel = self.comb.pitch.taps(period)
+            filters["kernel"] = (strength.unsqueeze(-1) * kernel).flip(-1).to(mel.dtype)  # that of the longest lag first
+            filters["first"] = self.comb.pitch.longest_lag - lags[..., -1]
+        return filters
+
+    def forward(self, state: State, block: State) -> tuple[State, Tensor]:
+        """Colours a block "u" (B, L), given together with its filters (B, ...); returns the new memory and audio (B, L)."""
+        after, u = {}, block["u"]
+        if self.comb is not None:
+            past, kernel, pieces = state["whitening.comb"], block["kernel"], []
+            span = block["first"].unsqueeze(-1) + torch.arange(self.comb.stride + kernel.shape[-1] - 1, device=u.device)
+            for driven in u.split(self.comb.stride, dim=-1):
+                piece = driven + product(past.gather(1, span).unfold(-1, kernel.shape[-1], 1), kernel)
+                past = torch.cat([past[:, self.comb.stride :], piece], dim=-1)
+                pieces.append(piece)
+            after["whitening.comb"], u = past, torch.cat(pieces, dim=-1)
+        past = state["whitening.filter"]
+        excitation = u * torch.exp(block["log_gain"]).unsqueeze(-1)  # float64
+        driven = excitation + product(take(block["coefficients"], self.past_index), past)
+        audio = product(take(block["response"], self.response_index), driven)
+        after["whitening.filter"] = torch.cat([past, audio], dim=-1)[:, -self.order :].clone()  # `scan` wants no view
+        return after, audio.to(u.dtype)
+
+
+def impulse_response(coefficients: Tensor, length: int) -> Tensor:
+    """Returns the first samples h (..., length) of the response of all-pole filters a (..., p) to an impulse.
+
+    Its length is doubled until it is enough: the samples that are there are both the state before the next ones and, as the
+    start of the response, what solves for them.
+    """
+    h = torch.ones_like(coefficients[..., :1])
+    while (n := h.shape[-1]) < length:
+        past = take(coefficients, toeplitz_index(n, n, n - 1, coefficients.shape[-1], h.device))
+        response = take(h, toeplitz_index(n, n, 0, n, h.device))
+        h = torch.cat([h, product(response, product(past, h))], dim=-1)
+    return h[..., :length]
+
+
+def toeplitz_index(rows: int, columns: int, first: int, n: int, device: torch.device | None = None) -> Tensor:
+    """Returns which of n values stands where in a Toeplitz matrix: number `first + row - column`; n where there is none."""
+    index = first + torch.arange(rows, device=device).unsqueeze(1) - torch.arange(columns, device=device)
+    return torch.where((index >= 0) & (index < n), index, n)
+
+
+def take(values: Tensor, index: Tensor) -> Tensor:
+    """Returns values (..., n) at an index: (..., *index.shape), 0 at the index n."""
+    return functional.pad(values, (0, 1)).index_select(-1, index.flatten()).unflatten(-1, index.shape)
+
+
+def product(matrix: Tensor, vector: Tensor) -> Tensor:
+    """Returns the product (..., rows) of matrices (..., rows, columns) and vectors (..., columns)."""
+    return (matrix @ vector.unsqueeze(-1)).squeeze(-1)
