@@ -91,7 +91,8 @@ class Listen(pl.Callback):
         mel = batch["mel"][:1, :, first : first + frames].to(pl_module.device)
         recording = batch["audio"][0, first * net.hop_length : (first + frames) * net.hop_length]
         noise = net.noise(mel, torch.Generator().manual_seed(0))
-        audio = net.sample(mel, noise, self.temperature).float().cpu()[0]
+        speaker = batch["speaker"].to(pl_module.device) if "speaker" in batch else None
+        audio = net.sample(mel, noise, self.temperature, speaker=speaker).float().cpu()[0]
         stem = self.folder / f"step-{trainer.global_step:07d}"
         self.folder.mkdir(parents=True, exist_ok=True)
         write_audio(stem.with_suffix(".wav"), audio, net.sample_rate)

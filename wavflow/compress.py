@@ -48,11 +48,10 @@ def compress(cfg: DictConfig, source: Path, target: Path) -> None:
     pcm, sample_rate = read_pcm(source)
     step, stride = number("mel_step", cfg.mel_step, 0.05), number("mel_stride", cfg.mel_stride, 1)
     teacher = load_teacher(cfg)
-    if cfg.speaker is not None or teacher.speakers is not None:
-        speaker_id(cfg.speaker, teacher)
+    speaker = None if cfg.speaker is None and teacher.speakers is None else int(speaker_id(cfg.speaker, teacher))
     started = time.perf_counter()
     with tqdm(total=pcm.size, desc="coding", unit="sample", unit_scale=True, disable=None) as bar:
-        coded = encode(pcm, sample_rate, teacher, step, stride, cfg.speaker, bar.update)
+        coded = encode(pcm, sample_rate, teacher, step, stride, speaker, bar.update)
     elapsed = time.perf_counter() - started
     write(target, coded.data)
     samples, mel, all_bits = (bits / pcm.size for bits in (coded.sample_bits, coded.mel_bits, 8 * len(coded.data)))

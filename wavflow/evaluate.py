@@ -21,6 +21,7 @@ from wavflow.evaluation.report import Report, write_report
 from wavflow.evaluation.reports import report_on_folders, report_on_models, write_listening_page
 from wavflow.evaluation.systems import NOT_MODELS, Clip
 from wavflow.models import load_model
+from wavflow.synthesize import speaker_names
 from wavflow.vocoder import Vocoder, check_pair
 
 
@@ -51,7 +52,7 @@ def of_models(cfg: DictConfig) -> Report:
     paths |= named(listed(cfg.model), "model", {*NOT_MODELS, *roles})
     models = {name: load_model(path, device) for name, path in paths.items()}
     check(models, paths, roles)
-    clips = test_clips(cfg, next(iter(models.values())).mel, device)
+    clips = test_clips(cfg, next(iter(models.values())).mel, device, check_speakers(models, paths))
     output_folder(cfg.output)  # hours of work must not end in a folder that can't be written
     print(f"drawing {len(clips)} clips; what draws sample by sample takes the longest", file=sys.stderr)
     teacher = models["teacher"] if "teacher" in roles else None
@@ -83,6 +84,19 @@ def check(models: dict[str, Vocoder], paths: dict[str, Path], roles: Iterable[st
             )
 
 
+def check_speakers(models: dict[str, Vocoder], paths: dict[str, Path]) -> list[str]:
+    """Returns the names of the speakers of the models that take any; raises ValueError where these differ."""
+    known = {name: speaker_names(model) for name, model in models.items() if model.speakers is not None}
+    first = next(iter(known), "")
+    for name, speakers in known.items():
+        if speakers != known[first]:
+            raise ValueError(
+                f"`model`: {paths[name]} knows other speakers ({', '.join(speakers)}) than {paths[first]} "
+                f"({', '.join(known[first])}): compare models of the same speakers."
+            )
+    return known.get(first, [])
+
+
 def listed(value: Any) -> list[str]:
     """Returns the values of an option that may hold none, one or several."""
     return [] if value is None else [str(item) for item in value] if isinstance(value, ListConfig) else [str(value)]
@@ -102,11 +116,17 @@ def named(paths: list[str], option: str, taken: Iterable[str]) -> dict[str, Path
     return {}
 
 
-def test_clips(cfg: DictConfig, mel: torch.nn.Module, device: torch.device) -> list[Clip]:
-    """Reads the first test clips of the configured data."""
-    files = instantiate(cfg.data, mel=mel).test_files[: at_least_one(cfg, "clips") or 8]
-    items = ClipDataset(files, mel, cfg.seconds, cfg.seed)
-    return [Clip(i["name"], i["audio"][None].to(device), i["mel"][None].to(device)) for i in items]
+def test_clips(cfg: DictConfig, mel: torch.nn.Module, device: torch.device, speakers: list[str]) -> list[Clip]:
+    """Reads the first test clips of the configured data, with the place of each one's speaker among `speakers`."""
+    data = instantiate(cfg.data, mel=mel)
+    files = data.test_files[: at_least_one(cfg, "clips") or 8]
+    if speakers:
+        data.number_speakers(speakers)
+    clips = []
+    for item in ClipDataset(files, mel, cfg.seconds, cfg.seed, speakers=data.speaker_ids(files)):
+        speaker = torch.tensor([item["speaker"]], device=device) if "speaker" in item else None
+        clips.append(Clip(item["name"], item["audio"][None].to(device), item["mel"][None].to(device), speaker))
+    return clips
 
 
 def at_least_one(cfg: DictConfig, name: str) -> int | None:

@@ -43,7 +43,7 @@ def save_model(vocoder: Vocoder, path: str | os.PathLike[str], info: dict[str, A
     Args:
         vocoder: A model from this module.
         path: The file.
-        info: JSON-able facts to keep with it (steps, data, commit ...).
+        info: JSON-able facts to keep with it (steps, data, commit ...), beside those of `vocoder.info`.
     """
     if vocoder.config is None:
         raise ValueError("`vocoder` has no config: build it with wavflow.models.teacher or another function there.")
@@ -52,7 +52,7 @@ def save_model(vocoder: Vocoder, path: str | os.PathLike[str], info: dict[str, A
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
         "config": json.dumps(vocoder.config),
-        "info": json.dumps(info or {}),
+        "info": json.dumps(vocoder.info | (info or {})),
     }
     with aside(path) as part:
         save_file({name: tensor.contiguous() for name, tensor in vocoder.state_dict().items()}, part, metadata)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,13 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from wavflow.callbacks import ProgressBar, Stopped
 from wavflow.cli import command, newest_model, number, output_folder, quiet
+from wavflow.data import AudioDataModule
 from wavflow.devices import pick_precision
 from wavflow.files import sweep
+from wavflow.mel import MelSpectrogram
 from wavflow.models import build, load_model
 from wavflow.resume import check_unused, find_checkpoint, keep_curves
+from wavflow.synthesize import speaker_names
 from wavflow.vocoder import Vocoder
 
 
@@ -34,12 +37,14 @@ def main(cfg: DictConfig) -> None:
     if "DistillationTask" in cfg.stage._target_:
         cfg.teacher = str(cfg.teacher or newest_model("teacher"))
         teacher = load_teacher(cfg.teacher, OmegaConf.to_container(cfg.audio, resolve=True))
-    net = build(net_config(OmegaConf.to_container(cfg.net, resolve=True), teacher))
-    if net.speakers is not None:
-        raise ValueError(f"`net.n_speakers`: data sets name no speakers yet, got {net.config['n_speakers']}: leave it at 0.")
+    config = net_config(OmegaConf.to_container(cfg.net, resolve=True), teacher)
+    data = instantiate(cfg.data, mel=MelSpectrogram(**config["mel"]))
+    if config["n_speakers"] and teacher is None:
+        config["n_speakers"] = count_speakers(config["n_speakers"], data.speakers)
+    net = build(config)
     task = instantiate(cfg.stage, net=net, seed=cfg.seed, **({} if teacher is None else {"teacher": teacher}))
-    data = instantiate(cfg.data, mel=net.mel)
     data.setup()
+    name_speakers(net, data, teacher)
     resume = find_checkpoint(cfg.resume, cfg.output, task)
     place = {"save_dir": cfg.output, "name": "", "version": "logs"}
     loggers = [CSVLogger(**place), TensorBoardLogger(**place, purge_step=None if resume is None else resume.step)]
@@ -101,6 +106,33 @@ def net_config(config: dict[str, Any], teacher: Vocoder | None) -> dict[str, Any
     if teacher is None:
         return config
     return config | {name: teacher.config[name] for name in ("mel", "whitening", "pitch", "n_speakers")}
+
+
+def count_speakers(n_speakers: int | str, names: Sequence[str]) -> int:
+    """Returns how many speakers the data names.
+
+    Raises:
+        ValueError: It names none, or another number than was asked for; "auto" asks for all.
+    """
+    if not names:
+        raise ValueError(
+            f"`net.n_speakers` must be 0 for data that names no speakers, got {n_speakers}: leave it at 0, or take data=folder "
+            f"with data.table=<CSV file>, or a corpus of several speakers."
+        )
+    if n_speakers not in ("auto", len(names)):
+        raise ValueError(f"`net.n_speakers` must be the data's {len(names)}, got {n_speakers}: say net.n_speakers=auto.")
+    return len(names)
+
+
+def name_speakers(net: Vocoder, data: AudioDataModule, teacher: Vocoder | None) -> None:
+    """Notes the speakers' names, the teacher's where there is one, in a net that takes speakers; the data then tells them.
+
+    Raises:
+        ValueError: When the data names none, or others than the teacher's.
+    """
+    if net.speakers is not None:
+        net.info["speakers"] = data.speakers if teacher is None else speaker_names(teacher)
+        data.number_speakers(net.info["speakers"])
 
 
 def figures(metrics: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Data sets of crops and clips, and the Lightning module that splits and batches them."""
 
+from wavflow.data.corpora import find_corpus, read_table
 from wavflow.data.datamodule import AudioDataModule, bundled_speech
 from wavflow.data.datasets import ClipDataset, CropDataset
 from wavflow.data.files import find_audio, split_files, usable_files
@@ -10,6 +11,8 @@ __all__ = [
     "CropDataset",
     "bundled_speech",
     "find_audio",
+    "find_corpus",
+    "read_table",
     "split_files",
     "usable_files",
 ]

@@ -3,7 +3,8 @@
 import itertools
 import os
 import signal
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from wavflow.data.corpora import find_corpus, read_table
 from wavflow.data.datasets import ClipDataset, CropDataset, check_segment_length
 from wavflow.data.files import find_audio, split_files, usable_files
 from wavflow.mel import MelSpectrogram
@@ -38,6 +40,13 @@ class AudioDataModule(pl.LightningDataModule):
         seed: Of the split, the crops and the noise.
         max_clip_seconds: Validation and test clips are cut there; `None` keeps them whole.
         dequantise: Whether to add uniform noise of one 16-bit step to the audio.
+        table: A CSV file that lists the files, and their speakers, by paths relative to `path`; see `read_table`.
+        corpus: A published corpus to find below `path`, and to know the speakers of; see `find_corpus`.
+        part: Of the corpus.
+        download: Whether to fetch the corpus into `path` if it is not there.
+
+    Raises:
+        ValueError: An argument does not fit.
     """
 
     def __init__(
@@ -52,18 +61,27 @@ class AudioDataModule(pl.LightningDataModule):
         seed: int = 0,
         max_clip_seconds: float | None = 10.0,
         dequantise: bool = True,
+        table: str | os.PathLike[str] | None = None,
+        corpus: str | None = None,
+        part: str | None = None,
+        download: bool = False,
     ) -> None:
         super().__init__()
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
             if value < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {value}: raise it.")
         check_segment_length(segment_length, mel)
+        if table is not None and corpus is not None:
+            raise ValueError(f"`table` and `corpus` both name the files, got {table} and {corpus}: leave one out.")
         self.mel = mel
         self.path = bundled_speech() if path is None else Path(path)
         self.segment_length, self.batch_size, self.num_workers = segment_length, batch_size, num_workers
         self.validation, self.test, self.seed = validation, test, seed
         self.max_clip_seconds, self.dequantise = max_clip_seconds, dequantise
+        self.table, self.corpus, self.part, self.download = table, corpus, part, download
         self._split: tuple[list[Path], list[Path], list[Path]] | None = None
+        self._speakers: dict[Path, str] = {}
+        self._ids: dict[str, int] | None = None
 
     @property
     def train_files(self) -> list[Path]:
@@ -77,19 +95,48 @@ class AudioDataModule(pl.LightningDataModule):
     def test_files(self) -> list[Path]:
         return self._files(2)
 
+    @property
+    def speakers(self) -> list[str]:
+        """Names of all speakers, sorted; none where neither a table nor a corpus tells them."""
+        self.setup()
+        return sorted(set(self._speakers.values()))
+
+    def number_speakers(self, names: Sequence[str]) -> None:
+        """Makes items hold their speaker's place among `names` as `speaker`; until then they hold no speaker.
+
+        Raises:
+            ValueError: The data names no speakers, or one that is not among `names`.
+        """
+        if not self.speakers:
+            raise ValueError("`data` names no speakers, but the model takes one: take data=folder with data.table=<CSV file>.")
+        if unknown := set(self.speakers) - set(names):
+            raise ValueError(
+                f"`data` may name no speakers but the model's, {', '.join(names)}, got {', '.join(sorted(unknown))} too."
+            )
+        self._ids = {name: i for i, name in enumerate(names)}
+
+    def speaker_ids(self, files: Sequence[Path]) -> list[int] | None:
+        """Returns the speakers' numbers of some of the files; None unless `number_speakers` was called."""
+        return None if self._ids is None else [self._ids[self._speakers[path]] for path in files]
+
     def setup(self, stage: str | None = None) -> None:
         """Finds the files, leaves out those that can't be used, and splits them; once, whatever the stage.
 
         Raises:
-            FileNotFoundError: There is no such folder.
+            FileNotFoundError: There is no such folder, table or corpus.
             ValueError: It holds no audio, or none that can be used.
         """
         if self._split is None:
-            files = usable_files(find_audio(self.path))
+            found = self._find()
+            files = usable_files(list(found))
+            self._speakers = {path: name for path in files if (name := found[path]) is not None}
             self._split = split_files(files, self.validation, self.test, self.seed)
 
     def train_dataloader(self) -> DataLoader:
-        crops = CropDataset(self.train_files, self.mel, self.segment_length, self.seed, self.dequantise)
+        ids = self.speaker_ids(self.train_files)
+        if ids is not None and (unheard := sorted(set(self.speakers) - {self._speakers[path] for path in self.train_files})):
+            warnings.warn(f"Nothing is left to train on of {len(unheard)} speakers: {', '.join(unheard)}", stacklevel=2)
+        crops = CropDataset(self.train_files, self.mel, self.segment_length, self.seed, self.dequantise, ids)
         processes, rank, read = 1, 0, 0
         if self.trainer:
             processes, rank = self.trainer.world_size, self.trainer.global_rank
@@ -103,13 +150,20 @@ class AudioDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         return self._clips(self.test_files)
 
+    def _find(self) -> dict[Path, str | None]:
+        """Returns file to speaker."""
+        if self.corpus is not None:
+            return find_corpus(self.corpus, self.path, self.part, self.download)
+        return dict.fromkeys(find_audio(self.path)) if self.table is None else read_table(self.table, self.path)
+
     def _files(self, part: int) -> list[Path]:
         self.setup()
         assert self._split is not None
         return self._split[part]
 
     def _clips(self, files: list[Path]) -> DataLoader:
-        return self._loader(ClipDataset(files, self.mel, self.max_clip_seconds, self.seed, self.dequantise), 1)
+        ids = self.speaker_ids(files)
+        return self._loader(ClipDataset(files, self.mel, self.max_clip_seconds, self.seed, self.dequantise, ids), 1)
 
     def _loader(self, dataset: Dataset, batch_size: int, sampler: DistributedSampler | None = None) -> DataLoader:
         return DataLoader(

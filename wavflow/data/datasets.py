@@ -14,7 +14,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -30,13 +30,14 @@ class Item(TypedDict):
     """`audio` (T,), `mel` (n_mels, T / hop_length), and `mask` (T,), 1 on audio and 0 on padding; all float32.
 
     `name` is a crop's file and its start in seconds, or a clip's path below the common folder, without ending and with `_`
-    for each `/`.
+    for each `/`. `speaker` is there where the data set was given speakers.
     """
 
     audio: Tensor
     mel: Tensor
     mask: Tensor
     name: str
+    speaker: NotRequired[int]
 
 
 class CropDataset(Dataset[Item]):
@@ -55,6 +56,7 @@ class CropDataset(Dataset[Item]):
         seed: Of the crops and the noise.
         dequantise: Whether to add uniform noise of one 16-bit step to `audio`, after the mel was computed: without it
             digital silence has no density (theory.md, 1).
+        speakers: Ids, one for each file.
 
     Raises:
         ValueError: An argument does not fit, or a file's header can't be read.
@@ -67,13 +69,14 @@ class CropDataset(Dataset[Item]):
         segment_length: int,
         seed: int = 0,
         dequantise: bool = True,
+        speakers: Sequence[int] | None = None,
     ) -> None:
         if not files:
             raise ValueError("`files` must hold at least one audio file, got none: name a folder that holds audio.")
         check_segment_length(segment_length, mel)
         self.files = list(files)
         self.mel = MelSpectrogram(**mel.spec)
-        self.segment_length, self.seed, self.dequantise = segment_length, seed, dequantise
+        self.segment_length, self.seed, self.dequantise, self.speakers = segment_length, seed, dequantise, speakers
         self._lengths = [audio_length(path, mel.sample_rate) for path in self.files]
         self._ends = np.cumsum(self._lengths)
         self._dropped: set[int] = set()
@@ -101,7 +104,8 @@ class CropDataset(Dataset[Item]):
                 continue
             seconds = first * self.mel.hop_length / self.mel.sample_rate
             name = f"{path} from {seconds:.2f} s"
-            return _item(audio, mel, frames, self.mel, rng if self.dequantise else None, name)
+            speaker = None if self.speakers is None else self.speakers[which]
+            return _item(audio, mel, frames, self.mel, rng if self.dequantise else None, name, speaker)
         raise ValueError(f"`files` must stay readable, but none of {len(self.files)} is left: check the disk they lie on.")
 
 
@@ -116,6 +120,7 @@ class ClipDataset(Dataset[Item]):
         max_seconds: What lies beyond is left out (the mel still is the whole file's).
         seed: Of the noise, which is the same each time that an item is read.
         dequantise: As for `CropDataset`.
+        speakers: Ids, one for each file.
 
     Raises:
         ValueError: An argument does not fit.
@@ -128,6 +133,7 @@ class ClipDataset(Dataset[Item]):
         max_seconds: float | None = None,
         seed: int = 0,
         dequantise: bool = True,
+        speakers: Sequence[int] | None = None,
     ) -> None:
         if not files:
             raise ValueError("`files` must hold at least one audio file, got none: name a folder that holds audio.")
@@ -139,7 +145,7 @@ class ClipDataset(Dataset[Item]):
         if len(set(self.names)) < len(self.names):  # a.wav beside a.flac: what is written under these names must not clash
             self.names = [f"{number:05d}_{name}" for number, name in enumerate(self.names)]
         self.mel = MelSpectrogram(**mel.spec)
-        self.max_seconds, self.seed, self.dequantise = max_seconds, seed, dequantise
+        self.max_seconds, self.seed, self.dequantise, self.speakers = max_seconds, seed, dequantise, speakers
 
     def __len__(self) -> int:
         return len(self.files)
@@ -157,7 +163,8 @@ class ClipDataset(Dataset[Item]):
                 warnings.warn(f"An audio file can't be read, the next one stands in for it: {error}", stacklevel=2)
                 continue
             rng = np.random.default_rng([self.seed, which]) if self.dequantise else None
-            return _item(audio, mel, frames, self.mel, rng, self.names[which])
+            speaker = None if self.speakers is None else self.speakers[which]
+            return _item(audio, mel, frames, self.mel, rng, self.names[which], speaker)
         raise ValueError(f"`files` must stay readable, but none of {len(self)} is left: check the disk they lie on.")
 
 
@@ -196,7 +203,13 @@ def read_crop(path: Path, mel: MelSpectrogram, first: int, frames: int, length: 
 
 
 def _item(
-    audio: Tensor, mel: Tensor, frames: int, spectrogram: MelSpectrogram, rng: np.random.Generator | None, name: str
+    audio: Tensor,
+    mel: Tensor,
+    frames: int,
+    spectrogram: MelSpectrogram,
+    rng: np.random.Generator | None,
+    name: str,
+    speaker: int | None = None,
 ) -> Item:
     """Pads to `frames` frames, makes the mask, and dequantises."""
     length = frames * spectrogram.hop_length
@@ -204,12 +217,13 @@ def _item(
     mask[: len(audio)] = 1.0
     if rng is not None:
         audio = audio + torch.from_numpy(rng.random(len(audio), dtype=np.float32) - np.float32(0.5)) / 32768
-    return {
+    item: Item = {
         "audio": torch.nn.functional.pad(audio, (0, length - len(audio))),
         "mel": torch.nn.functional.pad(mel, (0, frames - mel.shape[1]), value=math.log(MEL_FLOOR)),
         "mask": mask,
         "name": name,
     }
+    return item if speaker is None else {**item, "speaker": speaker}
 
 
 def _frames(length: int, mel: MelSpectrogram) -> int:

@@ -42,10 +42,11 @@ def _measure(model: str, seconds: float, device: str) -> dict[str, float]:
     vocoder = load_model(model, device)
     frames = max(1, round(seconds * vocoder.sample_rate / vocoder.hop_length))
     mel = torch.full((1, vocoder.mel.n_mels, frames), -6.0, device=device)
-    vocoder.sample(mel[..., :8])  # load what is loaded lazily
+    speaker = None if vocoder.speakers is None else torch.zeros(1, dtype=torch.long, device=device)
+    vocoder.sample(mel[..., :8], speaker=speaker)  # load what is loaded lazily
     loading, idle = _peak_mebibytes(device), _start_counting_mebibytes(device)
     started = time.perf_counter()
-    audio = vocoder.sample(mel)
+    audio = vocoder.sample(mel, speaker=speaker)
     peak = _peak_mebibytes(device)
     elapsed = time.perf_counter() - started
     made = audio.shape[-1] / vocoder.sample_rate

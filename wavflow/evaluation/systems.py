@@ -32,11 +32,12 @@ Models = Mapping[str, Vocoder]
 
 
 class Clip(NamedTuple):
-    """A held-out recording: dequantised audio (1, T) and its mel (1, n_mels, F), T = F * hop_length."""
+    """A held-out recording: dequantised audio (1, T), its mel (1, n_mels, F), T = F * hop_length, and speaker ids (1,)."""
 
     name: str
     audio: Tensor
     mel: Tensor
+    speaker: Tensor | None = None
 
 
 class Rendering(NamedTuple):
@@ -81,7 +82,9 @@ def render(
             _noise(model, clip, i)[None] * temperature, clip.mel
         )[0][0, 0]
     for name, own in models.items():
-        systems[name] = lambda i, clip, own=own: own.sample(clip.mel, _noise(own, clip, i), temperature)[0]
+        systems[name] = lambda i, clip, own=own: own.sample(
+            clip.mel, _noise(own, clip, i), temperature, speaker=_speaker(own, clip)
+        )[0]
     for name, draw in systems.items():
         started = time.perf_counter()
         if name in models and not models[name].draws_in_parallel:
@@ -127,7 +130,7 @@ def likelihoods(clips: Sequence[Clip], models: Models) -> tuple[list[dict[str, A
     curves: dict[str, dict[str, Tensor]] = {clip.name: {} for clip in clips}
     for name, own in models.items():
         if own.scores_in_parallel:
-            nats = [own.log_prob(clip.audio, clip.mel)[0].cpu() for clip in clips]
+            nats = [own.log_prob(clip.audio, clip.mel, _speaker(own, clip))[0].cpu() for clip in clips]
             rows.append(_likelihood_row(name, [float(curve.mean()) for curve in nats], clips))
             for clip, curve in zip(clips, nats, strict=True):
                 curves[clip.name][name] = curve
@@ -150,8 +153,9 @@ def divergences(clips: Sequence[Clip], teacher: Vocoder, models: Models) -> list
         for label, model in [*untrained, (name, own)]:
             parts: dict[str, list[float]] = {"KL": [], "entropy": [], "cross-entropy": []}
             for i, clip in enumerate(clips):
-                draw = model.draw(clip.mel, _noise(model, clip, i))
-                values = density(draw, model.flow, teacher.flow, teacher.conditioning(clip.mel))
+                draw = model.draw(clip.mel, _noise(model, clip, i), _speaker(model, clip))
+                cond = teacher.conditioning(clip.mel, _speaker(teacher, clip))
+                values = density(draw, model.flow, teacher.flow, cond)
                 for part, value in zip(parts.values(), values, strict=False):
                     part.append(float(value.mean()))
             rows.append({"divergence of": label, **{key: mean_interval(value) for key, value in parts.items()}})
@@ -190,6 +194,10 @@ def _noise(model: Vocoder, clip: Clip, seed: int) -> Tensor:
     return model.noise(clip.mel, torch.Generator().manual_seed(seed))
 
 
+def _speaker(model: Vocoder, clip: Clip) -> Tensor | None:
+    return None if model.speakers is None else clip.speaker
+
+
 def _draw_together(model: Vocoder, clips: Sequence[Clip], temperature: float) -> list[Tensor]:
     """Draws all clips as one batch, padded to the longest: a step costs nearly the same for many as for one."""
     frames = max(clip.mel.shape[-1] for clip in clips)
@@ -197,5 +205,6 @@ def _draw_together(model: Vocoder, clips: Sequence[Clip], temperature: float) ->
     mel = torch.cat([torch.nn.functional.pad(c.mel, (0, frames - c.mel.shape[-1]), mode="replicate") for c in clips])
     noise = [_noise(model, clip, i) for i, clip in enumerate(clips)]
     noise = torch.cat([torch.nn.functional.pad(z, (0, samples - z.shape[-1])) for z in noise])
-    audio = model.sample(mel, noise, temperature)
+    speaker = None if model.speakers is None else torch.cat([clip.speaker for clip in clips])
+    audio = model.sample(mel, noise, temperature, speaker=speaker)
     return [row[: clip.audio.shape[-1]] for row, clip in zip(audio, clips, strict=True)]

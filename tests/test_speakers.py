@@ -1,0 +1,241 @@
+"""Speakers: from a table into the batches and the embedding, and from a model file's names to what is drawn."""
+
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import soundfile
+import torch
+from commands import TRAIN, call, is_refused, make_sounds, succeeds
+from helpers import random_log_mel, tiny_mel, tiny_student, tiny_teacher
+
+import wavflow
+from wavflow.data import AudioDataModule
+from wavflow.evaluation import systems
+from wavflow.evaluation.systems import Clip
+from wavflow.synthesize import speaker_id, speaker_names
+
+MULTI = Path(__file__).parents[2] / "shared" / "data" / "speech_multi"
+MUSIC = MULTI.with_name("music")
+NAMES = ["ann", "bob"]
+
+
+class Place(NamedTuple):
+    """A folder of sounds by two speakers, its table, and the options that train with them."""
+
+    root: Path
+    options: list[str]
+
+    def train(self, name: str, *options: str) -> Path:
+        succeeds("train", *self.options, f"output={self.root / name}", *options)
+        return self.root / name / "model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    root = tmp_path_factory.mktemp("speakers")
+    make_sounds(root / "sounds", (0.3, 0.2, 0.25, 0.35, 0.3, 0.2))
+    (root / "list.csv").write_text("path,speaker\n" + "".join(f"{i}.wav,{NAMES[i % 2]}\n" for i in range(6)))
+    data = [f"data.path={root / 'sounds'}", f"data.table={root / 'list.csv'}"]
+    return Place(root, [*TRAIN, *data, "~callbacks.listen"])
+
+
+@pytest.fixture(scope="module")
+def teacher(place: Place) -> Path:
+    """A teacher that knows both by name."""
+    path = place.train("teacher", "net.whitening=6", "net.n_speakers=auto")
+    model = wavflow.load_model(path)
+    wavflow.save_model(model, path, model.info | {"speakers": NAMES})
+    return path
+
+
+def data_of(place: Place) -> AudioDataModule:
+    return AudioDataModule(tiny_mel(), place.root / "sounds", 512, 4, table=place.root / "list.csv")
+
+
+def test_items_hold_their_speakers_number_once_they_are_numbered(place: Place) -> None:
+    data = data_of(place)
+    assert "speaker" not in next(iter(data.train_dataloader()))
+    assert data.speaker_ids(data.train_files) is None
+
+    data.number_speakers(["zoe", "bob", "ann"])
+
+    number = {"ann": 2, "bob": 1}
+    for batch in islice(data.train_dataloader(), 4):
+        names = [NAMES[int(Path(name.split(" from ")[0]).stem) % 2] for name in batch["name"]]
+        assert batch["speaker"].tolist() == [number[name] for name in names]
+        assert batch["speaker"].dtype == torch.int64
+    for loader in (data.val_dataloader(), data.test_dataloader()):
+        assert [batch["speaker"].tolist() for batch in loader] == [
+            [number[NAMES[int(batch["name"][0]) % 2]]] for batch in loader
+        ]
+
+
+def test_a_clip_that_stands_in_brings_its_own_speaker(place: Place, tmp_path: Path) -> None:
+    make_sounds(tmp_path, (0.2, 0.2))
+    clips = wavflow.data.ClipDataset([tmp_path / "0.wav", tmp_path / "1.wav"], tiny_mel(), speakers=[7, 5])
+    (tmp_path / "0.wav").write_text("no audio")
+    with pytest.warns(UserWarning, match="stands in"):
+        assert clips[0]["speaker"] == 5
+
+
+def test_speakers_that_do_not_fit_are_named(place: Place) -> None:
+    data = data_of(place)
+    with pytest.raises(ValueError, match="`data` may name no speakers but the model's, ann, got bob too"):
+        data.number_speakers(["ann"])
+    with pytest.raises(ValueError, match="`data` names no speakers, but the model takes one"):
+        AudioDataModule(tiny_mel()).number_speakers(NAMES)
+
+
+def test_speakers_that_are_all_held_out_are_told(place: Place) -> None:
+    data = data_of(place)
+    held_out = {*data.validation_files, *data.test_files}
+    table = place.root / "rare.csv"
+    table.write_text(
+        "path,speaker\n"
+        + "".join(f"{i}.wav,{'rare' if any(p.stem == str(i) for p in held_out) else 'ann'}\n" for i in range(6))
+    )
+    data = AudioDataModule(tiny_mel(), place.root / "sounds", 512, table=table)
+    data.number_speakers(data.speakers)
+    with pytest.warns(UserWarning, match="Nothing is left to train on of 1 speakers: rare"):
+        data.train_dataloader()
+
+
+def test_auto_takes_as_many_as_the_data_names(place: Place, teacher: Path) -> None:
+    model, again = (wavflow.load_model(p) for p in (teacher, place.train("again", "net.whitening=6", "net.n_speakers=2")))
+    assert model.config["n_speakers"] == 2
+    assert model.speakers.weight.shape == (2, 4)
+    torch.testing.assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
+def test_training_draws_one_of_the_speakers_and_names_them_in_the_file(place: Place) -> None:
+    listen = [option for option in place.options if option != "~callbacks.listen"]
+    run = place.root / "heard"
+    succeeds("train", *listen, "net.n_speakers=auto", "callbacks.listen.stepwise_seconds=0.02", f"output={run}")
+    assert wavflow.load_model(run / "model.safetensors").info["speakers"] == NAMES
+    assert soundfile.read(run / "samples" / "step-0000002.wav")[0].std() > 0
+
+
+def test_a_student_takes_its_teachers_speakers(place: Place, teacher: Path) -> None:
+    options = ["stage=student", "net.flows=2", f"teacher={teacher}"]
+    student = wavflow.load_model(place.train("student", *options))
+    assert student.config["n_speakers"] == 2
+
+    table = place.root / "other.csv"
+    table.write_text((place.root / "list.csv").read_text().replace("bob", "eve"))
+    run = [*place.options, *options, f"output={place.root / 'run'}"]
+    is_refused(place.root, "train", *run, f"data.table={table}", words="ann, bob|got eve")
+    is_refused(place.root, "train", *run, "data.table=null", words="`data` names no speakers")
+    nameless = place.root / "nameless.safetensors"
+    wavflow.save_model(tiny_teacher(mel=student.mel.spec, n_speakers=2).float(), nameless)
+    is_refused(place.root, "train", *run, f"teacher={nameless}", words="knows 2 speakers, but its file names 0")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["net.n_speakers=3"], "`net.n_speakers` must be the data's 2, got 3|net.n_speakers=auto"),
+        (["net.n_speakers=auto", "data.table=null"], "`net.n_speakers` must be 0|got auto: leave it at 0|data.table"),
+    ],
+)
+def test_numbers_of_speakers_that_the_data_does_not_have_are_refused(place: Place, options: list[str], words: str) -> None:
+    is_refused(place.root, "train", *place.options, f"output={place.root / 'run'}", *options, words=words)
+
+
+def test_names_and_ids_choose_the_speaker(place: Place, teacher: Path) -> None:
+    sound, audio = place.root / "sounds" / "1.wav", {}
+    for speaker in ("ann", "bob", 1):
+        target = place.root / f"as {speaker}.wav"
+        succeeds("synthesize", f"model={teacher}", f"input={sound}", f"output={target}", f"speaker={speaker}")
+        audio[speaker] = torch.tensor(soundfile.read(target)[0])
+        target.unlink()
+    assert torch.equal(audio["bob"], audio[1])
+    assert not torch.equal(audio["ann"], audio["bob"])
+    for speaker in ("speaker=eve", "speaker=2"):
+        options = [f"model={teacher}", f"input={sound}", f"output={place.root / 'x.wav'}", speaker]
+        is_refused(place.root, "synthesize", *options, words=f"`speaker` must be one of ann, bob, got|{speaker[8:]}")
+
+
+def test_where_names_are_numbers_a_number_is_a_name() -> None:
+    model = tiny_student(n_speakers=3)
+    assert speaker_id(2, model).tolist() == [2]
+    with pytest.raises(ValueError, match="`model` knows 3 speakers, but its file names 0"):
+        speaker_names(model)
+    model.info["speakers"] = ["2", "84", "1089"]
+    assert [speaker_id(name, model).item() for name in (2, "84", 1089)] == [0, 1, 2]
+    assert speaker_names(model) == ["2", "84", "1089"]
+    with pytest.raises(ValueError, match="`speaker` must be one of 2, 84, 1089, got 1"):
+        speaker_id(1, model)
+
+
+def test_evaluation_gives_each_clip_its_speaker(place: Place, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Clip] = []
+
+    def report(clips: list[Clip], *_: Any) -> None:
+        seen.extend(clips)
+        raise ValueError("that will do")
+
+    monkeypatch.setattr("wavflow.evaluate.report_on_models", report)
+    data = [option for option in place.options if option.startswith(("data=", "data.path", "data.table"))]
+    data += [f"output={place.root}", "clips=2", "data.test=0.4"]
+    assert "that will do" in call("evaluate", f"model={teacher}", *data).err
+    assert [clip.speaker.tolist() for clip in seen] == [[int(clip.name) % 2] for clip in seen]
+    assert len(seen) == 2
+
+    other = place.root / "other.safetensors"
+    wavflow.save_model(wavflow.load_model(teacher), other, {"speakers": NAMES[::-1]})
+    words = "knows other speakers (bob, ann)|(ann, bob)|compare models"
+    is_refused(place.root, "evaluate", f"model={teacher},{other}", *data, words=words)
+    is_refused(place.root, "evaluate", f"model={teacher}", *data, "data.table=null", words="names no speakers")
+
+
+def test_systems_are_rendered_and_scored_as_their_clips_speakers() -> None:
+    models = {"teacher": tiny_teacher(n_speakers=3), "student": tiny_student(n_speakers=3), "plain": tiny_student()}
+    ids = [2, 0]
+    clips = [Clip(f"{i}", 0.1 * torch.randn(1, 48), random_log_mel(), torch.tensor([i])) for i in ids]
+
+    made = systems.render(clips, models, jobs=1)
+    _, curves = systems.likelihoods(clips, models)
+    rows = systems.divergences(clips, models["teacher"], models)
+
+    for i, (clip, id_) in enumerate(zip(clips, ids, strict=True)):
+        for name, model in models.items():
+            noise = model.noise(clip.mel, torch.Generator().manual_seed(i))
+            speaker = None if model.speakers is None else torch.tensor([id_])
+            torch.testing.assert_close(made[name].audio[i], model.sample(clip.mel, noise, speaker=speaker)[0].float())
+        expected = models["teacher"].log_prob(clip.audio, clip.mel, torch.tensor([id_]))[0]
+        torch.testing.assert_close(curves[clip.name]["teacher"], expected)
+    assert [row["divergence of"] for row in rows] == ["untrained student", "student"]
+
+
+@pytest.mark.skipif(not MULTI.is_dir(), reason="needs shared/data/speech_multi")
+def test_a_folder_of_many_rates_and_speakers_makes_batches(tmp_path: Path) -> None:
+    lines = [line.split("|") for line in (MULTI / "metadata.csv").read_text().splitlines()[1:]]
+    chosen = [line for i, line in enumerate(lines) if i % 6 == 0]
+    assert len({rate for _, _, _, rate, *_ in chosen}) >= 4
+    (tmp_path / "list.csv").write_text("path|speaker\n" + "".join(f"{id_}.flac|{name}\n" for id_, _, name, *_ in chosen))
+    data = AudioDataModule(tiny_mel(), MULTI, 512, 16, table=tmp_path / "list.csv")
+    data.number_speakers(data.speakers)
+
+    with pytest.warns(UserWarning, match="Nothing is left to train on of"):
+        batches = list(islice(data.train_dataloader(), 2))
+
+    assert data.speakers == sorted({name for _, _, name, *_ in chosen})
+    speaker = {id_: data.speakers.index(name) for id_, _, name, *_ in chosen}
+    for batch in batches:
+        assert batch["audio"].shape == (16, 512)
+        assert batch["speaker"].tolist() == [speaker[Path(name.split(" from ")[0]).stem] for name in batch["name"]]
+
+
+@pytest.mark.skipif(not MUSIC.is_dir(), reason="needs shared/data/music")
+def test_music_makes_batches() -> None:
+    batch = next(
+        iter(
+            AudioDataModule(
+                tiny_mel(sample_rate=44100, n_fft=512, win_length=512, f_max=8000.0), MUSIC, 512, 16
+            ).train_dataloader()
+        )
+    )
+    assert batch["audio"].isfinite().all()
+    assert batch["audio"].std() > 1e-3
