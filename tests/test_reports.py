@@ -100,7 +100,7 @@ def test_the_envelope_alone_is_not_plotted() -> None:
 
 def test_a_model_that_draws_nonsense_is_in_the_table_and_not_in_the_plot() -> None:
     model = tiny_student(0.05)
-    model.sample = lambda mel, *_: torch.full((1, mel.shape[-1] * 16), math.nan)  # type: ignore[method-assign]
+    model.sample = lambda mel, *_, **__: torch.full((1, mel.shape[-1] * 16), math.nan)  # type: ignore[method-assign]
 
     report = report_on({"a": tiny_student(0.05), "b": model})
 
