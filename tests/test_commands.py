@@ -153,6 +153,9 @@ def test_seed_and_temperature_fix_the_audio(chain: Chain, tmp_path: Path) -> Non
     assert len(first) == 2400
     np.testing.assert_array_equal(first, synthesize("again.wav", "seed=3"))
     assert not np.array_equal(first, synthesize("other.wav", "seed=4"))
+    streamed = synthesize("streamed.wav", "seed=3", "stream=true", "precision=float32")
+    assert np.abs(streamed - first).max() <= 2.0**-15, "the mels of pieces and of the whole may differ in their last bits"
+    synthesize("auto.wav", "seed=3", "stream=true", "precision=auto")
     still = synthesize("still.wav", "seed=3", "temperature=0")
     assert np.std(still) < 0.5 * np.std(first)
     np.testing.assert_array_equal(still, synthesize("still2.wav", "seed=4", "temperature=0"))

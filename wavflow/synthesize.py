@@ -62,9 +62,9 @@ def matrix_dtype(precision: str, vocoder: Vocoder) -> torch.dtype:
     Raises:
         ValueError: For another word, or a precision that this processor does not multiply.
     """
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    if precision != "auto":
-        return choose("precision", precision, known)
+    dtype = choose("precision", precision, {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16})
+    if dtype is not None:
+        return dtype
     return fastest_dtype(vocoder) if isinstance(vocoder.engine(), ParallelEngine) else torch.float32
 
 
