@@ -234,9 +234,7 @@ class Vocoder(nn.Module):
         def draw(samples: int) -> Tensor:
             if given is not None:
                 return temperature * given(samples)
-            device = chunk.device if generator is None else generator.device
-            z = self.flow.base.standard_noise((len(chunk), samples), generator=generator, dtype=chunk.dtype, device=device)
-            return temperature * z.to(chunk.device)
+            return temperature * self._noise(chunk, samples, generator)
 
         for chunk in mel.split(chunk_frames, dim=-1) if isinstance(mel, Tensor) else mel:
             self.mel.check(chunk)
@@ -274,8 +272,11 @@ class Vocoder(nn.Module):
 
     def noise(self, mel: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draws standard noise (B, F * hop_length) for a mel; from a CPU generator it is the same on every device."""
-        shape = (mel.shape[0], mel.shape[-1] * self.hop_length)
+        return self._noise(mel, mel.shape[-1] * self.hop_length, generator)
+
+    def _noise(self, mel: Tensor, samples: int, generator: torch.Generator | None) -> Tensor:
         device = mel.device if generator is None else generator.device
+        shape = (len(mel), samples)
         return self.flow.base.standard_noise(shape, generator=generator, dtype=mel.dtype, device=device).to(mel.device)
 
     def whiten(self, audio: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:

@@ -137,12 +137,7 @@ class AudioDataModule(pl.LightningDataModule):
         if ids is not None and (unheard := sorted(set(self.speakers) - {self._speakers[path] for path in self.train_files})):
             warnings.warn(f"Nothing is left to train on of {len(unheard)} speakers: {', '.join(unheard)}", stacklevel=2)
         crops = CropDataset(self.train_files, self.mel, self.segment_length, self.seed, self.dequantise, ids)
-        processes, rank, read = 1, 0, 0
-        if self.trainer:
-            processes, rank = self.trainer.world_size, self.trainer.global_rank
-            read = self.trainer.fit_loop.total_batch_idx + 1  # more than 0 in a resumed training
-        sampler = _Endless(read * self.batch_size, processes, rank)
-        return self._loader(crops, self.batch_size, sampler)
+        return self._loader(crops, self.batch_size, self._order())
 
     def val_dataloader(self) -> DataLoader:
         return self._clips(self.validation_files)
@@ -164,6 +159,14 @@ class AudioDataModule(pl.LightningDataModule):
     def _clips(self, files: list[Path]) -> DataLoader:
         ids = self.speaker_ids(files)
         return self._loader(ClipDataset(files, self.mel, self.max_clip_seconds, self.seed, self.dequantise, ids), 1)
+
+    def _order(self) -> DistributedSampler:
+        """Returns the order of the crops: this process's share, from the first that training has not read yet."""
+        processes, rank, read = 1, 0, 0
+        if self.trainer:
+            processes, rank = self.trainer.world_size, self.trainer.global_rank
+            read = self.trainer.fit_loop.total_batch_idx + 1  # more than 0 in a resumed training
+        return _Endless(read * self.batch_size, processes, rank)
 
     def _loader(self, dataset: Dataset, batch_size: int, sampler: DistributedSampler | None = None) -> DataLoader:
         return DataLoader(

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from wavflow.data.datamodule import AudioDataModule, _Endless
+from wavflow.data.datamodule import AudioDataModule
 from wavflow.data.datasets import Item, _frames, _item, check_segment_length
 from wavflow.mel import MelSpectrogram
 
@@ -266,13 +266,6 @@ class ShardDataModule(AudioDataModule):
     def _whole(self, split: str) -> DataLoader:
         self.setup()
         return self._loader(ShardClips(self._shards[split], self.mel, self.max_clip_seconds, self.seed, self.dequantise), 1)
-
-    def _order(self) -> _Endless:
-        processes, rank, read = 1, 0, 0
-        if self.trainer:
-            processes, rank = self.trainer.world_size, self.trainer.global_rank
-            read = self.trainer.fit_loop.total_batch_idx + 1
-        return _Endless(read * self.batch_size, processes, rank)
 
 
 def cut(piece: dict[str, Any], mel: MelSpectrogram, first: int, frames: int) -> tuple[Tensor, Tensor]:

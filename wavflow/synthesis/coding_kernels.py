@@ -1,7 +1,7 @@
 """Machine code of lossless coding: the density of each next 16-bit level, given the levels before it.
 
-The WaveNet's step is that of `kernels.run`, for samples that are given instead of drawn. Encoder and decoder call the same
-function once a sample, with the same numbers, so that both get the same bits.
+The WaveNet's step is that of drawing, `kernels.predict`, for samples that are given. Encoder and decoder call the same function
+once a sample, with the same numbers, so that both get the same bits.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wavflow.synthesis.kernels import multiply, take_delayed
-from wavflow.synthesis.packing import BLOCK, TILE, VECTOR, PackedWaveNet
-from wavflow.synthesis.vectors import compiled, fill, gate, load, maximum, repeat, store
+from wavflow.synthesis.kernels import predict, scratch_for
+from wavflow.synthesis.packing import PackedWaveNet
+from wavflow.synthesis.vectors import compiled
 
 LOWEST, HIGHEST, FULL_SCALE = -32768, 32767, 32768.0
 
@@ -65,7 +65,9 @@ def step(net: PackedWaveNet, bijection: tuple, memory: Memory, piece: Piece, t: 
     now = len(audio) - piece.length + t - piece.start
     audio[now - 1] = level / FULL_SCALE
     residual[now - 1] = (audio[now - 1] - recent[0]) / recent[2]
-    params = predict(net, memory, piece, t, np.float32((audio[now - 1] - recent[1]) / recent[2]))
+    before, scratch = np.full(1, (audio[now - 1] - recent[1]) / recent[2], np.float32), scratch_for(net, 1)
+    features, end = (piece.frames, piece.kernel, piece.start), piece.start + piece.length
+    predict(net, memory.sums, memory.began, memory.ends, memory.past, memory.first_rows, features, t, end, before, scratch)
     block, linear, periodic = (t - piece.start) // piece.block_length, 0.0, 0.0
     for k in range(piece.coefficients.shape[1]):
         linear += piece.coefficients[block, k] * audio[now - 1 - k]
@@ -73,49 +75,8 @@ def step(net: PackedWaveNet, bijection: tuple, memory: Memory, piece: Piece, t: 
         periodic += piece.weights[block, j] * residual[now - piece.lags[block, j]]
     gain = piece.gain[block]
     recent[0], recent[1], recent[2] = linear, linear + gain * periodic, gain
-    describe(params, bijection[0], bijection[1], recent[1] * FULL_SCALE, gain * FULL_SCALE, mixture)
+    describe(scratch[3][0], bijection[0], bijection[1], recent[1] * FULL_SCALE, gain * FULL_SCALE, mixture)
     return np.isfinite(mixture).all()
-
-
-@compiled
-def predict(net, memory, piece, t, x):
-    """Returns the WaveNet's parameters for time t; x is the whitened sample before it."""
-    dilations, kernel_size, channels, skip, matrices = net.dilations, net.kernel_size, net.channels, net.skip, net.gates
-    sums, past, start = memory.sums, memory.past, piece.start
-    layers, gates, hidden = len(dilations), 2 * channels, len(net.head_bias)
-    width = net.outputs.shape[0] // layers * TILE
-    last, gated, state = np.full(1, x, np.float32), np.empty(channels, np.float32), np.zeros(width, np.float32)
-    half, zero = fill(np.float32(math.sqrt(0.5))), fill(np.float32(0.0))
-    for j in range(0, skip, VECTOR):
-        store(state, j, load(net.skip_bias, j))
-    for j in range(0, channels, VECTOR):
-        store(state, skip + j, repeat(last, 0) * load(net.input, j) + load(net.input, channels + j))
-    for layer in range(layers):
-        dilation, row, block = dilations[layer], memory.first_rows[layer], layer * BLOCK * gates
-        if t == memory.ends[layer]:
-            steps, features = min(dilation, BLOCK, start + piece.length - t), (piece.frames, piece.kernel, start)
-            take_delayed(
-                sums, block, gates, layer, t, steps, 1, past, row, dilation, kernel_size, matrices, net.gate_bias, features
-            )
-            memory.began[layer], memory.ends[layer] = t, t + steps
-        y = block + (t - memory.began[layer]) * gates
-        now = (layer * kernel_size + kernel_size - 1) * gates // TILE
-        multiply(sums, y, gates, state, skip, width, 1, matrices, now, gates // TILE)
-        row += (kernel_size - 1) * dilation + t - start
-        for j in range(0, channels, VECTOR):
-            store(gated, j, gate(load(sums, y + 2 * j), load(sums, y + 2 * j + VECTOR)))
-            h = load(state, skip + j)
-            store(past, row * channels + j, h)
-            store(state, skip + j, half * h + load(net.residual_bias, layer * channels + j))
-        multiply(state, 0, width, gated, 0, channels, 1, net.outputs, layer * width // TILE, width // TILE)
-    for j in range(0, skip, VECTOR):
-        store(state, j, maximum(load(state, j), zero))
-    between, params = net.head_bias.copy(), net.last_bias.copy()
-    multiply(between, 0, hidden, state, 0, width, 1, net.head, 0, hidden // TILE)
-    for j in range(0, hidden, VECTOR):
-        store(between, j, maximum(load(between, j), zero))
-    multiply(params, 0, len(params), between, 0, hidden, 1, net.last, 0, len(params) // TILE)
-    return params
 
 
 @compiled

@@ -122,6 +122,64 @@ def take_delayed(y, y0, width, layer, t, steps, batch, past, row, dilation, kern
 
 
 @compiled
+def scratch_for(net: PackedWaveNet, batch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Makes what `predict` works in: gates' outputs, state (summed skips, then the layer's input h), head, parameters."""
+    width = net.outputs.shape[0] // len(net.dilations) * TILE
+    gated, state = np.empty((batch, net.channels), np.float32), np.zeros((batch, width), np.float32)
+    return gated, state, np.empty((batch, len(net.head_bias)), np.float32), np.empty((batch, len(net.last_bias)), np.float32)
+
+
+@compiled
+def predict(net, sums, began, ends, past, first_rows, features, t, end, x, scratch):
+    """Takes one step of the WaveNet, from the samples x (B,) before time t: the parameters for t are scratch[3] then.
+
+    Steps come in order; `sums`, `began` and `ends` hold what `take_delayed` has started, for no step from `end` on.
+    """
+    # Read from the tuple once: each reading counts a reference.
+    dilations, kernel_size, inputs, gate_bias, matrices = net.dilations, net.kernel_size, net.input, net.gate_bias, net.gates
+    outputs, residual_bias, skip_bias = net.outputs, net.residual_bias, net.skip_bias
+    head, head_bias, last, last_bias = net.head, net.head_bias, net.last, net.last_bias
+    gated, state, between, params = scratch
+    channels, skip, layers, start = net.channels, net.skip, len(dilations), features[2]
+    batch, width, gates, hidden, n_params = len(x), state.shape[1], 2 * channels, len(head_bias), len(last_bias)
+    half, zero = fill(np.float32(math.sqrt(0.5))), fill(np.float32(0.0))
+    for b in range(batch):
+        for j in range(0, skip, VECTOR):
+            store(state, b * width + j, load(skip_bias, j))
+        for j in range(0, channels, VECTOR):
+            store(state, b * width + skip + j, repeat(x, b) * load(inputs, j) + load(inputs, channels + j))
+    for layer in range(layers):
+        dilation, row, block = dilations[layer], first_rows[layer], layer * BLOCK * batch * gates
+        if t == ends[layer]:
+            steps = min(dilation, BLOCK, end - t)
+            take_delayed(
+                sums, block, gates, layer, t, steps, batch, past, row, dilation, kernel_size, matrices, gate_bias, features
+            )
+            began[layer], ends[layer] = t, t + steps
+        y = block + (t - began[layer]) * batch * gates
+        now = (layer * kernel_size + kernel_size - 1) * gates // TILE
+        multiply(sums, y, gates, state, skip, width, batch, matrices, now, gates // TILE)
+        row += ((kernel_size - 1) * dilation + t - start) * batch
+        for b in range(batch):
+            # h is kept for the steps to come; h' = (h + W gated + bias) * sqrt(1/2)
+            for j in range(0, channels, VECTOR):
+                at = y + b * gates + 2 * j
+                store(gated, b * channels + j, gate(load(sums, at), load(sums, at + VECTOR)))
+                h = load(state, b * width + skip + j)
+                store(past, (row + b) * channels + j, h)
+                store(state, b * width + skip + j, half * h + load(residual_bias, layer * channels + j))
+        multiply(state, 0, width, gated, 0, channels, batch, outputs, layer * width // TILE, width // TILE)
+    for b in range(batch):
+        for j in range(0, skip, VECTOR):
+            store(state, b * width + j, maximum(load(state, b * width + j), zero))
+        between[b], params[b] = head_bias, last_bias
+    multiply(between, 0, hidden, state, 0, width, batch, head, 0, hidden // TILE)
+    for j in range(0, batch * hidden, VECTOR):
+        store(between, j, maximum(load(between, j), zero))
+    multiply(params, 0, n_params, between, 0, hidden, batch, last, 0, n_params // TILE)
+
+
+@compiled
 def run(
     net: PackedWaveNet,
     density: tuple[int, float, bool],
@@ -145,55 +203,14 @@ def run(
         x: (B,) the sample before the first one; then the last one.
         u: Is written.
     """
-    # Read from the tuple once: each reading counts a reference.
-    dilations, kernel_size, inputs, gate_bias, matrices = net.dilations, net.kernel_size, net.input, net.gate_bias, net.gates
-    outputs, residual_bias, skip_bias = net.outputs, net.residual_bias, net.skip_bias
-    head, head_bias, last, last_bias = net.head, net.head_bias, net.last, net.last_bias
     components, bound, gaussian = density
-
-    channels, skip, batch, layers, start = net.channels, net.skip, u.shape[0], len(dilations), features[2]
-    gates, width, hidden, n_params = 2 * channels, outputs.shape[0] // layers * TILE, len(head_bias), len(last_bias)
-    sums = np.empty((layers, BLOCK, batch, gates), np.float32)
+    batch, layers, start = u.shape[0], len(net.dilations), features[2]
+    sums = np.empty((layers, BLOCK, batch, 2 * net.channels), np.float32)
     began, ends = np.zeros(layers, np.intp), np.full(layers, start)
-    # state: the summed skips, then the layer's input h
-    gated, state = np.empty((batch, channels), np.float32), np.zeros((batch, width), np.float32)
-    between, params = np.empty((batch, hidden), np.float32), np.empty((batch, n_params), np.float32)
-    half, zero = fill(np.float32(math.sqrt(0.5))), fill(np.float32(0.0))
+    scratch = scratch_for(net, batch)
+    params = scratch[3]
     for t in range(start, start + u.shape[1]):
-        for b in range(batch):
-            for j in range(0, skip, VECTOR):
-                store(state, b * width + j, load(skip_bias, j))
-            for j in range(0, channels, VECTOR):
-                store(state, b * width + skip + j, repeat(x, b) * load(inputs, j) + load(inputs, channels + j))
-        for layer in range(layers):
-            dilation, row, block = dilations[layer], first_rows[layer], layer * BLOCK * batch * gates
-            if t == ends[layer]:
-                steps = min(dilation, BLOCK, start + u.shape[1] - t)
-                take_delayed(
-                    sums, block, gates, layer, t, steps, batch, past, row, dilation, kernel_size, matrices, gate_bias, features
-                )
-                began[layer], ends[layer] = t, t + steps
-            y = block + (t - began[layer]) * batch * gates
-            now = (layer * kernel_size + kernel_size - 1) * gates // TILE
-            multiply(sums, y, gates, state, skip, width, batch, matrices, now, gates // TILE)
-            row += ((kernel_size - 1) * dilation + t - start) * batch
-            for b in range(batch):
-                # h is kept for the steps to come; h' = (h + W gated + bias) * sqrt(1/2)
-                for j in range(0, channels, VECTOR):
-                    at = y + b * gates + 2 * j
-                    store(gated, b * channels + j, gate(load(sums, at), load(sums, at + VECTOR)))
-                    h = load(state, b * width + skip + j)
-                    store(past, (row + b) * channels + j, h)
-                    store(state, b * width + skip + j, half * h + load(residual_bias, layer * channels + j))
-            multiply(state, 0, width, gated, 0, channels, batch, outputs, layer * width // TILE, width // TILE)
-        for b in range(batch):
-            for j in range(0, skip, VECTOR):
-                store(state, b * width + j, maximum(load(state, b * width + j), zero))
-            between[b], params[b] = head_bias, last_bias
-        multiply(between, 0, hidden, state, 0, width, batch, head, 0, hidden // TILE)
-        for j in range(0, batch * hidden, VECTOR):
-            store(between, j, maximum(load(between, j), zero))
-        multiply(params, 0, n_params, between, 0, hidden, batch, last, 0, n_params // TILE)
+        predict(net, sums, began, ends, past, first_rows, features, t, start + u.shape[1], x, scratch)
         for b in range(batch):
             if components:
                 value = quantile(params[b], components, bound, gaussian, noise[b, t - start])

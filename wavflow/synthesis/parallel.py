@@ -28,7 +28,6 @@ from wavflow.synthesis.packing import ROWS, TILE, PackedWaveNet, by_vectors, pac
 
 PIECE = 32  # frames drawn at once, at most
 ROOM = 1024  # time steps kept beyond the past of a layer before that moves back to the front
-LOOK_AHEAD = 2  # frames that must be known beyond the one that is drawn: the upsampler sees one, interpolation another
 
 
 class ParallelEngine:
@@ -314,7 +313,7 @@ def fastest_dtype(vocoder: Any) -> torch.dtype:
     mel, noise = (torch.zeros(1, *shape, dtype=torch.float32) for shape in [(vocoder.mel.n_mels, 8), (8 * vocoder.hop_length,)])
     seconds = {}
     for dtype in dtypes():
-        engine = ParallelEngine(vocoder, dtype)
+        engine = vocoder.engine(dtype)
         for _ in range(3):  # the first one compiles
             started = time.perf_counter()
             engine.sample_and_log_prob(mel, noise)
