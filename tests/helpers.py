@@ -59,6 +59,17 @@ def random_log_mel(frames: int = 3, batch: int = 1, n_mels: int = 8) -> Tensor:
     return -4.0 + torch.randn(batch, n_mels, frames)
 
 
+VOICE = {"sample_rate": 8000, "n_fft": 512, "hop_length": 64, "win_length": 512, "n_mels": 64, "f_max": 4000.0}  # tells pitch
+
+
+def voiced_log_mel(mel: MelSpectrogram, frames: int, batch: int = 1) -> Tensor:
+    """A mel (B, n_mels, F) of pulses that come slower and slower, another pitch for each item: with periodicity nearly 1."""
+    t = torch.arange(frames * mel.hop_length, dtype=torch.float64) / mel.sample_rate
+    turns = torch.stack([(140.0 + 30.0 * item - 20.0 * t) * t for item in range(batch)])
+    pulses = (turns.floor().diff(dim=-1, prepend=turns[:, :1].floor()) > 0).double()
+    return mel(0.5 * pulses + 1e-4 * torch.randn(pulses.shape)).to(torch.get_default_dtype())
+
+
 def jacobian(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Returns d function(x) / dx as (T, C, T, C), for x (1, C, T)."""
     return torch.autograd.functional.jacobian(function, x).squeeze(3).squeeze(0).permute(1, 0, 3, 2)

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 from commands import is_refused, succeeds
-from helpers import random_log_mel, tiny_student, tiny_teacher
-from test_frame_step import VOICE
+from helpers import VOICE, random_log_mel, tiny_student, tiny_teacher, voiced_log_mel
 from torch import Tensor
 
 from wavflow import MelSpectrogram, Vocoder, save_model
@@ -27,10 +26,10 @@ SPEAKER = torch.tensor([2, 0])
 
 @pytest.fixture(scope="module")
 def student() -> Vocoder:
-    """One with everything: pitch, groups, speakers; in float32, as models are."""
+    """One with everything: pitch, pulses, groups, speakers; in float32, as models are."""
     torch.manual_seed(1)
     torch.set_default_dtype(torch.float32)  # a fixture of a module comes before that of each test
-    return tiny_student(std=0.25, mel=VOICE, group=2, n_speakers=3, **NET)
+    return tiny_student(std=0.25, mel=VOICE, pulses=0.8, group=2, n_speakers=3, **NET)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +42,9 @@ def graphs(student: Vocoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def clip(student: Vocoder, frames: int, batch: int = 2) -> tuple[Tensor, Tensor]:
-    """A mel that falls silent, where the whitening has nothing but its floor, and noise."""
+    """A mel that falls silent, where the whitening has nothing but its floor, and noise; the second item hums at first."""
     mel = random_log_mel(frames, batch, student.mel.n_mels).float()
+    mel[1:] = voiced_log_mel(student.mel, frames).float()
     mel[..., frames // 2 :] = -11.5
     return mel, student.noise(mel)
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import MEL, random_log_mel, tiny_flow, tiny_student, tiny_teacher
+from helpers import MEL, VOICE, random_log_mel, tiny_flow, tiny_student, tiny_teacher, voiced_log_mel
 from torch import Tensor
 from torch.nn import functional
 
@@ -10,8 +10,6 @@ from wavflow import Vocoder
 from wavflow.flows.linear_prediction import all_pole_filter
 from wavflow.synthesis.export_colouring import impulse_response
 from wavflow.synthesis.frame_step import FrameStep
-
-VOICE = {"sample_rate": 8000, "n_fft": 512, "hop_length": 64, "win_length": 512, "n_mels": 64, "f_max": 4000.0}
 
 
 def in_steps(student: Vocoder, mel: Tensor, noise: Tensor, speaker: Tensor | None = None) -> Tensor:
@@ -29,19 +27,22 @@ def in_steps(student: Vocoder, mel: Tensor, noise: Tensor, speaker: Tensor | Non
     [
         {},
         {"mel": VOICE, "whitening": 12},
+        {"mel": VOICE, "whitening": 12, "pulses": 0.9},
         {"mel": VOICE, "whitening": 40},  # longer than a block of 16
         {"mel": MEL | {"center": True}, "whitening": 0},
         {"flows": 3, "kernel_size": 3, "layers": 6, "dilation_cycle": 5, "upsampling": "smoothing"},
         {"group": 4, "base": "logistic"},
         {"n_speakers": 3},
     ],
-    ids=["plain", "pitch", "high order", "bare", "far-reaching", "group", "speakers"],
+    ids=["plain", "pitch", "pulses", "high order", "bare", "far-reaching", "group", "speakers"],
 )
 @pytest.mark.parametrize("frames", [1, 2, 3, 8])
 def test_frames_are_those_of_one_pass(options: dict, frames: int) -> None:
     student = tiny_student(std=0.2, **options)
     mel = random_log_mel(frames, batch=2, n_mels=student.mel.n_mels)
     mel[1] = mel[1] - 6.0
+    if student.source is not None:
+        mel = voiced_log_mel(student.mel, frames, 2)
     noise = student.noise(mel)
     speaker = torch.tensor([0, 2]) if "n_speakers" in options else None
 

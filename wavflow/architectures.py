@@ -15,6 +15,7 @@ from wavflow.flows.autoregressive import Autoregressive, MaskedAutoregressive
 from wavflow.flows.base import Chain, Flow, Inverse, Transform
 from wavflow.flows.coupling import Coupling
 from wavflow.flows.elementwise import Affine, Inverted, MixtureCDF
+from wavflow.flows.harmonic_source import HarmonicSource
 from wavflow.flows.linear import InvertibleLinear, Reverse
 from wavflow.flows.reshape import Folded, Partial
 from wavflow.flows.static import ActNorm
@@ -89,6 +90,7 @@ def student(
     upsampling: str = "linear",
     whitening: int = 32,
     pitch: bool = True,
+    pulses: float = 0.0,
     n_speakers: int = 0,
 ) -> Vocoder:
     """Builds a student: inverse autoregressive flows in a row; draws in one pass and knows the density of what it drew.
@@ -110,6 +112,8 @@ def student(
         upsampling: "linear" or "smoothing", see `Upsampler`.
         whitening: Order of the linear prediction by the mel; that of the teacher. 0 for no whitening at all.
         pitch: Whether to whiten by the mel's pitch too; as the teacher.
+        pulses: Share of a voice's power that pulses at its pitch make up, below 1; 0 for noise alone. See `HarmonicSource`.
+            It needs the pitch, of a mel that resolves it.
         n_speakers: Size of the speaker embedding; 0 for none.
 
     Returns:
@@ -129,7 +133,10 @@ def student(
         net = WaveNet(group, tau.n_params, layers, channels, kernel_size, dilation_cycle, skip_channels, features)
         return Inverse(Autoregressive(tau, net, group))
 
-    return _vocoder(config, Flow(Chain([flow() for _ in range(flows)]), density), "group", group)
+    vocoder = _vocoder(config, Flow(Chain([flow() for _ in range(flows)]), density), "group", group)
+    if vocoder.whitening is not None and vocoder.whitening.pitch and pulses:
+        vocoder.source = HarmonicSource(vocoder.mel, vocoder.whitening.transforms[1].pitch, pulses)
+    return vocoder
 
 
 def waveglow(

@@ -1,7 +1,8 @@
-"""The one model class: a flow over audio, given its mel spectrogram. Teacher and student are two configurations of it."""
+"""The one model class: a flow over audio, given its mel spectrogram or nothing. Teacher and student are made of it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from wavflow.arguments import at_least
 from wavflow.flows.autoregressive import Autoregressive
 from wavflow.flows.base import Flow, Inverse, log_det_of_identity
+from wavflow.flows.harmonic_source import HarmonicSource
 from wavflow.flows.whitening import Whitening
 from wavflow.mel import MelSpectrogram
 from wavflow.nn.upsampler import Conditioning, Upsampler
@@ -28,17 +30,19 @@ class Draw(NamedTuple):
 
 
 class Vocoder(nn.Module):
-    """Density of audio given its mel: `x <-> whitening <-> u <-> flow <-> z`.
+    """Density of audio given its mel: `x <-> whitening <-> u <-> flow <-> v <-> source <-> z`.
 
     log p(x | mel) = log p(u | mel) + log |du/dx|. Direction decides the role: a flow that scores in one pass is a teacher
     (MAF), one that draws in one pass a student (IAF).
 
     Args:
-        mel: The convention of the mels that it is conditioned on; it travels with the model.
+        mel: The convention of the mels that it is conditioned on; it travels with the model. With no bands the model is
+            unconditional: it takes `no_mel` wherever a mel is asked for.
         upsampler: From mels to the features that the flow's conditioners share.
         flow: Density of the whitened audio (B, 1, T).
         whitening: First map, by the mel itself; None for none.
         n_speakers: Size of the speaker embedding; 0 for none.
+        source: Last map, of a student: pulses at the mel's pitch under its noise; None for noise alone.
 
     Attributes:
         config: How `wavflow.models` builds this model again; None for one that was put together by hand.
@@ -52,12 +56,14 @@ class Vocoder(nn.Module):
         flow: Flow,
         whitening: Whitening | None = None,
         n_speakers: int = 0,
+        source: HarmonicSource | None = None,
     ) -> None:
         super().__init__()
         self.mel = mel
         self.upsampler = upsampler
         self.flow = flow
         self.whitening = whitening
+        self.source = source
         self.speakers = nn.Embedding(n_speakers, upsampler.channels) if n_speakers else None
         self.config: dict[str, Any] | None = None
         self.info: dict[str, Any] = {}
@@ -94,6 +100,11 @@ class Vocoder(nn.Module):
         """Samples of noise (if it draws in parallel) or audio (if not) that a sample depends on, itself included."""
         return sum(self.flow.transform.reach_of("inverse" if self.draws_in_parallel else "forward")) + 1
 
+    def no_mel(self, seconds: float, batch: int = 1) -> Tensor:
+        """Returns what an unconditional model takes for a mel: (B, 0, F), with F frames of at least so many seconds."""
+        frames = max(1, math.ceil(seconds * self.sample_rate / self.hop_length))
+        return next(self.parameters()).new_zeros(batch, 0, frames)
+
     def conditioning(self, mel: Tensor, speaker: Tensor | None = None) -> Conditioning:
         """Returns what the flow is conditioned on, for a mel (B, n_mels, F) and speaker ids (B,)."""
         self.check_speaker(speaker)
@@ -110,23 +121,29 @@ class Vocoder(nn.Module):
             needed = "no speaker" if self.speakers is None else f"speaker ids (B,) below {self.speakers.num_embeddings}"
             raise ValueError(f"`speaker`: this model takes {needed}, got {speaker}.")
 
-    def log_prob(self, audio: Tensor, mel: Tensor, speaker: Tensor | None = None) -> Tensor:
+    def log_prob(self, audio: Tensor, mel: Tensor | None = None, speaker: Tensor | None = None) -> Tensor:
         """Returns the exact log-density of audio (B, T) given its mel (B, n_mels, F): (B, T), nats per sample on [-1, 1).
 
-        One pass for a teacher. A student (an IAF) has to undo its flows sample by sample: T steps for each.
+        One pass for a teacher. A student (an IAF) has to undo its flows sample by sample: T steps for each. An unconditional
+        model needs no mel.
 
         Raises:
             ValueError: When T is not F * hop_length.
         """
+        mel = audio.new_zeros(len(audio), 0, audio.shape[-1] // self.hop_length) if mel is None else mel
         self._check(mel, audio.shape[-1])
         u, log_det = self.whiten(audio, mel)
-        return self.flow.log_prob(u, self.conditioning(mel, speaker)) + log_det
+        v, log_slope = self.flow.transform(u, self.conditioning(mel, speaker))
+        z, log_share = (v, log_det_of_identity(v)) if self.source is None else self.source(v, mel)
+        return self.flow.base_log_prob(z) + log_slope + log_share + log_det
 
     def draw(self, mel: Tensor, noise: Tensor, speaker: Tensor | None = None) -> Draw:
         """Draws whitened audio from noise (B, T), with its density; the training path of a student."""
         z = noise.unsqueeze(1)
-        u, log_prob, log_scale = self.flow.sample_and_log_prob(z, self.conditioning(mel, speaker))
-        return Draw(u, z, log_prob, log_scale)
+        v, log_sigma = self.excite(z, mel)
+        u, log_slope = self.flow.transform.inverse(v, self.conditioning(mel, speaker))
+        log_scale = log_slope + log_sigma
+        return Draw(u, z, self.flow.base_log_prob(z) - log_scale, log_scale)
 
     def sample_and_log_prob(
         self,
@@ -179,7 +196,7 @@ class Vocoder(nn.Module):
         engine = self.engine(dtype) if fast and noise.dtype == torch.float32 else None
         if isinstance(engine, ParallelEngine):
             return engine.sample_and_log_prob(mel, noise, speaker)[0]
-        z, cond = noise.unsqueeze(1), self.conditioning(mel, speaker)
+        z, cond = self.excite(noise.unsqueeze(1), mel)[0], self.conditioning(mel, speaker)
         if isinstance(engine, StepEngine):
             return self.colour(engine.sample(z, cond), mel)[0]
         before, after = self.flow.transform.reach
@@ -278,6 +295,10 @@ class Vocoder(nn.Module):
         device = mel.device if generator is None else generator.device
         shape = (len(mel), samples)
         return self.flow.base.standard_noise(shape, generator=generator, dtype=mel.dtype, device=device).to(mel.device)
+
+    def excite(self, z: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps noise z (B, 1, T) to v (B, 1, T), from which the flow draws; also log |dv/dz| (B, T)."""
+        return (z, log_det_of_identity(z)) if self.source is None else self.source.inverse(z, mel)
 
     def whiten(self, audio: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
         """Maps audio (B, T) to u (B, 1, T); also log |du/dx| (B, T)."""

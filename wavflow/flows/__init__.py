@@ -5,6 +5,7 @@ from wavflow.flows.base import Chain, Flow, Inverse, Transform
 from wavflow.flows.coupling import Coupling
 from wavflow.flows.elementwise import Affine, Bijection, Inverted, MixtureCDF, Shift
 from wavflow.flows.gaussianization import Gaussianization
+from wavflow.flows.harmonic_source import HarmonicSource
 from wavflow.flows.linear import Householder, InvertibleLinear, Permutation, Reverse
 from wavflow.flows.linear_prediction import LinearPrediction
 from wavflow.flows.mintnet import MintLayer
@@ -25,6 +26,7 @@ __all__ = [
     "Flow",
     "Folded",
     "Gaussianization",
+    "HarmonicSource",
     "Householder",
     "Inverse",
     "Inverted",

@@ -1,7 +1,7 @@
-"""The whitening's inverse, compiled: the filters that a mel tells, and their two recursions, frame by frame in float64.
+"""What a student does by the mel alone, compiled: its pulses, and the two recursions that undo the whitening, in float64.
 
-The equations are those of `wavflow.flows.linear_prediction` and `wavflow.flows.pitch_prediction`, and their constants are used.
-Sums go in one order however many frames come at once, so that a stream is the same as the whole to the last bit.
+The equations are those of `wavflow.flows.harmonic_source`, `linear_prediction` and `pitch_prediction`, and their constants are
+used. Sums go in one order however many frames come at once, so that a stream is the same as the whole to the last bit.
 """
 
 from __future__ import annotations
@@ -87,15 +87,11 @@ def colour(
     t = 0
     for frame in range(1, len(mels) - 1):
         for block in range(kernel.shape[1]):
-            for band in range(n_mels):
-                log_mel[band] = (
-                    kernel[0, block] * mels[frame - 1, band]
-                    + kernel[1, block] * mels[frame, band]
-                    + kernel[2, block] * mels[frame + 1, band]
-                )
+            at_block(kernel[:, block], mels, frame, log_mel)
             lag, strength = 0, 0.0
             if memory:
-                lag, strength = read_pitch(filters, log_mel, weights)
+                period, strength = read_pitch(filters, log_mel)
+                lag = comb_weights(filters, period, strength, weights)
             gain = predictor(filters, log_mel, strength, coefficients)
             for _ in range(length):
                 u = np.float64(e[t])
@@ -109,6 +105,43 @@ def colour(
                 x[t], log_gain[t] = u, math.log(gain)
                 t += 1
     comb[:], past[:] = voice[t : t + memory], audio[t : t + order]
+
+
+@compiled
+def excite(filters: Filters, mels: np.ndarray, pulses: float, phase: float, z: np.ndarray, log_sigma: np.ndarray) -> float:
+    """Adds the pulses of a harmonic source to noise, see `HarmonicSource`; returns the phase after it, in periods.
+
+    Args:
+        filters: See there, with pitch.
+        mels: As in `colour`.
+        pulses: Their share of a voice.
+        phase: Before the first sample, in periods.
+        z: (F * hop_length,) float32 noise; is overwritten.
+        log_sigma: As z, is written.
+    """
+    log_mel, t = np.empty(mels.shape[1]), 0
+    for frame in range(1, len(mels) - 1):
+        for block in range(filters.kernel.shape[1]):
+            at_block(filters.kernel[:, block], mels, frame, log_mel)
+            period, strength = read_pitch(filters, log_mel)
+            share = pulses * strength * (2.0 - strength)
+            height = math.sqrt(period * share * (1.0 - strength) / (1.0 + strength))
+            sigma, log_share = math.sqrt(1.0 - share), 0.5 * math.log1p(-share)
+            for i in range(filters.block_length):
+                turn = phase + i / period
+                since = (turn - math.floor(turn)) * period
+                pulse = height * (max(1.0 - since, 0.0) + max(1.0 - (period - since), 0.0))
+                z[t], log_sigma[t] = pulse + sigma * z[t], log_share
+                t += 1
+            phase += filters.block_length / period
+    return phase
+
+
+@compiled
+def at_block(kernel: np.ndarray, mels: np.ndarray, frame: int, log_mel: np.ndarray) -> None:
+    """Writes the log-mel of a block, between those of its frame and the two around it."""
+    for band in range(len(log_mel)):
+        log_mel[band] = kernel[0] * mels[frame - 1, band] + kernel[1] * mels[frame, band] + kernel[2] * mels[frame + 1, band]
 
 
 @compiled
@@ -148,8 +181,8 @@ def predictor(filters: Filters, log_mel: np.ndarray, strength: float, coefficien
 
 
 @compiled
-def read_pitch(filters: Filters, log_mel: np.ndarray, weights: np.ndarray) -> tuple[int, float]:
-    """Writes the comb's weights, see `MelPitch`; returns the shortest lag that they stand for, and how strong they are."""
+def read_pitch(filters: Filters, log_mel: np.ndarray) -> tuple[float, float]:
+    """Returns the period in samples and b of a log-mel, see `MelPitch`."""
     bands, pitches = filters.templates.shape
     ripple, scores = np.zeros(bands), np.zeros(pitches)
     for i in range(bands):
@@ -166,7 +199,12 @@ def read_pitch(filters: Filters, log_mel: np.ndarray, weights: np.ndarray) -> tu
     shift = min(max(0.5 * (above - below) / bend, -0.5), 0.5)
     step = filters.log_pitches[1] - filters.log_pitches[0]
     period = filters.sample_rate * math.exp(-(filters.log_pitches[best] + shift * step))
-    strength = filters.strongest * min(max((peak / math.sqrt(norm) - 0.4) / 0.45, 0.0), 1.0)
+    return period, filters.strongest * min(max((peak / math.sqrt(norm) - 0.4) / 0.45, 0.0), 1.0)
+
+
+@compiled
+def comb_weights(filters: Filters, period: float, strength: float, weights: np.ndarray) -> int:
+    """Writes the comb's weights b * h, see `MelPitch.taps`; returns the shortest lag that they stand for."""
     first, total = math.floor(period) - filters.smear, 0.0
     for j in range(len(weights)):
         distance = min(max((first + j - period) / (filters.smear + 1), -1.0), 1.0)
@@ -174,4 +212,4 @@ def read_pitch(filters: Filters, log_mel: np.ndarray, weights: np.ndarray) -> tu
         total += weights[j]
     for j in range(len(weights)):
         weights[j] = np.float32(strength * weights[j] / total)
-    return first, strength
+    return first

@@ -91,7 +91,7 @@ class StudentDraw:
         if len(mel) != len(self.z) or noise.shape != (len(self.z), samples):
             needed = f"of {len(self.z)} items, {hop} samples a frame, got {tuple(mel.shape)} and {tuple(noise.shape)}"
             raise ValueError(f"`mel` and `noise` must be {needed}: make another `StudentDraw` for another batch.")
-        features, z = vocoder.conditioning(mel, speaker).frames, noise.unsqueeze(1)
+        features, z = vocoder.conditioning(mel, speaker).frames, vocoder.excite(noise.unsqueeze(1), mel)[0]
         missing = max(0, self.frames - mel.shape[-1])
         features = torch.cat([features, features[..., -1:].expand(-1, -1, missing)], dim=-1)
         z = torch.nn.functional.pad(z, (0, missing * hop))

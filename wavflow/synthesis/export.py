@@ -49,8 +49,9 @@ class WholeDraw(nn.Module):
     def forward(self, mel: Tensor, noise: Tensor, speaker: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Returns audio and its exact log-density, both (B, F * hop_length)."""
         cond, z = self.vocoder.conditioning(mel, speaker), noise.unsqueeze(1)
-        u, log_det, _ = draw(self.flows, z, cond, initial(self.flows, mel.shape[0], mel))
-        log_prob = self.vocoder.flow.base_log_prob(z) - log_det
+        v, log_sigma = self.vocoder.excite(z, mel)
+        u, log_det, _ = draw(self.flows, v, cond, initial(self.flows, mel.shape[0], mel))
+        log_prob = self.vocoder.flow.base_log_prob(z) - log_sigma - log_det
         if self.colouring is None:
             return u.squeeze(1), log_prob
         blocks = self.colouring.filters(mel)

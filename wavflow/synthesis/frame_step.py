@@ -52,6 +52,8 @@ class FrameStep(nn.Module):
         """Returns the memory before the first frame, by name: zeros."""
         like = self.vocoder.upsampler.mix.weight
         state = initial(self.flows, batch, like)
+        if self.vocoder.source is not None:
+            state["source.phase"] = self.vocoder.source.initial(batch, like)
         return state if self.colouring is None else state | self.colouring.initial(batch, like)
 
     def forward(self, mel: Tensor, noise: Tensor, state: State, speaker: Tensor | None = None) -> tuple[Tensor, State]:
@@ -76,7 +78,9 @@ class FrameStep(nn.Module):
         mel = at_frames(mel, held)
         cond = self.vocoder.conditioning(mel, speaker)
         middle = MiddleFrame(at_frames(cond.frames, held[:, 1:4]), cond.kernel)
-        u, _, after = draw(self.flows, noise.unsqueeze(1), middle, state)
+        z, phase = self._excite(noise.unsqueeze(1), mel[..., 1:4], state)
+        u, _, after = draw(self.flows, z, middle, state)
+        after |= phase
         if self.colouring is None:
             return u.squeeze(1), after
         blocks = hop_length // self.colouring.length
@@ -87,6 +91,16 @@ class FrameStep(nn.Module):
             memory, piece = self.colouring(memory, {name: part[:, n] for name, part in filters.items()})
             pieces.append(piece)
         return torch.cat(pieces, dim=-1), after | memory
+
+    def _excite(self, z: Tensor, mel: Tensor, state: State) -> tuple[Tensor, State]:
+        """Adds the pulses of the middle of three frames to noise (B, 1, hop_length)."""
+        source = self.vocoder.source
+        if source is None:
+            return z, {}
+        blocks = z.shape[-1] // source.block_length
+        here = (part[:, blocks : 2 * blocks] for part in source.pitch(source.at_blocks(mel)))
+        pulses, log_sigma, phase = source.source(*here, state["source.phase"])
+        return pulses.to(z.dtype) + torch.exp(log_sigma).to(z.dtype) * z, {"source.phase": phase}
 
 
 class FrameStream:
@@ -109,7 +123,7 @@ class FrameStream:
     def push(self, mel: Tensor, noise: Callable[[int], Tensor], last: bool = False) -> tuple[Tensor, None]:
         """Takes further frames (B, n_mels, F), and draws what can be drawn; see `ParallelStream.push`. No density."""
         self.mel = torch.cat([self.mel, mel, self.outside] if last else [self.mel, mel], dim=-1)
-        pieces = [self.outside[:, 0, :0]]
+        pieces = [self.outside.flatten(1)[:, :0]]
         while self.mel.shape[-1] >= WINDOW:
             window, self.mel = self.mel[..., :WINDOW], self.mel[..., 1:]
             audio, self.state = self.step(window, noise(self.step.vocoder.hop_length), self.state, self.speaker)
@@ -194,7 +208,7 @@ def parameters(net: WaveNet, x: Tensor, cond: Conditioning, past: list[Tensor]) 
 
 def held_frames(mel: Tensor) -> Tensor:
     """Returns the frame (B, 5) of a window (B, n_mels, 5) that stands in each place: the nearest where there is NaN."""
-    there = (~mel[:, 0].isnan()).long()
+    there = (~mel.isnan().any(dim=1)).long()
     first, last = 2 - there[:, 1] * (1 + there[:, 0]), 2 + there[:, 3] * (1 + there[:, 4])
     places = torch.arange(WINDOW, device=mel.device)
     return torch.minimum(torch.maximum(places, first.unsqueeze(1)), last.unsqueeze(1))

@@ -1,8 +1,9 @@
 """A student's draw on a CPU, far faster than through torch, and the same whether the whole mel is there or it comes in pieces.
 
     mel frames -> features -> projected for all layers       at frame rate
-    noise -> flow 1 -> ... -> flow n -> whitened audio       blocks of samples through all layers, so that they stay in cache
-    whitened audio -> comb -> envelope -> audio              two recursions, see `wavflow.synthesis.colouring`
+    noise -> pulses under it                                 see `wavflow.synthesis.colouring`, as below
+    ... -> flow 1 -> ... -> flow n -> whitened audio         blocks of samples through all layers, so that they stay in cache
+    whitened audio -> comb -> envelope -> audio              two recursions
 
 What layers and filters look back at is kept, so the memory that a draw takes does not grow with its length. Each number is
 computed from the same terms in the same order wherever a piece begins: streams equal whole draws to the last bit.
@@ -139,6 +140,7 @@ class ParallelStream:
         filters = engine.filters
         self.comb = np.zeros((batch, filters.longest_lag if filters else 0))
         self.audio = np.zeros((batch, filters.to_autocorrelation.shape[1] - 1 if filters else 0))
+        self.phase = np.zeros(batch)  # of the harmonic source
         self.mels = np.zeros((batch, 0, vocoder.mel.n_mels), np.float32)
         self.features = np.zeros((batch, 0, whole(vocoder.upsampler.channels, TILE)), np.float32)
         self.started = self.ended = False
@@ -215,7 +217,11 @@ class ParallelStream:
         if not frames:
             return np.zeros((self.batch, 0), np.float32), np.zeros((self.batch, 0), np.float32)
         u = np.array(_numpy(noise(samples)), np.float32, order="C")  # a copy: it becomes the audio
-        log_slope = np.zeros_like(u)
+        log_slope, source = np.zeros_like(u), engine.vocoder.source
+        for b in range(self.batch if source else 0):
+            self.phase[b] = colouring.excite(
+                engine.filters, np.ascontiguousarray(mels[b]), source.share, self.phase[b], u[b], log_slope[b]
+            )
         layers, none = len(engine.net.dilations), np.zeros(engine.projection.shape[0] * TILE, np.float32)
         projected = [
             _multiply(with_spare(item), engine.projection, none, frames + 2).reshape(-1, layers, 2 * engine.net.channels)

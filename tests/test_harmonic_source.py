@@ -1,0 +1,110 @@
+"""The pulses under a student's noise: exact density, the mel's pitch, the level of noise alone; the same in every engine."""
+
+import pytest
+import torch
+from helpers import VOICE, assert_log_det_is_exact, random_log_mel, tiny_mel, tiny_student, voiced_log_mel
+from torch import Tensor
+
+from wavflow import Vocoder
+from wavflow.flows import HarmonicSource, MelPitch
+from wavflow.losses import DensityDistillation
+from wavflow.mel import MelSpectrogram
+from wavflow.synthesis.parallel import ParallelEngine, dtypes
+
+
+def voice(frames: int = 12, batch: int = 2, share: float = 0.9) -> tuple[HarmonicSource, Tensor]:
+    mel = MelSpectrogram(**VOICE)
+    source = HarmonicSource(mel, MelPitch(mel), share)
+    cond = voiced_log_mel(mel, frames, batch)
+    assert source.pitch(source.at_blocks(cond))[1].min() > 0.3, "the mel must be a voice's"
+    return source, cond
+
+
+def test_density_is_exact() -> None:
+    source, cond = voice(2, 1)
+    z = torch.randn(1, 1, 128)
+    assert_log_det_is_exact(lambda z: source.inverse(z, cond), z)
+    assert_log_det_is_exact(lambda v: source(v, cond), z)
+    v, log_sigma = source.inverse(z, cond)
+    assert log_sigma.max() < -0.1
+    torch.testing.assert_close(source(v, cond)[0], z, rtol=0, atol=1e-12)
+
+
+def test_pulses_come_at_the_pitch_of_the_mel() -> None:
+    source, cond = voice(60)
+    pulses, _ = source.inverse(torch.zeros(2, 1, 60 * 64), cond)
+    period, _ = source.pitch(source.at_blocks(cond))
+    for item, expected in zip(pulses[:, 0], (source.block_length / period).sum(dim=1), strict=True):
+        beats = ((item > 0) & (item.roll(1) == 0)).sum()
+        assert abs(beats - expected) <= 1
+        apart = item.argsort(descending=True)[: int(beats / 2)].sort().values.diff()
+        assert apart.min() > 0.8 * period.min()
+
+
+def test_level_is_that_of_noise_alone() -> None:
+    # behind the comb, for which the pulses are made
+    student = tiny_student(None, mel=VOICE, pulses=0.6)
+    comb = student.whitening.transforms[1]
+    cond = voiced_log_mel(student.mel, 150)
+    cond = cond[..., 75:76].expand(-1, -1, 600)  # one pitch
+    z = torch.randn(1, 1, 600 * 64)
+    noise, voiced = (comb.inverse(x, cond)[0][..., 6400:].square().mean() for x in (z, student.excite(z, cond)[0]))
+    assert comb.pitch(comb.at_blocks(cond))[1].min() > 0.5
+    assert -2.0 < 10 * torch.log10(voiced / noise) < 0.5
+    assert torch.equal(student.source.inverse(z, torch.full_like(cond, -8.0))[0], z), "nothing hums here"
+
+
+def student_of(**changes: object) -> Vocoder:
+    return tiny_student(std=0.15, **{"mel": VOICE, "pulses": 0.9, "layers": 3} | changes).eval()
+
+
+def test_students_density_is_that_of_its_draws() -> None:
+    student = student_of(group=2)
+    cond = voiced_log_mel(student.mel, 3)
+    noise = student.noise(cond)
+    audio, log_prob = student.sample_and_log_prob(cond, noise)
+    torch.testing.assert_close(student.log_prob(audio, cond), log_prob, rtol=0, atol=1e-6)
+    draw = student.draw(cond, noise)
+    assert_log_det_is_exact(lambda z: (student.draw(cond, z[:, 0]).u, student.draw(cond, z[:, 0]).log_scale), noise[:, None])
+    torch.testing.assert_close(draw.log_prob, student.flow.base_log_prob(draw.z) - draw.log_scale)
+    quiet = student_of(group=2, pulses=0.0)
+    quiet.load_state_dict(student.state_dict())
+    assert (quiet.sample(cond, noise) - audio).abs().max() > 0.1 * audio.std()
+
+
+def test_distillation_measures_it() -> None:
+    # closed form and path agree on the KL between a student with pulses and one without
+    student, other = student_of(flows=1), student_of(flows=1, pulses=0.0)
+    cond = voiced_log_mel(student.mel, 20, 4)
+    assert isinstance(DensityDistillation("path"), torch.nn.Module)
+    draw = student.draw(cond, student.noise(cond))
+    path = (draw.log_prob - other.flow.log_prob(draw.u, other.conditioning(cond))).mean()
+    assert path > 0.01
+
+
+@pytest.mark.parametrize("dtype", dtypes())
+def test_engine_and_streams(dtype: torch.dtype) -> None:
+    student = student_of(group=2).float()
+    cond = voiced_log_mel(student.mel, 21, 2).float()
+    noise = student.noise(cond)
+    with torch.no_grad():
+        expected, log_prob = student.sample_and_log_prob(cond, noise)
+    whole = student.sample(cond, noise, dtype=dtype)
+    for sizes in ([1] * 21, [2, 19], [21]):
+        pieces = list(student.stream(iter(cond.split(sizes, dim=-1)), noise, dtype=dtype))
+        assert torch.equal(torch.cat(pieces, dim=-1), whole), sizes
+    if dtype == torch.float32:
+        audio, density = ParallelEngine(student).sample_and_log_prob(cond, noise)
+        torch.testing.assert_close(audio, expected, rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(density, log_prob, rtol=0, atol=5e-5)
+        torch.testing.assert_close(student.sample(cond, noise, fast=False), expected, rtol=1e-4, atol=2e-5)
+
+
+def test_where_the_mel_tells_no_pitch_there_are_none() -> None:
+    for changes in ({"mel": tiny_mel().spec}, {"whitening": 0}, {"pitch": False}, {"pulses": 0.0}):
+        assert student_of(**changes).source is None
+    with pytest.raises(ValueError, match="`pulses` must be at least 0 and below 1, got 1.0"):
+        student_of(pulses=1.0)
+    source, _ = voice()
+    with pytest.raises(ValueError, match="one frame per 64 samples"):
+        source.inverse(torch.zeros(1, 1, 64), random_log_mel(2, n_mels=64))
