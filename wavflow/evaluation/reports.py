@@ -15,7 +15,7 @@ from wavflow.evaluation.listening import LOWEST_RATE, write_listening_test
 from wavflow.evaluation.pitch import HOP_LENGTH
 from wavflow.evaluation.report import Report
 from wavflow.evaluation.resources import synthesis_costs
-from wavflow.evaluation.systems import ENVELOPE, WHITENING, WORLD, Clip, divergences, likelihoods, render
+from wavflow.evaluation.systems import ENVELOPE, PULSES, WHITENING, WORLD, Clip, divergences, likelihoods, render
 from wavflow.vocoder import Vocoder
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
@@ -56,7 +56,13 @@ def report_on_models(
     renderings = render(clips, models, temperature, jobs, progress)
     sounds = {clip.name: {name: rendering.audio[i] for name, rendering in renderings.items()} for i, clip in enumerate(clips)}
     first = next(iter(models.values()))
-    judgement = judge(sounds, first.sample_rate, voicing, jobs=jobs, progress=lambda items: progress(items, "judging"))
+    paired = first.mel.n_mels > 0  # if not, a draw is no version of the recording
+    judgement = judge(
+        sounds, first.sample_rate, voicing and paired, jobs=jobs, progress=lambda items: progress(items, "judging")
+    )
+    if not paired:
+        rows = [{name: row[name] for name in ("clip", "system", "level dB")} for row in judgement.rows]
+        judgement = judgement._replace(rows=rows)
     ladder, log_probs = likelihoods(clips, models)
     tables = {"Likelihood of the recordings": ladder}
     if teacher is not None and (rows := divergences(clips, teacher, models)):
@@ -68,7 +74,10 @@ def report_on_models(
     logs = {name: path.parent / "logs" / "metrics.csv" for name, path in paths.items()}
     notes = [f"{name}: {path}, {models[name].info}" for name, path in paths.items()]
     if WHITENING in renderings:
-        notes.append(f"{WHITENING}: noise through the envelope and pitch of the mel, which is the untrained student")
+        filters = "the envelope and pitch of the mel" if paired else "the envelope that all audio is given"
+        notes.append(f"{WHITENING}: noise through {filters}, which is an untrained student without pulses")
+    if PULSES in renderings:
+        notes.append(f"{PULSES}: a pulse for each period of the mel's pitch, and noise, through the same: an untrained student")
     longest = max(clip.audio.shape[-1] for clip in clips) / first.sample_rate
     notes.append(f"{len(clips)} test clips of at most {longest:.3g} s, temperature {temperature:g}, on {first.device.type}")
     return Report(
@@ -125,8 +134,10 @@ def write_listening_page(path: str | Path, report: Report) -> None:
     the `MOST` that a screen takes, anchors first.
 
     Raises:
-        ValueError: When no clip is left.
+        ValueError: When no clip is left, or the models take no mel.
     """
+    if any(not model.mel.n_mels for model in report.models.values()):
+        raise ValueError("what a model draws without a mel is no version of a recording, to be told from it")
     systems = [row["system"] for row in report.summary if row["system"] != ENVELOPE]
     recording, models = systems[0], [name for name in systems if name in report.models] or systems[1:]
     models = models[: MOST - 1]

@@ -26,8 +26,9 @@ from wavflow.vocoder import Vocoder, check_pair
 
 GRIFFIN_LIM, WORLD, RANDOM_PHASE = "Griffin-Lim", "WORLD", "random phase"
 ENVELOPE = "envelope alone"  # the whitening without its pitch: noise through it whispers
-WHITENING = "whitening alone"  # noise through it is the untrained student
-NOT_MODELS = (RECORDING, GRIFFIN_LIM, WORLD, RANDOM_PHASE, ENVELOPE, WHITENING)
+WHITENING = "whitening alone"  # noise through it is an untrained student without pulses
+PULSES = "pulses alone"  # the untrained student with a harmonic source: pulses and noise through the whitening
+NOT_MODELS = (RECORDING, GRIFFIN_LIM, WORLD, RANDOM_PHASE, ENVELOPE, WHITENING, PULSES)
 Models = Mapping[str, Vocoder]
 
 
@@ -81,6 +82,11 @@ def render(
         systems[name] = lambda i, clip, whitening=whitening: whitening.inverse(
             _noise(model, clip, i)[None] * temperature, clip.mel
         )[0][0, 0]
+    for own in models.values():
+        if own.source is not None and PULSES not in systems:
+            systems[PULSES] = lambda i, clip, own=own: own.colour(
+                own.excite(_noise(own, clip, i)[None] * temperature, clip.mel)[0], clip.mel
+            )[0][0]
     for name, own in models.items():
         systems[name] = lambda i, clip, own=own: own.sample(
             clip.mel, _noise(own, clip, i), temperature, speaker=_speaker(own, clip)
@@ -103,6 +109,7 @@ def _anchors(audio: Tensor, log_mel: Tensor, mel: MelSpectrogram, seed: int) -> 
         WORLD: lambda: world(audio, mel.sample_rate),
         RANDOM_PHASE: lambda: random_phase(log_mel, mel, torch.Generator().manual_seed(seed)),
     }
+    anchors = anchors if mel.n_mels else {WORLD: anchors[WORLD]}
     made = {}
     for name, make in anchors.items():
         started = time.perf_counter()
@@ -200,9 +207,9 @@ def _speaker(model: Vocoder, clip: Clip) -> Tensor | None:
 
 def _draw_together(model: Vocoder, clips: Sequence[Clip], temperature: float) -> list[Tensor]:
     """Draws all clips as one batch, padded to the longest: a step costs nearly the same for many as for one."""
-    frames = max(clip.mel.shape[-1] for clip in clips)
-    samples = frames * model.hop_length
-    mel = torch.cat([torch.nn.functional.pad(c.mel, (0, frames - c.mel.shape[-1]), mode="replicate") for c in clips])
+    frames = torch.arange(max(clip.mel.shape[-1] for clip in clips), device=clips[0].mel.device)
+    samples = len(frames) * model.hop_length
+    mel = torch.cat([clip.mel[..., frames.clamp(max=clip.mel.shape[-1] - 1)] for clip in clips])
     noise = [_noise(model, clip, i) for i, clip in enumerate(clips)]
     noise = torch.cat([torch.nn.functional.pad(z, (0, samples - z.shape[-1])) for z in noise])
     speaker = None if model.speakers is None else torch.cat([clip.speaker for clip in clips])
