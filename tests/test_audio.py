@@ -186,6 +186,22 @@ def test_damage_in_the_middle_is_found_when_it_is_read(tmp_path: Path) -> None:
         read_audio(tmp_path / "a.flac")
 
 
+def test_float_files_are_checked_to_their_end_a_piece_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wavflow.audio._PIECE", 1000)
+    sound, read = np.zeros(3500), []
+    original = sf.SoundFile.read
+    monkeypatch.setattr(sf.SoundFile, "read", lambda file, n, **options: read.append(n) or original(file, n, **options))
+    sf.write(tmp_path / "good.wav", sound, 8000, "FLOAT")
+    check_audio(tmp_path / "good.wav")
+    assert read == [1000, 1000, 1000, 500]
+    for place in (0, 1700, 3499):
+        damaged = sound.copy()
+        damaged[place] = np.nan
+        sf.write(tmp_path / "bad.wav", damaged, 8000, "FLOAT")
+        with pytest.raises(ValueError, match="holds NaN or inf"):
+            check_audio(tmp_path / "bad.wav")
+
+
 def test_missing_file_and_impossible_requests(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no .*none\.wav: check the name"):
         read_audio(tmp_path / "none.wav")

@@ -35,13 +35,14 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 def test_the_groups_are_those_that_a_user_reads_of() -> None:
     assert set(GROUPS) >= {"audio", "data", "stage", "net", "spectral", "trainer", "callbacks"}
     assert len(OPTIONS) >= 2 * len(GROUPS) - 2
+    assert {"cpu_small", "lj_h200"} <= {option for group, option in OPTIONS if group == "experiment"}
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_option_composes_and_leaves_nothing_open(group: str, option: str) -> None:
     corpora = ("folder", "shards", "ljspeech", "vctk", "libritts", "cmuarctic", "yesno")
-    path = ["data.path=wavs"] if option in corpora else []
-    assert plain(composed(f"{group}={option}", *path)).keys() >= set(GROUPS)
+    path = ["data.path=wavs"] if option in corpora or group == "experiment" else []
+    assert plain(composed(f"{group}={option}", *path)).keys() >= set(GROUPS) - {"experiment"}
 
 
 @pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "audio"])
@@ -114,3 +115,30 @@ def test_data_trainer_and_callbacks_are_built() -> None:
 def test_a_misspelt_key_is_refused() -> None:
     with pytest.raises(Exception, match=r"Could not override 'net\.chanels'"):
         composed("net.chanels=4")
+
+
+@pytest.mark.parametrize(
+    ("experiment", "stage", "batch", "channels", "lr"),
+    [
+        ("lj_h200", "teacher", (32, 16128), 128, 1e-3),
+        ("lj_h200", "student", (16, 24064), 64, 1e-3),
+        ("cpu_small", "teacher", (4, 8192), 48, 2e-3),
+        ("cpu_small", "student", (4, 8192), 32, 1e-3),
+    ],
+)
+def test_an_experiment_is_a_recipe_for_each_stage(experiment: str, stage: str, batch: tuple, channels: int, lr: float) -> None:
+    options = [f"experiment={experiment}", f"stage={stage}", "data.path=wavs"]
+    cfg = composed(*options)
+    assert cfg.net._target_ == f"wavflow.models.{stage}"
+    assert (cfg.data.batch_size, cfg.data.segment_length) == batch
+    assert (cfg.net.channels, cfg.stage.optimizer.lr) == (channels, lr)
+    assert cfg.data.segment_length % cfg.audio.hop_length == 0
+    assert cfg.audio.sample_rate == 22050, "data=bundled would bring 16 kHz"
+    assert cfg.data.resident == (experiment == "lj_h200")
+    assert composed(*options, "net.channels=4", "data.batch_size=3").net.channels == 4, "what is typed wins"
+    assert composed(*options, "data.batch_size=3").data.batch_size == 3
+
+    cfg = composed(*options, "minutes=0.5", "trainer.accelerator=cpu", "trainer.precision=32-true")
+    trainer = instantiate(cfg.trainer, logger=False, callbacks=[], enable_progress_bar=False)
+    (timer,) = (callback for callback in trainer.callbacks if isinstance(callback, pl.callbacks.Timer))
+    assert timer.time_remaining() == 30.0

@@ -1,7 +1,10 @@
 """Shards: what is made of files is what was in them, crops come in an order of their own, and a killed preparation goes on."""
 
+import itertools
+import json
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
@@ -201,6 +204,38 @@ def test_shards_are_fetched_from_elsewhere(made: tuple[Path, dict], tmp_path: Pa
     there = ShardCrops(Shards(f"local:{made[0]}/train"), tiny_mel(), 64)
     assert all(torch.equal(here[i]["audio"], there[i]["audio"]) for i in range(100))
     assert {Path(name).name for name in contents(tmp_path) if name.endswith(".bin")} <= set(here.shards.files)
+
+
+def test_shards_tell_who_speaks(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, names = tmp_path / "list.csv", ["ann", "bob"]
+    table.write_text("path,speaker\n" + "".join(f"speaker{i % 2}/{i}.wav,{names[i % 2]}\n" for i in range(12)))
+    prepare(files, tmp_path / "out", tiny_mel(), table=table, validation=0.2)
+    index = tmp_path / "out" / "train" / "index.json"
+    index.write_text(json.dumps({k: v for k, v in json.loads(index.read_text()).items() if k != "speakers"}))
+    prepare(files, tmp_path / "out", tiny_mel(), table=table, validation=0.2)  # as if killed before the names were written
+
+    data = ShardDataModule(tiny_mel(), tmp_path / "out", segment_length=64)
+    assert data.speakers == names
+    assert "speaker" not in next(iter(data.train_dataloader()))
+    data.number_speakers(["zoe", *names])
+
+    batches = [*itertools.islice(data.train_dataloader(), 3), *data.val_dataloader(), *data.test_dataloader()]
+    found = [(name, i) for batch in batches for name, i in zip(batch["name"], batch["speaker"].tolist(), strict=True)]
+    assert {i for _, i in found} == {1, 2}
+    for name, i in found:
+        assert int(re.search(r"(\d+)(\.wav from .*)?$", name)[1]) % 2 == i - 1
+
+    monkeypatch.setattr("litdata.utilities.dataset_utilities._DEFAULT_CACHE_DIR", str(tmp_path / "cache"), raising=True)
+    assert Shards(f"local:{index.parent}").speakers == names, "they go where the shards go"
+    with pytest.raises(ValueError, match="begun with other lengths, speakers: give the same"):
+        prepare(files, tmp_path / "out", tiny_mel(), validation=0.2)
+
+
+def test_models_without_a_mel_need_none_of_the_shards(files: Path, tmp_path: Path) -> None:
+    prepare(files / "speaker1", tmp_path, tiny_mel(), with_mel=True)
+    item = ShardCrops(Shards(f"{tmp_path}/train"), tiny_mel(n_mels=0), 512)[0]
+    assert item["mel"].shape == (0, 32)
+    assert item["audio"].std() > 1e-3
 
 
 def test_silence_is_trimmed_and_loudness_set(tmp_path: Path) -> None:

@@ -144,7 +144,10 @@ def test_numbers_of_speakers_that_the_data_does_not_have_are_refused(place: Plac
 
 
 def test_names_and_ids_choose_the_speaker(place: Place, teacher: Path) -> None:
-    sound, audio = place.root / "sounds" / "1.wav", {}
+    sound, audio, model = place.root / "sounds" / "1.wav", {}, wavflow.load_model(teacher)
+    torch.nn.init.normal_(model.speakers.weight)  # two steps of training don't tell them apart
+    teacher = place.root / "distinct.safetensors"
+    wavflow.save_model(model, teacher)
     for speaker in ("ann", "bob", 1):
         target = place.root / f"as {speaker}.wav"
         succeeds("synthesize", f"model={teacher}", f"input={sound}", f"output={target}", f"speaker={speaker}")
@@ -155,6 +158,16 @@ def test_names_and_ids_choose_the_speaker(place: Place, teacher: Path) -> None:
     for speaker in ("speaker=eve", "speaker=2"):
         options = [f"model={teacher}", f"input={sound}", f"output={place.root / 'x.wav'}", speaker]
         is_refused(place.root, "synthesize", *options, words=f"`speaker` must be one of ann, bob, got|{speaker[8:]}")
+    is_refused(place.root, "synthesize", *options[:-1], words="`speaker` must be one of ann, bob, got None")
+
+
+def test_whom_training_did_not_hear_has_the_voice_that_all_have_in_common() -> None:
+    model, mel = tiny_teacher(None, n_speakers=3), random_log_mel()
+    shared = tiny_teacher(None, mel=model.mel.spec)
+    shared.upsampler.load_state_dict(model.upsampler.state_dict())
+    for i in range(3):
+        frames = model.conditioning(mel, torch.tensor([i])).frames
+        torch.testing.assert_close(frames, shared.conditioning(mel).frames, rtol=0, atol=0)
 
 
 def test_where_names_are_numbers_a_number_is_a_name() -> None:

@@ -46,7 +46,7 @@ def teacher(
     """Builds a teacher: a masked autoregressive flow with one causal WaveNet; scores in one pass, samples step by step.
 
     Args:
-        mel: Arguments of `MelSpectrogram`.
+        mel: Arguments of `MelSpectrogram`; with `n_mels` 0, here as in all others, the model takes no mel.
         density: Of a sample given its past: "gaussian", "logistic", "mixture_of_gaussians" or "mixture_of_logistics".
         n_components: Of a mixture.
         layers: See `WaveNet`, as the next four.

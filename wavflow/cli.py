@@ -20,6 +20,8 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from wavflow.models import released_models
+
 
 def command(config: str, lists: tuple[str, ...] = ()) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Makes a function of a configuration a command: it reads conf/<config>.yaml and the overrides, and fails in one line.
@@ -110,11 +112,17 @@ def quiet() -> None:
 def newest_model(stage: str, key: str | None = None, runs: str | Path = "runs") -> Path:
     """Returns the model file of the newest run of a stage; `key` is the option that names another, `stage` if not given.
 
+    Where there is no run, and a model is only to be used (its option is `model`), that of the package takes its place, and a
+    line on stderr says so: training and comparing go by the models that you made.
+
     Raises:
         FileNotFoundError: When there is none, with the command that makes one.
     """
     key = key or stage
     models = sorted(Path(runs).glob(f"{stage}/*/model.safetensors"), key=lambda path: path.stat().st_mtime)
+    if not models and key == "model" and (released := released_models().get(f"lj-{stage}")):
+        print(f"No model was named and there is none in {runs}/{stage}: model=lj-{stage}, of one voice.", file=sys.stderr)
+        return released
     if not models:
         raise FileNotFoundError(
             f"`{key}`: no {stage} was named and there is none in {runs}/{stage}: "

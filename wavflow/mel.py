@@ -31,7 +31,7 @@ class MelSpectrogram(nn.Module):
         n_fft: Length of the transform in samples, even.
         hop_length: Samples per frame, at most `n_fft`.
         win_length: Length of the (periodic) Hann window in samples, at most `n_fft`.
-        n_mels: Number of bands.
+        n_mels: Number of bands; 0 for models without a mel, whose "mels" tell batch, length and dtype alone.
         f_min: Lower edge of the lowest band, in Hz.
         f_max: Upper edge of the highest band, in Hz, at most half the sample rate.
         center: See above.
@@ -92,6 +92,8 @@ class MelSpectrogram(nn.Module):
         if audio.ndim != 2 or audio.shape[-1] < 1 or not audio.is_floating_point():
             raise ValueError(f"`audio` must be float (B, T) with T >= 1, got {audio.dtype} {tuple(audio.shape)}: reshape it.")
         frames = audio.shape[-1] // self.hop_length
+        if not self.n_mels:
+            return audio.new_zeros(len(audio), 0, frames)
         with torch.autocast(audio.device.type, enabled=False):  # else the filterbank would be applied in half precision
             audio = audio if audio.dtype == torch.float64 else audio.float()
             if audio.shape[-1] <= max(*self._padding, self.hop_length - 1):
@@ -120,9 +122,9 @@ class MelSpectrogram(nn.Module):
                 "compute it with the model's `mel`, or take a model trained for it."
             )
         if mel.ndim != 3 or mel.shape[1] != self.n_mels or mel.shape[2] < 1 or not mel.is_floating_point():
+            remedy = f"compute it with {self.spec}" if self.n_mels else "this model takes none, see `Vocoder.no_mel`"
             raise ValueError(
-                f"`mel` must be float (B, {self.n_mels}, F) with F >= 1, got {mel.dtype} {tuple(mel.shape)}: "
-                f"compute it with {self.spec}."
+                f"`mel` must be float (B, {self.n_mels}, F) with F >= 1, got {mel.dtype} {tuple(mel.shape)}: {remedy}."
             )
         if not torch.isfinite(mel).all():
             raise ValueError("`mel` must be finite, got NaN or inf: check the audio or the acoustic model it comes from.")
@@ -136,9 +138,9 @@ class MelSpectrogram(nn.Module):
 
     def _check_arguments(self) -> None:
         for name in ("sample_rate", "n_fft", "hop_length", "win_length", "n_mels"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"`{name}` must be a whole number >= 1, got {value!r}: correct the mel's settings.")
+            value, least = getattr(self, name), 0 if name == "n_mels" else 1
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"`{name}` must be a whole number >= {least}, got {value!r}: correct the mel's settings.")
         if self.n_fft % 2:
             raise ValueError(f"`n_fft` must be even, got {self.n_fft}: take the next power of two.")
         for name in ("hop_length", "win_length"):
@@ -154,6 +156,8 @@ class MelSpectrogram(nn.Module):
             raise ValueError(f"`center` must be true or false, got {self.center!r}: correct the mel's settings.")
 
     def _make_filterbank(self) -> Tensor:
+        if not self.n_mels:
+            return torch.zeros(0, self.n_fft // 2 + 1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torchaudio only warns of empty bands; here they are an error
             bins = self.n_fft // 2 + 1

@@ -1,4 +1,7 @@
-"""Model files: one .safetensors with the weights and, as JSON, the configuration that builds the model again."""
+"""Model files: one .safetensors with the weights and, as JSON, the configuration that builds the model again.
+
+Some come with the package, under names: `load_model("lj-student")`; see wavflow/assets/models/README.md.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ from wavflow.vocoder import Vocoder
 
 FORMAT = "wavflow"
 FORMAT_VERSION = 1
-
+RELEASED = Path(__file__).parent / "assets" / "models"
+HALVES = (torch.float16, torch.bfloat16)
 
 MODELS = {f"{__name__}.{build.__name__}": build for build in (teacher, student, waveglow, flowavenet, waveflow)}
 
@@ -37,16 +41,38 @@ def build(config: dict[str, Any]) -> Vocoder:
         raise ValueError(f"`config` does not fit {make.__name__}: {error}.") from error
 
 
-def save_model(vocoder: Vocoder, path: str | os.PathLike[str], info: dict[str, Any] | None = None) -> None:
+def released_models() -> dict[str, Path]:
+    """Returns the models that come with the package, file by name."""
+    return {path.stem: path for path in sorted(RELEASED.glob("*.safetensors"))}
+
+
+def save_model(
+    vocoder: Vocoder,
+    path: str | os.PathLike[str],
+    info: dict[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
     """Writes weights, configuration and mel convention to one .safetensors file, aside first and then renamed.
 
     Args:
         vocoder: A model from this module.
         path: The file.
         info: JSON-able facts to keep with it (steps, data, commit ...), beside those of `vocoder.info`.
+        dtype: float16 or bfloat16 halves the file; what is loaded is in float32 again, but rounded. None: as they are.
+
+    Raises:
+        ValueError: For a model that has no configuration, another dtype, or weights that are beyond the dtype's range.
     """
     if vocoder.config is None:
         raise ValueError("`vocoder` has no config: build it with wavflow.models.teacher or another function there.")
+    if dtype is not None and dtype not in HALVES:
+        raise ValueError(f"`dtype` must be torch.float16, torch.bfloat16 or None, got {dtype}.")
+    weights = {name: tensor.contiguous() for name, tensor in vocoder.state_dict().items()}
+    if dtype is not None:
+        rounded = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+        if lost := [name for name, tensor in rounded.items() if (tensor.isfinite() != weights[name].isfinite()).any()]:
+            raise ValueError(f"`dtype` {dtype} can't hold {lost[0]}, whose values are too large: take torch.bfloat16 or None.")
+        weights = rounded
     path = Path(path)
     metadata = {
         "format": FORMAT,
@@ -55,17 +81,21 @@ def save_model(vocoder: Vocoder, path: str | os.PathLike[str], info: dict[str, A
         "info": json.dumps(vocoder.info | (info or {})),
     }
     with aside(path) as part:
-        save_file({name: tensor.contiguous() for name, tensor in vocoder.state_dict().items()}, part, metadata)
+        save_file(weights, part, metadata)
 
 
 def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Vocoder:
     """Loads a model written by `save_model`, in eval mode. Nothing is unpickled and only our own classes are built.
 
+    Args:
+        path: A file, or the name of a model that comes with the package; a file of that name goes first.
+        device: Where to.
+
     Raises:
         FileNotFoundError: When there is no such file.
         ValueError: When the file is not a whole wavflow model, or is of a newer format.
     """
-    path = Path(path)
+    path = Path(path) if Path(path).is_file() else released_models().get(os.fspath(path), Path(path))
     metadata, weights = _read(path)
     version = metadata.get("format_version", "")
     if not version.isdecimal() or int(version) > FORMAT_VERSION:
@@ -84,7 +114,8 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     if not path.is_file():
-        raise FileNotFoundError(f"`path`: there is no model file {path}: train one with `python -m wavflow.train`.")
+        names = "".join(f", or take {name}" for name in released_models())
+        raise FileNotFoundError(f"`path`: there is no model file {path}: train one with `python -m wavflow.train`{names}.")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

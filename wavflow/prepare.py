@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from wavflow.audio import audio_length, check_audio, read_segment
 from wavflow.cli import one_line_errors
+from wavflow.data.corpora import find_corpus, read_table
 from wavflow.data.files import find_audio, split_files
 from wavflow.data.shards import SPLITS, import_litdata
 from wavflow.evaluation.listening import loudness
@@ -51,6 +52,7 @@ class Maker:
         with_mel: See there.
         trim: Silence is taken off the ends of a piece: what lies that many dB below its loudest; `None` keeps it.
         level: Loudness in LKFS that each piece is brought to; `None` leaves it.
+        speakers: File to speaker, of those whose speaker is known.
     """
 
     def __init__(
@@ -62,9 +64,10 @@ class Maker:
         with_mel: bool = False,
         trim: float | None = None,
         level: float | None = None,
+        speakers: dict[str, str] | None = None,
     ) -> None:
         self.source, self.pieces, self.notes = source, pieces, notes
-        self.mel, self.with_mel, self.trim, self.level = mel, with_mel, trim, level
+        self.mel, self.with_mel, self.trim, self.level, self.speakers = mel, with_mel, trim, level, speakers or {}
 
     def __call__(self, number: int) -> dict[str, Any]:
         path, start, length = self.pieces[number]
@@ -90,6 +93,7 @@ class Maker:
             "start": start / self.mel.sample_rate,
             "sample_rate": self.mel.sample_rate,
             "mel": self.mel.spec if self.with_mel else None,
+            "speaker": self.speakers.get(path),
         }
         return {"audio": audio, "mel": mel, "about": json.dumps(about)}
 
@@ -119,6 +123,8 @@ def prepare(
     with_mel: bool = False,
     trim: float | None = None,
     level: float | None = None,
+    table: str | os.PathLike[str] | None = None,
+    corpus: str | None = None,
     seconds: float = 30.0,
     shard_megabytes: float = 64.0,
     workers: int = 1,
@@ -135,6 +141,8 @@ def prepare(
         with_mel: Whether to store the mels, too.
         trim: See `Maker`.
         level: See `Maker`.
+        table: A CSV file that lists the files to take, and their speakers; see `read_table`.
+        corpus: A published corpus to take, and to know the speakers of; see `find_corpus`.
         seconds: Longer files are cut into equal pieces of at most that.
         shard_megabytes: Size of a shard.
         workers: Processes.
@@ -153,8 +161,12 @@ def prepare(
     for name, value in (("seconds", seconds), ("shard_megabytes", shard_megabytes), ("workers", workers)):
         if not value > 0:
             raise ValueError(f"`{name}` must be above 0, got {value}: raise it.")
+    if corpus is not None:
+        found = find_corpus(corpus, source)
+    else:
+        found = dict.fromkeys(find_audio(source)) if table is None else read_table(table, source)
     output, lengths, skipped = Path(output), {}, {}
-    for path in tqdm(find_audio(source), "Checking", unit=" files", mininterval=1.0):
+    for path in tqdm(found, "Checking", unit=" files", mininterval=1.0):
         try:
             check_audio(path)
             lengths[path] = audio_length(path, mel.sample_rate)
@@ -165,6 +177,8 @@ def prepare(
     settings = {"mel": mel.spec, "with_mel": with_mel, "trim": trim, "level": level, "seconds": seconds}
     settings |= {"shard_megabytes": shard_megabytes, "workers": workers, "validation": validation, "test": test, "seed": seed}
     settings["lengths"] = {path.as_posix(): length for path, length in lengths.items()}
+    speakers = {str(path): name for path in lengths if (name := found[path]) is not None}
+    settings["speakers"] = speakers or None
     check_same(output / "settings.json", settings)
     rows = []
     for split, files in zip(SPLITS, split_files(list(lengths), validation, test, seed), strict=True):
@@ -174,7 +188,7 @@ def prepare(
         if not (output / split / "index.json").exists():
             notes.mkdir(parents=True, exist_ok=True)
             mend_checkpoints(output / split)
-            maker = Maker(source, pieces, notes, MelSpectrogram(**mel.spec), with_mel, trim, level)
+            maker = Maker(source, pieces, notes, MelSpectrogram(**mel.spec), with_mel, trim, level, speakers)
             with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():  # its bar goes to stderr, and stays
                 warnings.simplefilter("ignore")
                 litdata.optimize(
@@ -187,6 +201,7 @@ def prepare(
                     use_checkpoint=True,
                     start_method=multiprocessing.get_start_method(),
                 )
+        name_speakers(output / split / "index.json", sorted(set(speakers.values())))
         made = read_notes(notes)
         skipped |= {pieces[note["number"]][0]: note["problem"] for note in made if note["problem"]}
         hours = sum(note["samples"] for note in made) / mel.sample_rate / 3600
@@ -217,6 +232,14 @@ def check_same(path: Path, settings: dict[str, Any]) -> None:
         raise ValueError(
             f"`output`: {path.parent} was begun with other {', '.join(differs)}: give the same, or choose another folder."
         )
+
+
+def name_speakers(index: Path, names: list[str]) -> None:
+    """Writes the speakers' names into litdata's index, which goes wherever the shards go."""
+    content = json.loads(index.read_text())
+    if names and "speakers" not in content:
+        with aside(index) as part:
+            part.write_text(json.dumps(content | {"speakers": names}))
 
 
 def mend_checkpoints(folder: Path) -> None:
@@ -289,6 +312,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--trim", type=float, metavar="DB", help="take off both ends what lies so far below the loudest, e.g. 40"
     )
     parser.add_argument("--level", type=float, metavar="LKFS", help="bring all to this loudness (ITU-R BS.1770), e.g. -23")
+    known = parser.add_mutually_exclusive_group()
+    known.add_argument("--table", metavar="CSV", help="take the files of its column path; the column speaker tells who speaks")
+    known.add_argument("--corpus", help="take the files of vctk, libritts or another corpus of conf/data, and its speakers")
     parser.add_argument("--seconds", type=float, default=30.0, help="cut longer files into equal pieces of at most that")
     parser.add_argument("--shard-megabytes", type=float, default=64.0, help="size of a shard")
     parser.add_argument("--workers", type=int, default=max(1, os.cpu_count() or 1), help="processes")

@@ -19,6 +19,7 @@ from wavflow.evaluation.tables import csv_table, markdown_table
 from wavflow.files import aside
 from wavflow.likelihood.pictures import score_picture
 from wavflow.likelihood.scoring import Scores, check_scores, overall, score
+from wavflow.mel import MelSpectrogram
 from wavflow.models import load_model
 from wavflow.synthesize import speaker_id
 from wavflow.vocoder import Vocoder
@@ -52,10 +53,13 @@ def main(cfg: DictConfig) -> None:
         raise next(iter(skipped.values()))
     rows = sorted((row_of(name, own, model) for name, own in scores.items()), key=lambda row: -row["surprise"])
     write(folder / "scores.csv", csv_table(rows))
+    bands = model.mel.n_mels or min(80, model.mel.n_fft // 8)  # a model without a mel is shown one all the same
+    shown = MelSpectrogram(**model.mel.spec | {"n_mels": bands}).to(model.device)
     for row in rows[:pictures]:
         name = row["file"]
         title = f"{name}: {row['bits/sample']:.2f} bits/sample, surprise {row['surprise']:.1f}"
-        score_picture(folder / "pictures" / f"{name}.png", scores[name], read(files[name], model)[1][0], model.mel, title)
+        log_mel = read(files[name], model, shown)[1][0]
+        score_picture(folder / "pictures" / f"{name}.png", scores[name], log_mel, shown, title)
     print(markdown_table(rows[:SHOWN]))
     print(f"{len(rows)} file(s), the most surprising first: {folder / 'scores.csv'}")
     if skipped:
@@ -63,8 +67,8 @@ def main(cfg: DictConfig) -> None:
         raise ValueError(f"{len(skipped)} of {len(files)} files can't be used and were left out: {names}. The first: {first}")
 
 
-def read(path: Path, model: Vocoder) -> tuple[Tensor, Tensor]:
-    """Reads a file as the model takes it: dequantised audio (1, F * hop_length) and its mel (1, n_mels, F).
+def read(path: Path, model: Vocoder, spectrogram: MelSpectrogram | None = None) -> tuple[Tensor, Tensor]:
+    """Reads a file as the model takes it: dequantised audio (1, F * hop_length) and its mel (1, n_mels, F), or another.
 
     The noise of one 16-bit step hangs on the file's name alone, so the figures of a file are always the same. A last part of a
     frame is left out, but a file shorter than one is filled up with silence.
@@ -73,7 +77,7 @@ def read(path: Path, model: Vocoder) -> tuple[Tensor, Tensor]:
     frames = max(1, len(audio) // model.hop_length)
     audio = torch.nn.functional.pad(audio, (0, max(0, model.hop_length - len(audio))))[None]
     with torch.no_grad():
-        mel = model.mel(audio.to(model.device))[..., :frames]
+        mel = (spectrogram or model.mel)(audio.to(model.device))[..., :frames]
     seed = int.from_bytes(hashlib.sha256(path.name.encode()).digest()[:4], "big")
     audio = audio[:, : frames * model.hop_length]
     noise = torch.rand(audio.shape, generator=torch.Generator().manual_seed(seed), dtype=audio.dtype) - 0.5

@@ -1,4 +1,4 @@
-"""`python -m wavflow.synthesize input=... output=...`: audio from mels or from other audio; see conf/synthesize.yaml."""
+"""`python -m wavflow.synthesize input=... output=...`: audio from mels, other audio or nothing; see conf/synthesize.yaml."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from wavflow.arguments import choose
@@ -22,22 +22,25 @@ from wavflow.vocoder import Vocoder
 @command("synthesize")
 def main(cfg: DictConfig) -> None:
     """Synthesizes every input and prints how fast that was."""
-    pairs = inputs_and_outputs(Path(cfg.input), Path(cfg.output))
+    pairs = inputs_and_outputs(Path(cfg.input), Path(cfg.output)) if has_input(cfg) else seeds_and_outputs(cfg)
     vocoder = load_model(cfg.model or newest_model("student", key="model"), pick_device(cfg.device))
+    check_takes(vocoder, cfg)
     temperature, seed = number("temperature", cfg.temperature, 0.0), number("seed", cfg.seed, 0)
-    speaker = None if cfg.speaker is None else speaker_id(cfg.speaker, vocoder)
+    speaker = None if cfg.speaker is None and vocoder.speakers is None else speaker_id(cfg.speaker, vocoder)
     dtype = matrix_dtype(cfg.precision, vocoder)
-    skipped: dict[Path, Exception] = {}
+    skipped: dict[Path | int, Exception] = {}
     seconds, started = 0.0, time.perf_counter()
     for source, target in tqdm(pairs, desc="synthesizing", unit="file", disable=None):
-        generator = torch.Generator().manual_seed(seed)
+        drawn = isinstance(source, int)
+        generator = torch.Generator().manual_seed(source if drawn else seed)
         try:
+            mel = vocoder.no_mel(cfg.seconds) if drawn else None
             if cfg.stream:
-                chunks = (chunk.to(vocoder.device) for chunk in mel_chunks(source, vocoder.mel))
-                pieces = vocoder.stream(chunks, None, temperature, generator, speaker, dtype=dtype)
+                mel = (chunk.to(vocoder.device) for chunk in mel_chunks(source, vocoder.mel)) if mel is None else mel
+                pieces = vocoder.stream(mel, None, temperature, generator, speaker, dtype=dtype)
                 samples = write_pieces(target, (piece[0] for piece in pieces), vocoder.sample_rate)
             else:
-                mel = load_mel(source, vocoder.mel).to(vocoder.device)
+                mel = load_mel(source, vocoder.mel).to(vocoder.device) if mel is None else mel
                 audio = vocoder.sample(mel, None, temperature, generator, speaker, dtype=dtype)[0]
                 write_audio(target, audio.float().cpu(), vocoder.sample_rate)
                 samples = len(audio)
@@ -90,6 +93,41 @@ def inputs_and_outputs(source: Path, target: Path) -> list[tuple[Path, Path]]:
     if overwritten := [wav for _, wav in pairs if wav.resolve() in sources]:
         raise ValueError(f"`output` would overwrite the input {overwritten[0]}: choose another place.")
     return pairs
+
+
+def has_input(cfg: DictConfig) -> bool:
+    """Returns whether there is an input; raises ValueError unless there is either that or a length."""
+    given = not OmegaConf.is_missing(cfg, "input")
+    if not given and cfg.seconds is None:
+        raise ValueError(
+            "`input` is needed and was not given: add input=<value>, or seconds=<value> for a model without a mel."
+        )
+    if given and cfg.seconds is not None:
+        raise ValueError(f"`input` and `seconds` exclude each other, got {cfg.input} and {cfg.seconds}: leave one out.")
+    return given
+
+
+def check_takes(vocoder: Vocoder, cfg: DictConfig) -> None:
+    """Raises ValueError unless a model draws from what it is given: a mel, or nothing but a length."""
+    if vocoder.mel.n_mels and cfg.seconds is not None:
+        raise ValueError("`seconds` must be left out, since this model draws as long as its mel is: name an input=<value>.")
+    if not vocoder.mel.n_mels and cfg.seconds is None:
+        raise ValueError(f"`input` must be left out, since this model takes no mel, got {cfg.input}: say seconds=5 instead.")
+
+
+def seeds_and_outputs(cfg: DictConfig) -> list[tuple[int, Path]]:
+    """Returns the seed of each clip that a model without a mel is to draw, and the audio file to write.
+
+    Raises:
+        ValueError: When an option is no such number, or there is one file for several clips.
+    """
+    number("seconds", cfg.seconds, 0.0)
+    first, count, target = number("seed", cfg.seed, 0), number("count", cfg.count, 1), Path(cfg.output)
+    if target.suffix[1:].lower() not in FORMATS:
+        return [(seed, target / f"seed-{seed}.wav") for seed in range(first, first + count)]
+    if count > 1:
+        raise ValueError(f"`output` must be a folder for {count} clips, got {target}: leave out the {target.suffix}.")
+    return [(first, target)]
 
 
 def find_inputs(source: Path, target: Path) -> list[Path]:

@@ -34,6 +34,8 @@ def main(cfg: DictConfig) -> None:
     pl.seed_everything(number("seed", cfg.seed, 0), workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
     teacher = None
+    if cfg.mel is None:
+        cfg.audio.n_mels = 0
     if "DistillationTask" in cfg.stage._target_:
         cfg.teacher = str(cfg.teacher or newest_model("teacher"))
         teacher = load_teacher(cfg.teacher, OmegaConf.to_container(cfg.audio, resolve=True))

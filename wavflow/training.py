@@ -176,6 +176,11 @@ class DistillationTask(Task):
         super().__init__(net, optimizer, **schedule)
         check_pair(net, teacher)
         density.check(net.flow, teacher.flow)
+        if not net.mel.n_mels and (spectral is not None or power is not None or contrastive is not None):
+            raise ValueError(
+                "`spectral`, `power` and `contrastive` hold a draw against the recording of its mel, and must be None "
+                "for models without a mel: say spectral=none stage.power=null."
+            )
         self.__dict__["teacher"] = teacher.eval().requires_grad_(False)  # not a submodule, see the class
         self.density = density
         self.spectral = spectral

@@ -65,6 +65,8 @@ class Vocoder(nn.Module):
         self.whitening = whitening
         self.source = source
         self.speakers = nn.Embedding(n_speakers, upsampler.channels) if n_speakers else None
+        if self.speakers is not None:
+            nn.init.zeros_(self.speakers.weight)  # whom training does not hear keeps what all voices have in common
         self.config: dict[str, Any] | None = None
         self.info: dict[str, Any] = {}
         self._engines: dict[Any, Any] = {}

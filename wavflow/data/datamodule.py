@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from wavflow.data.corpora import find_corpus, read_table
 from wavflow.data.datasets import ClipDataset, CropDataset, check_segment_length
 from wavflow.data.files import find_audio, split_files, usable_files
+from wavflow.data.resident import ResidentCrops, as_is
 from wavflow.mel import MelSpectrogram
 
 
@@ -44,6 +45,7 @@ class AudioDataModule(pl.LightningDataModule):
         corpus: A published corpus to find below `path`, and to know the speakers of; see `find_corpus`.
         part: Of the corpus.
         download: Whether to fetch the corpus into `path` if it is not there.
+        resident: Whether all that is trained on lies on the training's device, with its mels; see `ResidentCrops`.
 
     Raises:
         ValueError: An argument does not fit.
@@ -65,12 +67,17 @@ class AudioDataModule(pl.LightningDataModule):
         corpus: str | None = None,
         part: str | None = None,
         download: bool = False,
+        resident: bool = False,
     ) -> None:
         super().__init__()
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
             if value < least:
                 raise ValueError(f"`{name}` must be at least {least}, got {value}: raise it.")
         check_segment_length(segment_length, mel)
+        if resident and num_workers:
+            raise ValueError(
+                f"`num_workers` must be 0 for `resident` data, which nobody reads, got {num_workers}: leave it out."
+            )
         if table is not None and corpus is not None:
             raise ValueError(f"`table` and `corpus` both name the files, got {table} and {corpus}: leave one out.")
         self.mel = mel
@@ -79,6 +86,7 @@ class AudioDataModule(pl.LightningDataModule):
         self.validation, self.test, self.seed = validation, test, seed
         self.max_clip_seconds, self.dequantise = max_clip_seconds, dequantise
         self.table, self.corpus, self.part, self.download = table, corpus, part, download
+        self.resident = resident
         self._split: tuple[list[Path], list[Path], list[Path]] | None = None
         self._speakers: dict[Path, str] = {}
         self._ids: dict[str, int] | None = None
@@ -136,8 +144,11 @@ class AudioDataModule(pl.LightningDataModule):
         ids = self.speaker_ids(self.train_files)
         if ids is not None and (unheard := sorted(set(self.speakers) - {self._speakers[path] for path in self.train_files})):
             warnings.warn(f"Nothing is left to train on of {len(unheard)} speakers: {', '.join(unheard)}", stacklevel=2)
-        crops = CropDataset(self.train_files, self.mel, self.segment_length, self.seed, self.dequantise, ids)
-        return self._loader(crops, self.batch_size, self._order())
+        options = self.train_files, self.mel, self.segment_length, self.seed, self.dequantise, ids
+        if self.resident:
+            device = self.trainer.strategy.root_device if self.trainer else "cpu"
+            return DataLoader(ResidentCrops(device, *options), self.batch_size, sampler=self._order(), collate_fn=as_is)
+        return self._loader(CropDataset(*options), self.batch_size, self._order())
 
     def val_dataloader(self) -> DataLoader:
         return self._clips(self.validation_files)

@@ -12,9 +12,9 @@ At the file's own ends the margin ends too, and the reflection there is the one 
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -82,31 +82,46 @@ class CropDataset(Dataset[Item]):
         self._dropped: set[int] = set()
 
     def __getitem__(self, index: int) -> Item:
+        rng, frames = self.rng(index), self.segment_length // self.mel.hop_length
+        for which, first in self.places(rng):
+            try:
+                audio, mel = self._read(which, first, frames)
+            except (ValueError, OSError) as error:
+                self.drop(which, error)
+                continue
+            return _item(audio, mel, frames, self.mel, rng if self.dequantise else None, **self.about(which, first))
+        raise ValueError(f"`files` must stay readable, but none of {len(self.files)} is left: check the disk they lie on.")
+
+    def rng(self, index: int) -> np.random.Generator:
+        """Returns what draws a crop: its place, and then its noise."""
         if index < 0:
             raise IndexError(f"`index` must be at least 0, got {index}: an endless set has no last item.")
-        rng = np.random.default_rng([self.seed, index])
+        return np.random.default_rng([self.seed, index])
+
+    def places(self, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
+        """Yields files and first frames to take a crop from, the next one where that can't be read, while files are left."""
         frames = self.segment_length // self.mel.hop_length
         while len(self._dropped) < len(self.files):
             which = int(np.searchsorted(self._ends, rng.integers(self._ends[-1]), side="right"))
             first = int(rng.integers(max(0, _frames(self._lengths[which], self.mel) - frames) + 1))
-            if which in self._dropped:
-                continue
-            path = self.files[which]
-            try:
-                if audio_length(path, self.mel.sample_rate) != self._lengths[which]:
-                    raise ValueError(
-                        f"`path` must stay as it is during training, but {path} changed its length: leave it alone."
-                    )
-                audio, mel = read_crop(path, self.mel, first, frames, self._lengths[which])
-            except (ValueError, OSError) as error:
-                self._dropped.add(which)
-                warnings.warn(f"An audio file can't be read and is dropped from training: {error}", stacklevel=2)
-                continue
-            seconds = first * self.mel.hop_length / self.mel.sample_rate
-            name = f"{path} from {seconds:.2f} s"
-            speaker = None if self.speakers is None else self.speakers[which]
-            return _item(audio, mel, frames, self.mel, rng if self.dequantise else None, name, speaker)
-        raise ValueError(f"`files` must stay readable, but none of {len(self.files)} is left: check the disk they lie on.")
+            if which not in self._dropped:
+                yield which, first
+
+    def about(self, which: int, first: int) -> dict[str, Any]:
+        """Returns the name and the speaker of a crop."""
+        name = f"{self.files[which]} from {first * self.mel.hop_length / self.mel.sample_rate:.2f} s"
+        return {"name": name} | ({} if self.speakers is None else {"speaker": self.speakers[which]})
+
+    def drop(self, which: int, error: Exception) -> None:
+        """Leaves out a file from now on, with a warning."""
+        self._dropped.add(which)
+        warnings.warn(f"An audio file can't be read and is dropped from training: {error}", stacklevel=3)
+
+    def _read(self, which: int, first: int, frames: int) -> tuple[Tensor, Tensor]:
+        path = self.files[which]
+        if audio_length(path, self.mel.sample_rate) != self._lengths[which]:
+            raise ValueError(f"`path` must stay as it is during training, but {path} changed its length: leave it alone.")
+        return read_crop(path, self.mel, first, frames, self._lengths[which])
 
 
 class ClipDataset(Dataset[Item]):

@@ -72,6 +72,7 @@ class Shards:
                 f"`path` must name shards, but there is no {path}/index.json: make them with `python -m wavflow.prepare`."
             )
         index = json.loads(Path(self._dataset.cache.cache_dir, "index.json").read_bytes())
+        self.speakers: list[str] = index.get("speakers", [])  # of all splits; added by `prepare`
         self.files = [chunk["filename"] for chunk in index["chunks"]]
         self.sizes = np.array([chunk["chunk_bytes"] for chunk in index["chunks"]])
         self.counts = np.array([chunk["chunk_size"] for chunk in index["chunks"]])
@@ -125,18 +126,25 @@ class ShardCrops(Dataset[Item]):
         segment_length: In samples, a multiple of the mel's `hop_length`.
         seed: Of the order, the crops and the noise.
         dequantise: As for `CropDataset`.
+        speakers: Name to id; None for items without.
 
     Raises:
         ValueError: An argument does not fit, or the shards were made for another mel or sample rate.
     """
 
     def __init__(
-        self, shards: Shards, mel: MelSpectrogram, segment_length: int, seed: int = 0, dequantise: bool = True
+        self,
+        shards: Shards,
+        mel: MelSpectrogram,
+        segment_length: int,
+        seed: int = 0,
+        dequantise: bool = True,
+        speakers: dict[str, int] | None = None,
     ) -> None:
         check_segment_length(segment_length, mel)
         check_spec(next(shards.pieces()), mel, shards.path)
         self.shards, self.mel = shards, MelSpectrogram(**mel.spec)
-        self.segment_length, self.seed, self.dequantise = segment_length, seed, dequantise
+        self.segment_length, self.seed, self.dequantise, self.speakers = segment_length, seed, dequantise, speakers
         self._ends = np.cumsum(shards.sizes)
         self._stay = max(1, int(shards.sizes.mean()) // 2 // segment_length)  # crops per visit; two bytes a sample
 
@@ -153,7 +161,7 @@ class ShardCrops(Dataset[Item]):
         audio, mel = cut(piece, self.mel, first, frames)
         seconds = first * self.mel.hop_length / self.mel.sample_rate + piece["about"]["start"]
         name = f"{piece['about']['file']} from {seconds:.2f} s"
-        return _item(audio, mel, frames, self.mel, rng if self.dequantise else None, name)
+        return _item(audio, mel, frames, self.mel, rng if self.dequantise else None, name, speaker_of(piece, self.speakers))
 
     def _shard(self, seed: int | list[int]) -> int:
         draw = np.random.default_rng(seed).integers(self._ends[-1])
@@ -169,14 +177,21 @@ class ShardClips(Dataset[Item]):
         max_seconds: What lies beyond is left out.
         seed: Of the noise.
         dequantise: As for `CropDataset`.
+        speakers: As for `ShardCrops`.
     """
 
     def __init__(
-        self, shards: Shards, mel: MelSpectrogram, max_seconds: float | None = None, seed: int = 0, dequantise: bool = True
+        self,
+        shards: Shards,
+        mel: MelSpectrogram,
+        max_seconds: float | None = None,
+        seed: int = 0,
+        dequantise: bool = True,
+        speakers: dict[str, int] | None = None,
     ) -> None:
         check_spec(next(shards.pieces()), mel, shards.path)
         self.shards, self.mel = shards, MelSpectrogram(**mel.spec)
-        self.max_seconds, self.seed, self.dequantise = max_seconds, seed, dequantise
+        self.max_seconds, self.seed, self.dequantise, self.speakers = max_seconds, seed, dequantise, speakers
 
     def __len__(self) -> int:
         return len(self.shards)
@@ -190,7 +205,8 @@ class ShardClips(Dataset[Item]):
             frames = max(1, min(frames, int(self.max_seconds * self.mel.sample_rate / self.mel.hop_length)))
         rng = np.random.default_rng([self.seed, index]) if self.dequantise else None
         audio, mel = cut(piece, self.mel, 0, frames)
-        return _item(audio, mel, frames, self.mel, rng, f"{index:05d}_{Path(piece['about']['file']).stem}")
+        name = f"{index:05d}_{Path(piece['about']['file']).stem}"
+        return _item(audio, mel, frames, self.mel, rng, name, speaker_of(piece, self.speakers))
 
 
 class ShardDataModule(AudioDataModule):
@@ -242,6 +258,12 @@ class ShardDataModule(AudioDataModule):
             self._shards = {split: Shards(f"{self.path}/{split}") for split in SPLITS}
 
     @property
+    def speakers(self) -> list[str]:
+        """Names of all speakers, sorted; none where the preparation was told none."""
+        self.setup()
+        return self._shards["train"].speakers
+
+    @property
     def test_files(self) -> list[Path]:
         """There are none.
 
@@ -254,7 +276,7 @@ class ShardDataModule(AudioDataModule):
 
     def train_dataloader(self) -> DataLoader:
         self.setup()
-        crops = ShardCrops(self._shards["train"], self.mel, self.segment_length, self.seed, self.dequantise)
+        crops = ShardCrops(self._shards["train"], self.mel, self.segment_length, self.seed, self.dequantise, self._ids)
         return self._loader(crops, self.batch_size, self._order())
 
     def val_dataloader(self) -> DataLoader:
@@ -265,7 +287,8 @@ class ShardDataModule(AudioDataModule):
 
     def _whole(self, split: str) -> DataLoader:
         self.setup()
-        return self._loader(ShardClips(self._shards[split], self.mel, self.max_clip_seconds, self.seed, self.dequantise), 1)
+        options = self.mel, self.max_clip_seconds, self.seed, self.dequantise, self._ids
+        return self._loader(ShardClips(self._shards[split], *options), 1)
 
 
 def cut(piece: dict[str, Any], mel: MelSpectrogram, first: int, frames: int) -> tuple[Tensor, Tensor]:
@@ -287,7 +310,7 @@ def cut(piece: dict[str, Any], mel: MelSpectrogram, first: int, frames: int) -> 
     audio = torch.zeros(stop - start * hop, dtype=torch.float32)
     read = piece["audio"][start * hop : stop]
     audio[: len(read)] = torch.from_numpy(read.astype(np.float32)) / 32768
-    if piece["mel"].size:
+    if piece["mel"].size and mel.n_mels:
         frame_mel = torch.from_numpy(piece["mel"][:, first : first + frames].copy())
     else:
         with torch.no_grad():
@@ -295,9 +318,14 @@ def cut(piece: dict[str, Any], mel: MelSpectrogram, first: int, frames: int) -> 
     return audio[(first - start) * hop : min((first + frames) * hop, length) - start * hop].clone(), frame_mel
 
 
+def speaker_of(piece: dict[str, Any], speakers: dict[str, int] | None) -> int | None:
+    """Returns the id of who speaks in a piece, if there are ids."""
+    return None if speakers is None else speakers[piece["about"]["speaker"]]
+
+
 def check_spec(piece: dict[str, Any], mel: MelSpectrogram, path: str) -> None:
     """Raises ValueError unless a piece has the sample rate of a mel and, where it holds its own, was made with the same."""
-    made = piece["about"]["mel"] or {"sample_rate": piece["about"]["sample_rate"]}
+    made = (piece["about"]["mel"] if mel.n_mels else None) or {"sample_rate": piece["about"]["sample_rate"]}
     if differs := ", ".join(f"{name} {value}" for name, value in made.items() if mel.spec[name] != value):
         raise ValueError(
             f"`path`: {path} was made with {differs}, not with {mel.spec}: choose the same with audio=..., or prepare it anew."

@@ -36,6 +36,8 @@ class LinearPrediction(MelBlocks):
     The gain is absolute, not fitted: white noise of variance s^2 has mean magnitude `s * sqrt(sum w^2) * sqrt(pi) / 2` in a
     window w, and the mel is a weighted mean of magnitudes.
 
+    A mel of no bands tells nothing; the spectrum is then the same for all audio, see `_usual_spectrum`.
+
     Args:
         mel: The convention of the conditioning mel.
         order: p, prediction order.
@@ -173,6 +175,9 @@ def _bands_to_spectrum(mel: MelSpectrogram) -> tuple[Tensor, Tensor, Tensor]:
     12 dB an octave as voices do (`beyond`, a factor for each of the remaining bins). Holding the last band instead costs
     half a nat per sample on LJSpeech: a hole there would be taken for silence all the way up.
     """
+    if not mel.n_mels:
+        usual = _usual_spectrum(mel)
+        return usual.new_zeros(0, len(usual)), usual.log(), usual[:0]
     filterbank = mel.filterbank.double()
     weight = filterbank.sum(dim=1).clamp_min(1e-12)
     bins = torch.arange(filterbank.shape[1], dtype=torch.float64)
@@ -187,6 +192,16 @@ def _bands_to_spectrum(mel: MelSpectrogram) -> tuple[Tensor, Tensor, Tensor]:
     unit = math.sqrt(math.pi) / 2.0 * mel.window.double().square().sum().sqrt()
     beyond = (bins[len(told) :] / centres[-1]) ** -4.0
     return 2.0 * matrix, -2.0 * (weight.log() + unit.log()) @ matrix, beyond
+
+
+def _usual_spectrum(mel: MelSpectrogram, level: float = 0.1, corner: float = 600.0) -> Tensor:
+    """Returns a power density (n_fft / 2 + 1,) that speech and music come near to: it falls by 6 dB an octave from 600 Hz on.
+
+    Steeper ones fit music better and voices worse, whose hiss they don't expect. `level` is the root mean square.
+    """
+    hertz = torch.arange(mel.n_fft // 2 + 1, dtype=torch.float64) * mel.sample_rate / mel.n_fft
+    density = 1.0 / (1.0 + (hertz / corner).square())
+    return level**2 * density / (density @ _spectrum_to_autocorrelation(mel.n_fft, 0))
 
 
 def _spectrum_to_autocorrelation(n_fft: int, order: int) -> Tensor:

@@ -77,6 +77,7 @@ def encode(
     _check(teacher)
     with _one_thread():
         grids = [coarse(_mel(channel, teacher), mel_step, mel_stride) for channel in pcm]
+        numbers = np.concatenate(grids, axis=None)
         header = {
             "samples": pcm.shape[1],
             "channels": len(pcm),
@@ -84,7 +85,7 @@ def encode(
             "speaker": speaker,
             "mel_step": mel_step,
             "mel_stride": mel_stride,
-            "mel_range": [int(min(map(np.min, grids))), int(max(map(np.max, grids)))],
+            "mel_range": [int(numbers.min()), int(numbers.max())] if numbers.size else [0, 0],
             "crc32": zlib.crc32(np.ascontiguousarray(pcm, "<i2")),
             "model": fingerprint(teacher),
         }

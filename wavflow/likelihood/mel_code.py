@@ -21,6 +21,8 @@ START = 1.0  # of the mean deviation from the prediction, in steps
 
 def coarse(mel: Tensor, step: float, stride: int) -> np.ndarray:
     """Returns whole numbers of steps (n_mels, ceil(F / stride)) of a log-mel (1, n_mels, F): the mean of `stride` frames."""
+    if not mel.shape[1]:
+        return np.zeros((0, -(-mel.shape[2] // stride)), np.int32)
     means = functional.avg_pool1d(mel, stride, ceil_mode=True, count_include_pad=False)
     return torch.round(means[0].double() / step).to(torch.int32).numpy()
 
@@ -28,6 +30,8 @@ def coarse(mel: Tensor, step: float, stride: int) -> np.ndarray:
 def fine(grid: np.ndarray, step: float, stride: int, frames: int) -> Tensor:
     """Returns the mel (1, n_mels, frames), float32, that a grid of whole steps tells: linear between its columns."""
     mel = torch.from_numpy(step * grid.astype(np.float64))[None]
+    if not len(grid):
+        return mel.new_zeros(1, 0, frames, dtype=torch.float32)
     if stride > 1:
         mel = functional.interpolate(mel, scale_factor=stride, mode="linear", align_corners=False)
     return mel[..., :frames].float()

@@ -87,7 +87,7 @@ class Upsampler(nn.Module):
     the result to the sample rate with `kernel`. Never a bare transposed convolution, whose overlap rings as a tone.
 
     Args:
-        n_mels: Bands of the mel.
+        n_mels: Bands of the mel; for none, the features are learnt constants.
         channels: Features.
         hop_length: Samples per frame.
         frame_centre: Where a frame's centre lies after its first sample, in samples (see `MelSpectrogram`).
@@ -104,7 +104,9 @@ class Upsampler(nn.Module):
         # Log-mels lie between -11.5 and about 2; brought to unit scale so that the first layer starts well.
         self.register_buffer("mean", torch.tensor(-5.0), persistent=False)
         self.register_buffer("scale", torch.tensor(2.5), persistent=False)
-        self.mix = nn.Conv1d(n_mels, channels, kernel_size=3)
+        self.mix = nn.Conv1d(n_mels or 1, channels, kernel_size=3)
+        if not n_mels:  # its bias is what is learnt then
+            self.mix.weight = nn.Parameter(self.mix.weight.detach()[:, :0], requires_grad=False)
         self.refine = nn.Conv1d(channels, channels, kernel_size=1)
         kernel = interpolation_weights(hop_length, frame_centre).to(torch.get_default_dtype())
         self.kernel = nn.Parameter(kernel) if mode == "smoothing" else nn.Buffer(kernel, persistent=False)
@@ -114,6 +116,9 @@ class Upsampler(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         """Returns features (B, channels, F) of a log-mel (B, n_mels, F)."""
-        x = (mel - self.mean) / self.scale
-        x = torch.cat([x[..., :1], x, x[..., -1:]], dim=-1)  # edges held, as in `interpolate`
-        return torch.nn.functional.leaky_relu(self.refine(torch.nn.functional.leaky_relu(self.mix(x), 0.2)), 0.2)
+        if mel.shape[1]:
+            x = (mel - self.mean) / self.scale
+            mixed = self.mix(torch.cat([x[..., :1], x, x[..., -1:]], dim=-1))  # edges held, as in `interpolate`
+        else:
+            mixed = self.mix.bias.unsqueeze(-1).expand(mel.shape[0], -1, mel.shape[-1])
+        return torch.nn.functional.leaky_relu(self.refine(torch.nn.functional.leaky_relu(mixed, 0.2)), 0.2)

@@ -75,7 +75,7 @@ class FrameStep(nn.Module):
                 f"{tuple(mel.shape)} and {tuple(noise.shape)}: give one frame, with two of the mel on either side."
             )
         held = held_frames(mel)
-        mel = at_frames(mel, held)
+        mel = at_frames(mel, held) if mel.shape[1] else mel  # of no bands there is nothing to hold
         cond = self.vocoder.conditioning(mel, speaker)
         middle = MiddleFrame(at_frames(cond.frames, held[:, 1:4]), cond.kernel)
         z, phase = self._excite(noise.unsqueeze(1), mel[..., 1:4], state)
