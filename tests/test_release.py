@@ -1,0 +1,159 @@
+"""Models that come with the package: found by name, in half precision, and what rounding costs; the scripts around them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from commands import call, make_sounds, succeeds
+from helpers import random_log_mel, tiny_student, tiny_teacher
+from safetensors import safe_open
+
+import wavflow
+from wavflow import models
+from wavflow.evaluation.systems import Clip
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "scripts"))
+
+
+@pytest.fixture
+def released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that stands for the package's, with a student and a teacher; the working folder is another, and empty."""
+    folder = tmp_path / "released"
+    for name, model in (("lj-student", tiny_student()), ("lj-teacher", tiny_teacher())):
+        wavflow.save_model(model.float(), folder / f"{name}.safetensors", {"steps": 3}, torch.float16)
+    monkeypatch.setattr(models, "RELEASED", folder)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return folder
+
+
+def test_a_name_is_a_model_and_another_name_tells_those_there_are(released: Path) -> None:
+    assert wavflow.load_model("lj-student").draws_in_parallel
+    assert not wavflow.load_model(Path("lj-teacher")).draws_in_parallel
+    for wrong in ("lj-pupil", "lj-student.safetensors", "no/lj-student"):
+        with pytest.raises(FileNotFoundError, match=r"there is no model file .*or take lj-student, or take lj-teacher"):
+            wavflow.load_model(wrong)
+    wavflow.save_model(tiny_teacher().float(), "lj-student")  # a file of your own goes first
+    assert not wavflow.load_model("lj-student").draws_in_parallel
+
+
+def test_what_comes_with_the_package_is_whole() -> None:
+    for name, path in models.released_models().items():
+        model = wavflow.load_model(name)
+        assert {p.dtype for p in model.parameters()} == {torch.get_default_dtype()}
+        assert path.stat().st_size <= 16_000_000
+        assert {"steps", "data", "licence", "commit", "dtype"} <= model.info.keys()
+        assert "/" not in json.dumps(model.info), "a path tells of a machine"
+        assert f"`{name}`" in (models.RELEASED / "README.md").read_text(), "the card must tell of it"
+
+
+@pytest.mark.parametrize(("dtype", "step"), [(torch.float16, 2**-11), (torch.bfloat16, 2**-8)])
+def test_half_precision_is_half_the_size_and_loads_as_the_weights_rounded(
+    tmp_path: Path, dtype: torch.dtype, step: float
+) -> None:
+    torch.set_default_dtype(torch.float32)
+    model = tiny_student(layers=6, channels=32)
+    for name, kind in (("half", dtype), ("whole", None)):
+        wavflow.save_model(model, tmp_path / name, dtype=kind)
+    loaded = wavflow.load_model(tmp_path / "half").state_dict()
+
+    for name, weight in model.state_dict().items():
+        assert loaded[name].dtype == torch.float32
+        assert (loaded[name] != weight).any() or weight.numel() < 10
+        torch.testing.assert_close(loaded[name], weight, rtol=step, atol=1e-7)
+    sizes = [(tmp_path / name).stat().st_size for name in ("half", "whole")]
+    assert 0.48 < sizes[0] / sizes[1] < 0.56  # the configuration is as long as ever
+
+
+def test_what_half_precision_can_not_hold_is_refused(tmp_path: Path) -> None:
+    model = tiny_student()
+    with pytest.raises(ValueError, match=r"`dtype` must be torch.float16, torch.bfloat16 or None, got torch.int8"):
+        wavflow.save_model(model, tmp_path / "model", dtype=torch.int8)
+    with torch.no_grad():
+        model.upsampler.mix.weight[0] = 1e5
+    with pytest.raises(ValueError, match=r"can't hold upsampler\.mix\.weight"):
+        wavflow.save_model(model, tmp_path / "model", dtype=torch.float16)
+    assert not list(tmp_path.iterdir())
+    wavflow.save_model(model, tmp_path / "model", dtype=torch.bfloat16)
+
+
+def test_commands_take_names_and_fall_back_to_them(released: Path) -> None:
+    sounds = make_sounds(released.parent / "sounds")
+    outcome = succeeds("synthesize", f"input={sounds / '0.wav'}", "output=a.wav", "device=cpu")
+    assert "model=lj-student" in outcome.err
+    assert "model=lj-" not in succeeds("synthesize", "model=lj-student", f"input={sounds / '0.wav'}", "output=b.wav").err
+    assert Path("a.wav").read_bytes() == Path("b.wav").read_bytes()
+    assert "model=lj-teacher" in succeeds("score", f"input={sounds / '0.wav'}", "pictures=0").err
+
+    run = Path("runs/student/mine/model.safetensors")
+    wavflow.save_model(tiny_student().float(), run)
+    assert "lj-student" not in succeeds("synthesize", f"input={sounds / '0.wav'}", "output=c.wav").err
+    assert Path("c.wav").read_bytes() != Path("a.wav").read_bytes()
+
+
+def test_training_and_comparing_do_not_fall_back(released: Path) -> None:
+    for command, option in (("train", "stage=student"), ("evaluate", "clips=1")):
+        outcome = call(command, option)
+        assert outcome.status == 1
+        assert "no teacher was named" in outcome.err
+
+
+def test_a_release_takes_the_better_half_and_tells_nothing_of_the_machine(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from release import costs, release
+
+    torch.set_default_dtype(torch.float32)
+    teacher, student = tiny_teacher(0.2), tiny_student(0.2)
+    clips = [Clip(f"{i}", 0.05 * torch.randn(1, 160), random_log_mel(10)) for i in range(3)]
+    student.info = {"steps": 5, "stage": "DistillationTask", "machine": "/home/me", "seconds": 2.5}
+    for model, given in ((teacher, None), (student, teacher)):
+        path = release(model, tmp_path / "out" / "mine.safetensors", clips, given, {"licence": "MIT"})
+        assert "bfloat16" in capsys.readouterr().out
+        assert path.stat().st_mode & 0o777 == 0o644
+        with safe_open(path, "pt") as file:
+            assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}  # noqa: SIM118 (not a dict)
+    assert wavflow.load_model(path).info == {
+        "steps": 5, "stage": "DistillationTask", "seconds": 2.5, "licence": "MIT", "dtype": "float16"
+    }  # fmt: skip
+
+    halves = {"float32": student, "float16": wavflow.load_model(path), "worse": tiny_student(0.3)}
+    exact, near, far = costs(clips, halves, teacher)
+    assert exact["moved"].mean == 0 < 20 * near["moved"].mean < far["moved"].mean
+    assert exact["KL"].mean == pytest.approx(near["KL"].mean, rel=0.02) != pytest.approx(far["KL"].mean, rel=0.02)
+    model = tiny_teacher(0.2)
+    nats = [row["nats/sample"].mean for row in costs(clips, {"float32": model, "worse": tiny_teacher(0.3)})]
+    expected = [float(model.log_prob(clip.audio, clip.mel).detach().mean()) for clip in clips]
+    assert nats[0] == pytest.approx(sum(expected) / 3, rel=1e-5)
+    assert abs(nats[0] - nats[1]) > 1e-3
+
+
+@pytest.mark.slow
+def test_a_session_for_a_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
+    sounds = make_sounds(tmp_path / "sounds", (0.6, 0.5, 0.7, 0.4))
+    command = [
+        sys.executable,
+        ROOT / "scripts" / "gpu_session.py",
+        "--tiny",
+        "--data",
+        sounds,
+        "--output",
+        "out",
+        "--minutes",
+        "20",
+    ]
+    steps = ["--steps", "student,teacher,distillation,likelihood,train"]
+    done = subprocess.run([*command, *steps], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("status 0") == 6, done.stdout + done.stderr
+    for kind, rows in (("student", 5), ("teacher", 6), ("distillation", 2), ("likelihood", 2)):
+        found = json.loads((tmp_path / "out" / f"{kind}.json").read_text())
+        assert "torch" in found[0]
+        assert len(found) == 1 + rows
+        assert not [row for row in found if "error" in row], found
+    assert wavflow.load_model(tmp_path / "out" / "student.safetensors").info["steps"] == 2
