@@ -123,7 +123,7 @@ def test_a_misspelt_key_is_refused() -> None:
         ("lj_h200", "teacher", (32, 16128), 128, 1e-3),
         ("lj_h200", "student", (16, 24064), 64, 1e-3),
         ("cpu_small", "teacher", (4, 8192), 48, 2e-3),
-        ("cpu_small", "student", (4, 8192), 32, 1e-3),
+        ("cpu_small", "student", (2, 8192), 48, 1e-3),
     ],
 )
 def test_an_experiment_is_a_recipe_for_each_stage(experiment: str, stage: str, batch: tuple, channels: int, lr: float) -> None:

@@ -12,9 +12,10 @@ from wavflow import Vocoder
 from wavflow.distributions import Gaussian, Logistic
 from wavflow.flows import Autoregressive, Flow, MaskedAutoregressive
 from wavflow.flows.elementwise import Affine, Inverted, MixtureCDF
+from wavflow.kernels import vectors
 from wavflow.nn.upsampler import Conditioning
 from wavflow.nn.wavenet import WaveNet
-from wavflow.synthesis import kernels, packing, steps, vectors
+from wavflow.synthesis import kernels, packing, steps
 from wavflow.synthesis.steps import StepEngine
 
 DENSITIES = ["gaussian", "logistic", "mixture_of_gaussians", "mixture_of_logistics"]

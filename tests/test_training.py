@@ -19,7 +19,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from wavflow import models
-from wavflow.callbacks import KeepCheckpoint, Listen, ProgressBar, SaveModel, SkipNonFinite
+from wavflow.callbacks import KeepCheckpoint, Kernels, Listen, ProgressBar, SaveModel, SkipNonFinite
 from wavflow.data import AudioDataModule
 from wavflow.losses import ContrastiveDivergence, DensityDistillation, MultiResolutionSTFTLoss
 from wavflow.training import (
@@ -507,3 +507,12 @@ def test_the_bar_counts_to_the_end_of_training(folder: Path, tmp_path: Path) -> 
     seen = AfterEachStep(lambda _: (bar.train_progress_bar.n, bar.train_progress_bar.total))
     trainer(tmp_path, 2, [bar, seen], accumulate_grad_batches=2, enable_progress_bar=True).fit(task, data(folder, task))
     assert seen.seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_other_kernels_are_for_cuda_and_named() -> None:
+    task = likelihood()
+    for by in (None, "fused", "compiled"):
+        Kernels(by).on_fit_start(None, task)  # on a CPU: as they are
+    assert not any(name.endswith("_orig_mod") for name, _ in task.named_modules())
+    with pytest.raises(ValueError, match=r"`by` must be one of none, fused, compiled, got 'quick'"):
+        Kernels("quick")

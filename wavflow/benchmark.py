@@ -20,7 +20,7 @@ from wavflow.devices import pick_device
 from wavflow.evaluate import named
 from wavflow.evaluation.tables import plain_rows
 from wavflow.files import aside
-from wavflow.models import build, load_model
+from wavflow.models import build, load_model, released_models
 from wavflow.vocoder import Vocoder
 
 
@@ -61,7 +61,7 @@ def main(cfg: DictConfig) -> None:
 def chosen(cfg: DictConfig) -> dict[str, Vocoder]:
     """Loads the models that are files and builds those that are names of conf/net, with random weights."""
     names = [str(name) for name in values(cfg.model)]
-    files = [name for name in names if name.endswith(".safetensors")]
+    files = [name for name in names if name.endswith(".safetensors") or name in released_models()]
     audio, models = OmegaConf.to_container(cfg.audio, resolve=True), {}
     for name in [name for name in names if name not in files]:
         net = OmegaConf.to_container(compose("train", [f"net={name}", "output=."]).net, resolve=True)

@@ -81,6 +81,15 @@ def as_convolutions(vocoder: Vocoder) -> Vocoder:
     return vocoder
 
 
+def plain(vocoder: Vocoder) -> Vocoder:
+    """Returns a copy whose WaveNets train by torch's own operations alone."""
+    vocoder = copy.deepcopy(vocoder)
+    for module in vocoder.flow.modules():
+        if isinstance(module, WaveNet):
+            module.compiled_layers = False
+    return vocoder
+
+
 def compiled(vocoder: Vocoder) -> Vocoder:
     """Returns a copy whose WaveNets are compiled by `torch.compile`, at the first call, for minutes."""
     vocoder = copy.deepcopy(vocoder)
@@ -101,11 +110,13 @@ class Form(NamedTuple):
         return torch.autocast(device.type, torch.bfloat16, enabled=self.dtype == "bfloat16")
 
 
-def forms(vocoder: Vocoder, compile: bool = False) -> dict[str, Form]:
-    """Returns the forms that a vocoder has, the baseline first."""
+def forms(vocoder: Vocoder, compile: bool = False, training: bool = False) -> dict[str, Form]:
+    """Returns the forms that a vocoder has, the baseline first; on a CPU some are for training alone."""
     causal = (type(module) is WaveNet and module.causal for module in vocoder.flow.modules() if isinstance(module, WaveNet))
     found = {"eager conv1d, float32": Form(as_convolutions, "float32")} if all(causal) else {}
-    found |= {"eager, float32": Form(copy.deepcopy, "float32"), "eager, bfloat16": Form(copy.deepcopy, "bfloat16")}
+    found |= {"eager, float32": Form(plain, "float32"), "eager, bfloat16": Form(plain, "bfloat16")}
+    if training and vocoder.device.type == "cpu":
+        found |= {f"compiled layers, {dtype}": Form(copy.deepcopy, dtype) for dtype in ("float32", "bfloat16")}
     if compile:
         found |= {"compiled, float32": Form(compiled, "float32"), "compiled, bfloat16": Form(compiled, "bfloat16")}
     return found

@@ -30,7 +30,7 @@ def training(
     batch = {"audio": 0.1 * audio, "mel": mel, "mask": torch.ones_like(audio)}
     passes = 3.0 * operations_per_sample(net) + (0.0 if teacher is None else 2.0 * operations_per_sample(teacher))
     rows = []
-    for form_name, form in forms(net, compile).items():
+    for form_name, form in forms(net, compile, training=True).items():
         timing = ceilings.stopwatch(step(task(net, form, teacher), batch, form))
         floor = ceilings.floor(audio.numel() * passes, 0.0, form.dtype)
         made = audio.numel() / net.sample_rate

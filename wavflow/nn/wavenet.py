@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wavflow.arguments import at_least
+from wavflow.nn.gated_layers import fits, gated_layers
 from wavflow.nn.upsampler import Conditioning
 
 
@@ -70,6 +71,7 @@ class WaveNet(nn.Module):
         self.kernel_size = kernel_size
         self.causal = causal
         self.fused: Callable | None = None  # a layer for CUDA, see `wavflow.synthesis.fused_layer.use_fused`
+        self.compiled_layers = True  # in training on a CPU, where `fits` says so; false for the plain layers
         self.input = nn.Linear(in_channels, channels)
         self.gates = nn.ModuleList(nn.Linear(rows * kernel_size * channels, 2 * channels) for _ in self.dilations)
         # The last layer's residual would go nowhere.
@@ -100,6 +102,10 @@ class WaveNet(nn.Module):
         cond, projected = self._project(cond)
         h, skip = self.input(x.transpose(1, 2)), 0.0
         ahead = 0 if self.causal else self.kernel_size // 2
+        if self.compiled_layers and cond is not None and fits(h, cond.kernel, [*self.gates, *self.outputs]):
+            cond.to_samples(projected[0, ..., :0], x.shape[-1])  # checks the length
+            skip = gated_layers(h, projected, cond.kernel, self.gates, self.outputs, self.dilations, ahead)
+            return self._params(skip).transpose(1, 2)
         for i, dilation in enumerate(self.dilations):
             if self.fused is not None and h.is_cuda:
                 h, skip = self.fused(self, i, h, skip, cond, projected)

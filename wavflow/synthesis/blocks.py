@@ -10,8 +10,7 @@ import math
 
 import numpy as np
 
-from wavflow.synthesis.packing import ROWS, TILE, VECTOR, PackedWaveNet
-from wavflow.synthesis.vectors import (
+from wavflow.kernels.vectors import (
     add_product,
     compiled,
     exp_twice,
@@ -23,6 +22,7 @@ from wavflow.synthesis.vectors import (
     repeat,
     store,
 )
+from wavflow.synthesis.packing import ROWS, TILE, VECTOR, PackedWaveNet
 
 
 @compiled

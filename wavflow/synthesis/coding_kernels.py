@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wavflow.kernels.vectors import compiled
 from wavflow.synthesis.kernels import predict, scratch_for
 from wavflow.synthesis.packing import PackedWaveNet
-from wavflow.synthesis.vectors import compiled
 
 LOWEST, HIGHEST, FULL_SCALE = -32768, 32767, 32768.0
 

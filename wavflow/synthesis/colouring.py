@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wavflow.flows.pitch_prediction import PitchPrediction
 from wavflow.flows.whitening import Whitening
-from wavflow.synthesis.vectors import compiled
+from wavflow.kernels.vectors import compiled
 
 
 class Filters(NamedTuple):

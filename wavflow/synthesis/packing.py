@@ -22,10 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wavflow.kernels import TILE, VECTOR
 from wavflow.nn.wavenet import WaveNet
 
-VECTOR = 16  # numbers in a vector; widths are padded to it
-TILE = 32  # outputs of a tile
 BLOCK = 16  # steps whose delayed taps are multiplied at once, at most
 ROWS = 256  # most time steps of a block
 

@@ -307,7 +307,7 @@ def _is_affine(flow: Any) -> bool:
 
 def dtypes() -> list[torch.dtype]:
     """Returns what this processor can multiply."""
-    from wavflow.synthesis import vectors
+    from wavflow.kernels import vectors
 
     return [torch.float32, torch.bfloat16] if vectors.multiplies_bfloat16() else [torch.float32]
 

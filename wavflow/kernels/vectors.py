@@ -10,9 +10,11 @@ numbers in bfloat16, the first in the low half, which processors with AVX512-BF1
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from llvmlite import binding, ir
 from numba import njit, types
 from numba.extending import intrinsic, models, overload, register_model
 
-from wavflow.synthesis.packing import TILE, VECTOR
+from wavflow.kernels import TILE, VECTOR
 
 
 class _BFloat(ir.Type):
@@ -38,6 +40,7 @@ class _BFloat(ir.Type):
 
 
 _FLOATS, _WORDS, _HALVES = (ir.VectorType(element, VECTOR) for element in (ir.FloatType(), ir.IntType(32), _BFloat()))
+_SHORTS = ir.VectorType(ir.IntType(16), VECTOR)
 _PAIRS, _DOT = ir.VectorType(_BFloat(), 2 * VECTOR), "llvm.x86.avx512bf16.dpbf16ps.512"
 
 
@@ -61,17 +64,19 @@ def compiled(function: Callable) -> Callable:
         dispatcher = njit(cache=True, **options)(function)
     except RuntimeError:  # a read-only installation, and no home
         return njit(**options)(function)
-    # Numba asks only the function's own file whether it has changed; what it calls may lie in another file of this folder.
-    dispatcher._cache._cache_file._source_stamp = _STAMP
+    # Numba asks only the function's own file whether it has changed; what it calls may lie in another file, here or beside it.
+    dispatcher._cache._cache_file._source_stamp = _stamp(Path(__file__).parent) + _stamp(Path(inspect.getfile(function)).parent)
     return dispatcher
 
 
-_STAMP = tuple((file.stat().st_mtime_ns, file.stat().st_size) for file in sorted(Path(__file__).parent.glob("*.py")))
+@cache
+def _stamp(folder: Path) -> tuple[tuple[int, int], ...]:
+    return tuple((file.stat().st_mtime_ns, file.stat().st_size) for file in sorted(folder.glob("*.py")))
 
 
 def _address(context: Any, builder: ir.IRBuilder, array_type: Any, array: Any, index: Any, element: ir.Type) -> Any:
-    if array_type.dtype not in (types.float32, types.uint32) or array_type.layout != "C":
-        raise TypeError(f"a vector comes from a contiguous array of 32-bit numbers, not from {array_type}")
+    if array_type.dtype not in (types.float32, types.uint32, types.uint16) or array_type.layout != "C":
+        raise TypeError(f"a vector comes from a contiguous array of float32, uint32 or uint16, not from {array_type}")
     start = context.make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(start, [index]), element.as_pointer())
 
@@ -82,17 +87,21 @@ def _all_lanes(builder: ir.IRBuilder, scalar: Any) -> Any:
     return builder.shuffle_vector(first, empty, ir.Constant(_WORDS, [0] * VECTOR))
 
 
-def _load(builder: ir.IRBuilder, address: Any) -> Any:
+def _load(builder: ir.IRBuilder, address: Any, align: int = 4) -> Any:
     value = builder.load(address)
-    value.align = 4
+    value.align = align
     return value
 
 
 @intrinsic
 def load(typing: Any, array: Any, index: Any) -> Any:
-    """Reads the vector that starts at a flat index of a float32 array; of shared words, the even weights."""
+    """Reads the vector at a flat index of a float32 array, or a uint16 one of bfloat16; of shared words, the even weights."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
+        if array.dtype == types.uint16:
+            halves = _load(builder, _address(context, builder, signature.args[0], *values, _SHORTS), align=2)
+            words = builder.shl(builder.zext(halves, _WORDS), ir.Constant(_WORDS, [16] * VECTOR))
+            return builder.bitcast(words, _FLOATS)
         return _load(builder, _address(context, builder, signature.args[0], *values, _FLOATS))
 
     return Vector(array, types.intp), emit
@@ -114,10 +123,13 @@ def load_odd(typing: Any, array: Any, index: Any) -> Any:
 
 @intrinsic
 def store(typing: Any, array: Any, index: Any, vector: Any) -> Any:
-    """Writes a vector from a flat index of a float32 array on."""
+    """Writes a vector from a flat index of a float32 array on, or, rounded, of a uint16 array of bfloat16."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
-        builder.store(values[2], _address(context, builder, signature.args[0], *values[:2], _FLOATS)).align = 4
+        array, index, vector = values
+        if signature.args[0].dtype == types.uint16:
+            vector = builder.fptrunc(vector, _HALVES)
+        builder.store(vector, _address(context, builder, signature.args[0], array, index, vector.type)).align = 2
         return context.get_dummy_value()
 
     return types.void(array, types.intp, Vector), emit

@@ -1,0 +1,181 @@
+"""All gated layers of a WaveNet as one function with a backward of its own: for training on a processor.
+
+    taps of h --W--> + bias + features -> tanh, tanh -> gated --W_out--> + bias -> skip, next h
+
+Eager, half of a training step passes between the matrix products: sums, tanh and copies, each of them to memory and back. The
+products stay torch's, which come near what the processor can do; what lies between two of them is one compiled pass, see
+`wavflow.kernels.passes`, and both share memory that the next layer uses again. The tanhs are kept for the backward, the taps
+gathered once more. Skips and the gradients of biases and features are summed in float32, whatever the products are rounded to.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wavflow.kernels import VECTOR
+
+THREADS = 4  # with more, torch's own passes, which use them all, are faster than these, which use one
+
+
+def fits(h: Tensor, kernel: Tensor | None, linears: Sequence[nn.Linear]) -> bool:
+    """Whether `gated_layers` can take these: on a CPU, for a gradient, whole vectors wide; and is likely to be faster.
+
+    Args:
+        h: Input (B, T, C) of the first layer.
+        kernel: From frames to samples; none where there are no frames.
+        linears: The layers' matrices.
+    """
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or h.device.type != "cpu":
+        return False
+    return (
+        (h.dtype == torch.float32 or (h.dtype == torch.bfloat16 and _multiplies_bfloat16()))
+        and kernel is not None
+        and not kernel.requires_grad
+        and torch.get_num_threads() <= THREADS
+        and h.shape[-1] % VECTOR == 0
+        and all(x.out_features % VECTOR == 0 and x.weight.dtype == torch.float32 for x in linears)
+    )
+
+
+@cache
+def _multiplies_bfloat16() -> bool:
+    from wavflow.kernels import vectors
+
+    return vectors.multiplies_bfloat16()
+
+
+def gated_layers(
+    h: Tensor,
+    frames: Tensor,
+    kernel: Tensor,
+    gates: Sequence[nn.Linear],
+    outputs: Sequence[nn.Linear],
+    dilations: Sequence[int],
+    ahead: int = 0,
+) -> Tensor:
+    """Returns the summed skips (B, T, S) of all layers, float32; differentiable, once, in h, frames and weights.
+
+    Args:
+        h: Input (B, T, C) of the first layer; its dtype, float32 or bfloat16, is that of the products.
+        frames: Projected features of all layers, (layers, B, F, 2C).
+        kernel: From frames to samples, (3, T / F).
+        gates: Of each layer, K * C -> 2C, the oldest tap first.
+        outputs: Of each layer, C -> S + C, of the last one C -> S.
+        dilations: Time steps between the taps of each layer.
+        ahead: Taps after t; the others are at t and before.
+    """
+    weights = [getattr(x, name) for name in ("weight", "bias") for linears in (gates, outputs) for x in linears]
+    frames, kernel = frames.float().contiguous(), kernel.float().contiguous()
+    return _GatedLayers.apply(h, frames, kernel, dilations, ahead, *weights)
+
+
+class _GatedLayers(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, h: Tensor, frames: Tensor, kernel: Tensor, dilations: Sequence[int], ahead: int, *weights: Tensor
+    ) -> Tensor:
+        from wavflow.kernels import passes  # Numba takes a second to import
+
+        (batch, time, channels), layers = h.shape, len(dilations)
+        matrices, biases = [w.to(h.dtype) for w in weights[: 2 * layers]], [words(b) for b in weights[2 * layers :]]
+        frozen = not (ctx.needs_input_grad[1] or any(ctx.needs_input_grad[5:]))
+        kept = 1 if frozen else layers  # only the gradients of weights need what went into the layers
+        size = batch * time * channels * h.dtype.itemsize
+        memory = spare.take((kept + 2 * layers) * size)
+        inputs = memory[: kept * size].view(h.dtype).view(kept, batch, time, channels)
+        tanhs = memory[kept * size :][: 2 * layers * size].view(h.dtype).view(layers, batch, time, 2 * channels)
+        taps, gated = h.new_empty(time, matrices[0].shape[1]), h.new_empty(time, channels)
+        skip = frames.new_zeros(batch, time, matrices[-1].shape[0])
+        inputs[0] = h
+        xs, ys, sums, features = words(inputs), words(tanhs), words(skip), words(frames)
+        for b in range(batch):  # item by item, so that the scratch stays in the cache
+            for i in range(layers):
+                x, following = (xs[0, b], xs[0, b]) if frozen else (xs[i, b], xs[min(i + 1, layers - 1), b])
+                passes.gather(x, words(taps), dilations[i], ahead)
+                torch.mm(taps, matrices[i].T, out=tanhs[i, b])
+                passes.gate(ys[i, b], words(gated), biases[i], features[i, b], words(kernel))
+                out = torch.mm(gated, matrices[layers + i].T)
+                passes.advance(words(out), biases[layers + i], x, sums[b], following)
+        ctx.save_for_backward(kernel, *matrices)
+        ctx.kept = memory, inputs, tanhs
+        ctx.plan = dilations, ahead, frames.shape, frozen
+        return skip
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_skip: Tensor) -> tuple[Tensor | None, ...]:
+        from wavflow.kernels import passes
+
+        if ctx.kept is None:
+            raise RuntimeError(
+                "the first backward gave its memory back: for a second, set the WaveNet's `compiled_layers` to False."
+            )
+        (memory, inputs, tanhs), ctx.kept = ctx.kept, None
+        kernel, *matrices = ctx.saved_tensors
+        dilations, ahead, shape, frozen = ctx.plan
+        (layers, batch, time, width), skips = tanhs.shape, grad_skip.shape[-1]
+        channels = width // 2
+        taps, gated, grad_y = (tanhs.new_empty(time, n) for n in (matrices[0].shape[1], channels, width))
+        grad_out, grad_h = tanhs.new_empty(time, skips + channels), tanhs.new_empty(batch, time, channels)
+        grad_frames, grads = kernel.new_zeros(shape), [torch.zeros_like(m, dtype=torch.float32) for m in matrices]
+        gate_biases = kernel.new_zeros(layers, width)
+        output_biases = kernel.new_zeros(layers + 1, skips + channels)  # the last row takes what is no layer's
+        output_biases[:, :skips] = grad_skip.sum(dim=(0, 1))
+        xs, ys, features = words(inputs), words(tanhs), words(grad_frames)
+        for b in range(batch):
+            grad_out[:, :skips], grad_out[:, skips:] = grad_skip[b], 0.0  # the skips' part serves all layers
+            for i in reversed(range(layers)):
+                matrix = matrices[layers + i]
+                grad_made = grad_out[:, : len(matrix)]
+                grad_gated = torch.mm(grad_made, matrix)
+                if frozen:
+                    passes.ungate_frozen(words(grad_gated), ys[i, b], words(grad_y))
+                else:
+                    found = features[i, b], words(gate_biases[i])
+                    passes.ungate(words(grad_gated), ys[i, b], words(grad_y), words(gated), words(kernel), *found)
+                    passes.gather(xs[i, b], words(taps), dilations[i], ahead)
+                    grads[i] += torch.mm(grad_y.T, taps)
+                    grads[layers + i] += torch.mm(grad_made.T, gated)
+                grad_taps = torch.mm(grad_y, matrices[i])
+                scale = math.sqrt(0.5) if i else 1.0  # of the residual of the layer before
+                grad_bias = words(output_biases[i - 1])
+                passes.retreat(words(grad_taps), words(grad_out), grad_bias, skips, dilations[i], ahead, scale)
+            grad_h[b] = grad_out[:, skips:]
+        spare.buffers.append(memory)
+        if frozen:
+            return grad_h, *[None] * (4 + 4 * layers)
+        grad_biases = [*gate_biases, *(row[: len(m)] for row, m in zip(output_biases, matrices[layers:], strict=False))]
+        return grad_h, grad_frames, None, None, None, *grads, *grad_biases
+
+
+class Spare:
+    """Memory of steps that are over, for those to come: fresh memory, page by page, costs a tenth of a step."""
+
+    def __init__(self) -> None:
+        self.buffers: list[Tensor] = []
+
+    def take(self, size: int) -> Tensor:
+        """Returns at least so many bytes; where all buffers are smaller, a new one takes the place of the largest."""
+        self.buffers.sort(key=len)
+        at = bisect.bisect_left(self.buffers, size, key=len)
+        if at < len(self.buffers):
+            return self.buffers.pop(at)
+        del self.buffers[-1:]
+        return torch.empty(size, dtype=torch.uint8)
+
+
+spare = Spare()
+
+
+def words(x: Tensor) -> np.ndarray:
+    """Returns a float32 or bfloat16 tensor as the compiled passes read it, the same memory."""
+    x = x.detach()
+    return x.numpy() if x.dtype == torch.float32 else x.view(torch.int16).numpy().view(np.uint16)
