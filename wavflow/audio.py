@@ -43,7 +43,8 @@ _RESAMPLING = {
     "beta": 14.769656459379492,
 }
 # The filter has one phase per unit of the ratio's numerator, with as many taps as its denominator: 44100 to 22051 Hz
-# would take 8 GB; 2 to 1, a cent's tenth from it, takes none. All pairs of usual rates up to 192 kHz stay exact.
+# would take 8 GB, 2999 to 22050 Hz half of one; 2 to 1, a cent's tenth from it, takes none. All pairs of usual rates up to
+# 192 kHz stay exact.
 _FINEST_RATIO = 3000
 # libsndfile 1.2 seeks to the exact sample in WAV and FLAC. In MP3 the decoder needs some frames to settle after a seek,
 # in Vorbis it may stay off by a block (libsndfile issue 885). So these are decoded from that many frames earlier, which
@@ -54,6 +55,8 @@ _RUN_UP = {"MP3": 2**18, "OGG": 2**62}
 _BLOCK = {"MP3": 2**62}
 _DEFAULT_BLOCK = 2**16
 _PIECE = 2**20  # frames of a long file that are looked at together
+_DENSEST = 2**13  # samples to a byte, which FLAC and Vorbis reach in digital silence: a header that claims more lies
+_RATES = (100, 2**20)  # Hz, of a file; beyond them resampling would take memory without end
 _SHORTFALL = 4096  # frames by which an intact MP3 may end before the length its header states
 _LOUDEST = 8.0  # float files hold some overs; beyond this they hold integers in disguise
 
@@ -99,9 +102,8 @@ def read_segment(path: str | os.PathLike[str], start: int, length: int, sample_r
     with _open(Path(path)) as file:
         up, down = _ratio(file, sample_rate)
         first, last = max(start, 0), min(start + length, _resampled_length(file.frames, up, down))
-        segment = torch.zeros(length, dtype=torch.float32)
         if first >= last:
-            return segment
+            return torch.zeros(length, dtype=torch.float32)
         if up == down:
             audio = torch.from_numpy(_read_frames(file, first, last))
         else:
@@ -112,8 +114,7 @@ def read_segment(path: str | os.PathLike[str], start: int, length: int, sample_r
             source_stop = min(file.frames, math.ceil(last * down / up) + reach)
             source = torch.from_numpy(_read_frames(file, block * down, source_stop)).double()
             audio = F.resample(source, down, up, **_RESAMPLING)[first - block * up : last - block * up].float()
-        segment[first - start : last - start] = audio.clamp_(-1.0, 1.0)
-    return segment
+    return torch.nn.functional.pad(audio.clamp_(-1.0, 1.0), (first - start, start + length - last))
 
 
 def audio_length(path: str | os.PathLike[str], sample_rate: int | None = None) -> int:
@@ -270,10 +271,21 @@ def _open(path: Path) -> sf.SoundFile:
         file = sf.SoundFile(path)
     except (sf.LibsndfileError, TypeError) as error:  # TypeError: .raw, which has no header
         raise _unusable(path, "is not audio that can be decoded", "convert it to wav or remove it") from error
-    if not 0 < file.frames < 2**48:  # libsndfile's way to say "unknown" is 2**63 - 1
+    if lie := _lie(file, path.stat().st_size):
         file.close()
-        raise _unusable(path, "holds no samples, or does not say how many", "convert it to wav or remove it")
+        raise _unusable(path, lie, "convert it to wav or remove it")
     return file
+
+
+def _lie(file: sf.SoundFile, size: int) -> str | None:
+    """Returns what is wrong with the header of a file of so many bytes."""
+    if not 0 < file.frames < 2**48:  # libsndfile's way to say "unknown" is 2**63 - 1
+        return "holds no samples, or does not say how many"
+    if file.frames > _DENSEST * size:
+        return f"claims {file.frames} samples in {size} bytes"
+    if not _RATES[0] <= file.samplerate <= _RATES[1]:
+        return f"claims {file.samplerate} samples per second, which no recording has"
+    return None
 
 
 def _unusable(path: Path, finding: str, remedy: str = "fetch it again or remove it") -> ValueError:
@@ -300,9 +312,9 @@ def _is_cut_short(path: Path) -> bool:
 def _read_frames(file: sf.SoundFile, first: int, last: int, exact: bool = True) -> np.ndarray:
     """Frames first … last - 1 of an open file as float32 (last - first,), channels mixed down."""
     begin = max(0, first - _RUN_UP.get(file.format, 0)) if exact else first
-    mono = np.zeros(last - first, dtype=np.float32)
     position, size = begin, _BLOCK.get(file.format, _DEFAULT_BLOCK)
     try:
+        mono = np.zeros(last - first, dtype=np.float32)  # takes memory only where something is read
         file.seek(begin)
         while position < last:
             block = file.read(min(size, last - position), dtype="float32", always_2d=True).mean(axis=1)
@@ -311,7 +323,7 @@ def _read_frames(file: sf.SoundFile, first: int, last: int, exact: bool = True) 
             kept = block[max(0, first - position) :]
             position += len(block)
             mono[position - len(kept) - first : position - first] = kept
-    except sf.LibsndfileError as error:
+    except (sf.LibsndfileError, MemoryError, ValueError) as error:  # ValueError: soundfile's, where a seek went astray
         raise _unusable(file.name, "is damaged or truncated") from error
     if position < min(last, file.frames - _SHORTFALL):
         raise _unusable(file.name, "is truncated")
@@ -328,8 +340,10 @@ def _ratio(file: sf.SoundFile, sample_rate: int | None) -> tuple[int, int]:
     if sample_rate is not None and sample_rate < 100:
         raise ValueError(f"`sample_rate` must be at least 100 Hz, got {sample_rate}: give the rate that you need.")
     target = file.samplerate if sample_rate is None else sample_rate
-    ratio = Fraction(target, file.samplerate).limit_denominator(_FINEST_RATIO)
-    return ratio.numerator, ratio.denominator
+    ratio = Fraction(target, file.samplerate)
+    small = min(ratio, 1 / ratio)
+    near = small.limit_denominator(max(_FINEST_RATIO, math.ceil(1 / small)))
+    return (near.denominator, near.numerator) if ratio > 1 else (near.numerator, near.denominator)
 
 
 def _resampled_length(frames: int, up: int, down: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,9 +86,15 @@ def _load_array(path: Path) -> tuple[Tensor, dict | None]:
     if kind == ".npy":
         return torch.from_numpy(np.load(path, allow_pickle=False)), None
     if kind == ".pt":
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+                    raise ValueError("its parts are larger than itself")
         loaded = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(loaded, Tensor) or loaded.layout != torch.strided:
             raise ValueError(f"it holds a {type(loaded).__name__}, not a plain tensor")
+        if loaded.nbytes > loaded.untyped_storage().nbytes():
+            raise ValueError(f"its shape {tuple(loaded.shape)} claims more numbers than it holds")
         return loaded, None
     with safe_open(path, framework="pt") as file:
         spec = json.loads((file.metadata() or {}).get("spec", "null"))

@@ -7,20 +7,27 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from wavflow.architectures import flowavenet, student, teacher, waveflow, waveglow
 from wavflow.arguments import choose
 from wavflow.files import aside
+from wavflow.mel import MelSpectrogram
 from wavflow.vocoder import Vocoder
 
 FORMAT = "wavflow"
 FORMAT_VERSION = 1
+LARGEST_FFT = 2**15
 RELEASED = Path(__file__).parent / "assets" / "models"
 HALVES = (torch.float16, torch.bfloat16)
 
@@ -98,18 +105,52 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
     path = Path(path) if Path(path).is_file() else released_models().get(os.fspath(path), Path(path))
     metadata, weights = _read(path)
     version = metadata.get("format_version", "")
-    if not version.isdecimal() or int(version) > FORMAT_VERSION:
+    if version not in [str(known) for known in range(1, FORMAT_VERSION + 1)]:
         raise ValueError(
             f"`path`: {path} is of model format {version!r}, this wavflow reads up to {FORMAT_VERSION}: update wavflow."
         )
     try:
-        vocoder = build(json.loads(metadata["config"]))
+        config, info = json.loads(metadata["config"]), json.loads(metadata.get("info", "{}"))
+        _check_numbers(config, info, len(weights))
+        with _no_larger_than(sum(tensor.numel() for tensor in weights.values())):
+            vocoder = build(config)
         vocoder.load_state_dict(weights)
-        vocoder.info = json.loads(metadata.get("info", "{}"))
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:  # JSON's own errors are ValueErrors
+        vocoder.info = info
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"`path`: {path} does not hold what its configuration says ({reason}): get it again.") from error
     return vocoder.to(device).eval().requires_grad_(False)
+
+
+def _check_numbers(config: dict[str, Any], info: dict[str, Any], tensors: int) -> None:
+    """Raises unless what does not show in the size of a weight is in bounds: counts, the mel, the whitening, the speakers."""
+    for name in ("layers", "flows", "scales"):
+        if config.get(name, 0) > tensors:
+            raise ValueError(f"`{name}` {config[name]} for {tensors} tensors")
+    mel = MelSpectrogram.__init__.__kwdefaults__ | (config.get("mel") or {})
+    if not mel["n_mels"] <= mel["n_fft"] <= LARGEST_FFT or config.get("whitening", 0) > mel["n_fft"]:
+        raise ValueError(f"a mel of {mel['n_mels']} bands, whitened by {config.get('whitening')}, by an FFT of {mel['n_fft']}")
+    if not isinstance(info, dict) or not all(isinstance(name, str) for name in info.get("speakers", [])):
+        raise ValueError("`info` is no JSON object, or its speakers are no names")
+
+
+@contextmanager
+def _no_larger_than(numbers: int) -> Iterator[None]:
+    """Raises when a model is built that holds far more weights than so many, before they take any memory."""
+    left, thread = 4 * numbers + 2**16, threading.get_ident()  # a weight counts anew when its norm is taken out of it
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal left
+        if parameter is not None and threading.get_ident() == thread:
+            left -= parameter.numel()
+            if left < 0:
+                raise ValueError(f"its configuration asks for more than the {numbers} numbers that it holds")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:

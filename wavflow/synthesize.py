@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import joblib
 import torch
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
@@ -18,37 +22,36 @@ from wavflow.models import load_model
 from wavflow.synthesis.parallel import ParallelEngine, fastest_dtype
 from wavflow.vocoder import Vocoder
 
+TORCHRUN = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}  # what it tells a process: its place among all, on all machines
+Pair = tuple[Path | int, Path]
+
+
+class Share(NamedTuple):
+    """What one process has done: seconds of audio, and the inputs that it could not use."""
+
+    seconds: float
+    skipped: dict[Path | int, Exception]
+
 
 @command("synthesize")
 def main(cfg: DictConfig) -> None:
     """Synthesizes every input and prints how fast that was."""
     pairs = inputs_and_outputs(Path(cfg.input), Path(cfg.output)) if has_input(cfg) else seeds_and_outputs(cfg)
-    vocoder = load_model(cfg.model or newest_model("student", key="model"), pick_device(cfg.device))
+    path, count = cfg.model or newest_model("student", key="model"), number("devices", cfg.devices, 1)
+    rank, world, local_rank = (int(os.environ.get(name, default)) for name, default in TORCHRUN.items())
+    devices = [nth_device(cfg.device, local_rank * count + i) for i in range(count)]
+    vocoder = load_model(path, devices[0])
     check_takes(vocoder, cfg)
-    temperature, seed = number("temperature", cfg.temperature, 0.0), number("seed", cfg.seed, 0)
-    speaker = None if cfg.speaker is None and vocoder.speakers is None else speaker_id(cfg.speaker, vocoder)
-    dtype = matrix_dtype(cfg.precision, vocoder)
-    skipped: dict[Path | int, Exception] = {}
-    seconds, started = 0.0, time.perf_counter()
-    for source, target in tqdm(pairs, desc="synthesizing", unit="file", disable=None):
-        drawn = isinstance(source, int)
-        generator = torch.Generator().manual_seed(source if drawn else seed)
-        try:
-            mel = vocoder.no_mel(cfg.seconds) if drawn else None
-            if cfg.stream:
-                mel = (chunk.to(vocoder.device) for chunk in mel_chunks(source, vocoder.mel)) if mel is None else mel
-                pieces = vocoder.stream(mel, None, temperature, generator, speaker, dtype=dtype)
-                samples = write_pieces(target, (piece[0] for piece in pieces), vocoder.sample_rate)
-            else:
-                mel = load_mel(source, vocoder.mel).to(vocoder.device) if mel is None else mel
-                audio = vocoder.sample(mel, None, temperature, generator, speaker, dtype=dtype)[0]
-                write_audio(target, audio.float().cpu(), vocoder.sample_rate)
-                samples = len(audio)
-        except (ValueError, OSError) as error:  # the other files are none the worse for it
-            skipped[source] = error
-            continue
-        seconds += samples / vocoder.sample_rate
-    elapsed = time.perf_counter() - started
+    pairs = pairs[rank::world]
+    started = time.perf_counter()
+    if count == 1:
+        shares = [synthesize(cfg, pairs, vocoder)]
+    else:
+        tasks = [joblib.delayed(load_and_synthesize)(cfg, pairs[i::count], path, device) for i, device in enumerate(devices)]
+        with joblib.parallel_config("loky", inner_max_num_threads=max(1, joblib.cpu_count() // count)):
+            shares = joblib.Parallel(count)(tasks)
+    elapsed, seconds = time.perf_counter() - started, sum(share.seconds for share in shares)
+    skipped = {source: error for share in shares for source, error in share.skipped.items()}
     if done := len(pairs) - len(skipped):
         print(f"{done} file(s), {seconds:.1f} s of audio in {elapsed:.1f} s, {seconds / elapsed:.2f} x real time: {cfg.output}")
     if len(pairs) == 1:
@@ -57,6 +60,45 @@ def main(cfg: DictConfig) -> None:
     if skipped:
         names, first = ", ".join(map(str, skipped)), next(iter(skipped.values()))
         raise ValueError(f"{len(skipped)} of {len(pairs)} files can't be used and were left out: {names}. The first: {first}")
+
+
+def load_and_synthesize(cfg: DictConfig, pairs: Sequence[Pair], path: str | Path, device: torch.device) -> Share:
+    """Does a share of the work in a process of its own."""
+    return synthesize(cfg, pairs, load_model(path, device))
+
+
+def synthesize(cfg: DictConfig, pairs: Sequence[Pair], vocoder: Vocoder) -> Share:
+    """Synthesizes some of the inputs."""
+    temperature, seed = number("temperature", cfg.temperature, 0.0), number("seed", cfg.seed, 0)
+    speaker = None if cfg.speaker is None and vocoder.speakers is None else speaker_id(cfg.speaker, vocoder)
+    dtype = matrix_dtype(cfg.precision, vocoder)
+    skipped: dict[Path | int, Exception] = {}
+    seconds = 0.0
+    for source, target in tqdm(pairs, desc="synthesizing", unit="file", disable=None):
+        drawn = isinstance(source, int)
+        generator = torch.Generator().manual_seed(source if drawn else seed)
+        try:
+            if cfg.stream:
+                chunks = (chunk.to(vocoder.device) for chunk in ([] if drawn else mel_chunks(source, vocoder.mel)))
+                mel = vocoder.no_mel(cfg.seconds) if drawn else chunks
+                pieces = vocoder.stream(mel, None, temperature, generator, speaker, dtype=dtype)
+                samples = write_pieces(target, (piece[0] for piece in pieces), vocoder.sample_rate)
+            else:
+                mel = vocoder.no_mel(cfg.seconds) if drawn else load_mel(source, vocoder.mel).to(vocoder.device)
+                audio = vocoder.sample(mel, None, temperature, generator, speaker, dtype=dtype)[0]
+                write_audio(target, audio.float().cpu(), vocoder.sample_rate)
+                samples = len(audio)
+        except (ValueError, OSError) as error:  # the other files are none the worse for it
+            skipped[source] = error
+            continue
+        seconds += samples / vocoder.sample_rate
+    return Share(seconds, skipped)
+
+
+def nth_device(name: str, number: int) -> torch.device:
+    """Returns one of several devices of a kind, for processes that share the work; a processor is shared by all."""
+    device = pick_device(name)
+    return device if device.type == "cpu" or device.index is not None or number == 0 else pick_device(f"{device.type}:{number}")
 
 
 def matrix_dtype(precision: str, vocoder: Vocoder) -> torch.dtype:

@@ -11,9 +11,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from wavflow.callbacks import ProgressBar, Stopped
 from wavflow.cli import command, newest_model, number, output_folder, quiet
@@ -22,7 +25,7 @@ from wavflow.devices import pick_precision
 from wavflow.files import sweep
 from wavflow.mel import MelSpectrogram
 from wavflow.models import build, load_model
-from wavflow.resume import check_unused, find_checkpoint, keep_curves
+from wavflow.resume import Checkpoint, check_unused, find_checkpoint, keep_curves
 from wavflow.synthesize import speaker_names
 from wavflow.vocoder import Vocoder
 
@@ -31,6 +34,8 @@ from wavflow.vocoder import Vocoder
 def main(cfg: DictConfig) -> None:
     """Trains one stage and prints where the results are."""
     quiet()
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        cfg.output = f"{cfg.output}-{HydraConfig.get().job.num}"  # each run of a sweep has a folder of its own
     pl.seed_everything(number("seed", cfg.seed, 0), workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
     teacher = None
@@ -54,19 +59,26 @@ def main(cfg: DictConfig) -> None:
     if cfg.trainer.get("enable_progress_bar", True):
         callbacks.append(ProgressBar())
     trainer = instantiate(cfg.trainer, logger=loggers, callbacks=callbacks, precision=pick_precision(cfg.trainer.precision))
-    if resume is None:
-        check_unused(cfg.output, cfg.overwrite or cfg.resume == "auto")
-    else:
-        keep_curves(loggers[0], resume.step)
-    for part in ("", "checkpoints", "logs", "samples"):
-        sweep(Path(cfg.output) / part)
-    OmegaConf.save(cfg, output_folder(cfg.output) / "config.yaml", resolve=True)  # only now: mistakes leave nothing behind
+    if rank_zero_only.rank == 0:  # of several processes the first alone writes
+        prepare_output(cfg, resume, loggers[0])
     with telling_how_to_go_on(cfg):
         if resume is None:
             trainer.validate(task, data, verbose=False)  # the curves start with the untrained model
         trainer.fit(task, data, ckpt_path=resume and resume.path, weights_only=resume is not None)
         trainer.validate(task, data, verbose=False)
-    print(f"{cfg.output}/model.safetensors after {trainer.global_step} steps: " + figures(trainer.callback_metrics))
+    if trainer.is_global_zero:
+        print(f"{cfg.output}/model.safetensors after {trainer.global_step} steps: " + figures(trainer.callback_metrics))
+
+
+def prepare_output(cfg: DictConfig, resume: Checkpoint | None, logger: CSVLogger) -> None:
+    """Makes the folder ready for a run that goes on from a checkpoint, or for a new one."""
+    if resume is None:
+        check_unused(cfg.output, cfg.overwrite or cfg.resume == "auto")
+    else:
+        keep_curves(logger, resume.step)
+    for part in ("", "checkpoints", "logs", "samples"):
+        sweep(Path(cfg.output) / part)
+    OmegaConf.save(cfg, output_folder(cfg.output) / "config.yaml", resolve=True)  # only now: mistakes leave nothing behind
 
 
 @contextmanager
@@ -78,7 +90,8 @@ def telling_how_to_go_on(cfg: DictConfig) -> Iterator[None]:
     try:
         yield
     except Stopped as stop:
-        print(f"wavflow: {stop}: {go_on}", file=sys.stderr)
+        if rank_zero_only.rank == 0:
+            print(f"wavflow: {stop}: {go_on}", file=sys.stderr)
         raise SystemExit(128 + stop.signum) from None  # as a shell counts it
     except OSError as error:
         raise OSError(f"{error}: what was saved before is whole. Make room, or put right what is wrong, and {go_on}") from error

@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Timer
 from torch import Tensor, nn
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from wavflow.flows.elementwise import LOG_SCALE_BOUND
 from wavflow.losses import ContrastiveDivergence, DensityDistillation
@@ -49,8 +50,7 @@ class Task(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Makes what a step draws a function of seed, process and batch alone: a resumed training draws the same."""
-        key = [self.seed, self.global_rank, self.trainer.fit_loop.total_batch_idx]
-        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+        torch.manual_seed(_seed(self.seed, self.global_rank, self.trainer.fit_loop.total_batch_idx))
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Returns Adam or what the configuration names, with warm-up and decay per step."""
@@ -82,8 +82,13 @@ class Task(pl.LightningModule):
         return batch | {"mask": mask}
 
     def _log(self, stage: str, values: dict[str, Tensor], batch_size: int, show: tuple[str, ...]) -> None:
+        weight = batch_size * self.trainer.world_size  # Lightning cuts the mean of the processes' weights to whole numbers
         for name, value in values.items():
-            self.log(f"{stage}/{name}", value, prog_bar=name in show, batch_size=batch_size)
+            self.log(f"{stage}/{name}", value, prog_bar=name in show, batch_size=weight, sync_dist=True)
+
+    def _of_all_processes(self, values: Tensor) -> Tensor:
+        """Returns the values (N, ...) of all processes, one behind the other; N may differ among them."""
+        return torch.cat(gather_all_tensors(values)) if self.trainer.world_size > 1 else values
 
 
 class LikelihoodTask(Task):
@@ -94,6 +99,7 @@ class LikelihoodTask(Task):
         super().on_train_batch_start(batch, batch_idx)
         if self.trainer.global_step > 0:
             return
+        batch = {name: self._of_all_processes(value) for name, value in batch.items() if name != "name"}
         with torch.no_grad():
             u, _ = self.net.whiten(batch["audio"], batch["mel"])
             u = u * self._known(batch)["mask"].unsqueeze(1)
@@ -208,10 +214,18 @@ class DistillationTask(Task):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the loss of a batch of crops, drawn from fresh noise."""
-        values, _, kl = self._values(self._known(batch), self.net.noise(batch["mel"]))
-        half = interval(kl.detach())
+        values, _, kl = self._values(self._known(batch), self._noise(batch["mel"]))
+        half = interval(self._of_all_processes(kl.detach()))
         self._log("train", values | {"kl_interval": half}, len(batch["audio"]), show=("kl", "spectral"))
         return values["loss"]
+
+    def _noise(self, mel: Tensor) -> Tensor:
+        """Draws the noise of each crop from its number in the order of all crops, whichever process has it."""
+        numbers = self.trainer.fit_loop.total_batch_idx * len(mel) + np.arange(len(mel))
+        seeds = [_seed(self.seed, i) for i in (numbers * self.trainer.world_size + self.global_rank).tolist()]
+        return torch.cat(
+            [self.net.noise(one, torch.Generator().manual_seed(s)) for one, s in zip(mel.split(1), seeds, strict=True)]
+        )
 
     def on_validation_epoch_start(self) -> None:
         """Starts the collection of the clips' divergences."""
@@ -219,14 +233,14 @@ class DistillationTask(Task):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Logs a draw for a whole held-out clip; the noise of a clip is always the same."""
-        generator = torch.Generator().manual_seed(batch_idx)
+        generator = torch.Generator().manual_seed(batch_idx * self.trainer.world_size + self.global_rank)
         values, _, kl = self._values(batch, self.net.noise(batch["mel"], generator))
         self._clip_kl.append(kl)
         self._log("validation", values, len(batch["audio"]), show=("kl", "spectral"))
 
     def on_validation_epoch_end(self) -> None:
         """Logs the 95 % interval of the KL over clips."""
-        self.log("validation/kl_interval", interval(torch.cat(self._clip_kl)))
+        self.log("validation/kl_interval", interval(self._of_all_processes(torch.cat(self._clip_kl))), sync_dist=True)
 
     def _values(self, batch: Batch, noise: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Returns the loss and its terms, the audio (B, T), and the KL of each item (B,)."""
@@ -257,6 +271,10 @@ class DistillationTask(Task):
             loss = loss - self.contrastive_weight * values["contrastive"]
         values = {name: value.detach() for name, value in values.items()} | {"loss": loss}
         return values, drawn, (divergence.kl * mask).sum(dim=1).detach() / mask.sum(dim=1).clamp_min(1.0)
+
+
+def _seed(*key: int) -> int:
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
 def share_upsampler(student: Vocoder, teacher: Vocoder) -> None:

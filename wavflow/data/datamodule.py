@@ -173,37 +173,46 @@ class AudioDataModule(pl.LightningDataModule):
 
     def _order(self) -> DistributedSampler:
         """Returns the order of the crops: this process's share, from the first that training has not read yet."""
-        processes, rank, read = 1, 0, 0
-        if self.trainer:
-            processes, rank = self.trainer.world_size, self.trainer.global_rank
-            read = self.trainer.fit_loop.total_batch_idx + 1  # more than 0 in a resumed training
-        return _Endless(read * self.batch_size, processes, rank)
+        read = self.trainer.fit_loop.total_batch_idx + 1 if self.trainer else 0  # more than 0 in a resumed training
+        return _Share(*self._place(), read * self.batch_size)
+
+    def _place(self) -> tuple[int, int]:
+        """Returns the number of processes and which one this is."""
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
     def _loader(self, dataset: Dataset, batch_size: int, sampler: DistributedSampler | None = None) -> DataLoader:
         return DataLoader(
             dataset,
             batch_size,
-            sampler=sampler,
+            sampler=_Share(*self._place(), length=len(dataset)) if sampler is None else sampler,
             num_workers=self.num_workers,
             worker_init_fn=_leave_signals_to_the_main_process,
             pin_memory=torch.cuda.is_available(),
         )
 
 
-class _Endless(DistributedSampler):
-    """Counts on without end, each process its share: together they read what one alone would.
+class _Share(DistributedSampler):
+    """Numbers of items, each process every n-th, from `first` on: together they read what one alone would, in its order.
 
-    Lightning replaces every sampler of several processes but a `DistributedSampler`; nothing of that one is used here.
+    Where there are fewer items than processes, some are read by several, so that none goes without. Lightning replaces every
+    sampler of several processes but a `DistributedSampler`; nothing of that one is used here.
     """
 
-    def __init__(self, first: int, processes: int, rank: int) -> None:
-        self.first, self.processes, self.rank = first, processes, rank
+    num_replicas = 1  # else Lightning would warn that items are read twice
+
+    def __init__(self, processes: int, rank: int, first: int = 0, length: int | None = None) -> None:
+        self.step, self.length = processes, length
+        self.start = first * processes + (rank if length is None else rank % length)
 
     def __iter__(self) -> Iterator[int]:
-        return itertools.count(self.first * self.processes + self.rank, self.processes)
+        return (
+            itertools.count(self.start, self.step) if self.length is None else iter(range(self.start, self.length, self.step))
+        )
 
     def __len__(self) -> int:
-        raise TypeError("training crops have no end")  # what Lightning takes for "unknown"
+        if self.length is None:
+            raise TypeError("training crops have no end")  # what Lightning takes for "unknown"
+        return len(range(self.start, self.length, self.step))
 
 
 def _leave_signals_to_the_main_process(_: int) -> None:

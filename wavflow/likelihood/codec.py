@@ -153,14 +153,14 @@ def read_header(data: bytes) -> tuple[dict, bytes]:
     try:
         header, words = json.loads(data[start:end]), data[end:-4]
         whole = {name: header[name] for name in ("samples", "channels", "sample_rate", "mel_stride", "crc32")}
-        fits = all(type(value) is int and value >= (name != "crc32") for name, value in whole.items())
+        fits = all(type(value) is int and (name != "crc32") <= value < 2**32 for name, value in whole.items())
         low, high = header["mel_range"]
         fits &= type(low) is type(high) is int and -1000 <= low <= high <= 1000 and 0.05 <= header["mel_step"] < math.inf
-        fits &= header["speaker"] is None or type(header["speaker"]) is int
+        fits &= header["speaker"] is None or (type(header["speaker"]) is int and 0 <= header["speaker"] < 2**32)
         fits &= header["mel_stride"] <= 16 and isinstance(header["model"], str) and len(words) % 4 == 0
         # More samples than so many bits can tell: the sizes lie.
-        fits &= header["samples"] * header["channels"] * LEAST_BITS <= 8 * len(words) + 64
-    except (ValueError, KeyError, TypeError) as error:
+        fits = fits and header["samples"] * header["channels"] * LEAST_BITS <= 8 * len(words) + 64
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"`input` holds a header that no encoder writes ({error}): make it again.") from error
     if not fits:
         raise ValueError("`input` holds a header that no encoder writes: make it again.")
