@@ -154,6 +154,7 @@ def voice(tmp_path: Path) -> list[str]:
     return [f"model={tmp_path / 'model.safetensors'}", f"input={tmp_path / 'sounds'}", "device=cpu"]
 
 
+@pytest.mark.slow
 def test_synthesis_is_shared_by_devices_and_by_processes(voice: list[str], tmp_path: Path) -> None:
     outcome = call("synthesize", *voice, f"output={tmp_path / 'one'}")
     assert "1 of 6 files can't be used" in outcome.err

@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from commands import call, contents
-from helpers import tiny_mel
+from commands import call, contents, succeeds
+from helpers import tiny_mel, tiny_teacher
 
 from wavflow import prepare as preparation
+from wavflow import save_model
 from wavflow.data.shards import LANES, SPLITS, ShardClips, ShardCrops, ShardDataModule, Shards
 from wavflow.evaluation.listening import loudness
 from wavflow.prepare import audio_settings, prepare, read_notes
@@ -305,6 +306,18 @@ def test_impossible_preparations_are_refused(files: Path, made: tuple[Path, dict
     with pytest.raises(ValueError, match=r"holds none\. The first: .*is empty"):
         prepare(tmp_path / "in", tmp_path / "out", tiny_mel())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("with_mel", [False, True])
+def test_reading_shards_is_measured(with_mel: bool, files: Path, tmp_path: Path) -> None:
+    save_model(tiny_teacher().float(), tmp_path / "t.safetensors")
+    prepare(files / "speaker1", tmp_path / "shards", tiny_mel(), with_mel=with_mel, workers=1)
+    options = ["part=data", f"model={tmp_path / 't.safetensors'}", "repeats=1", "device=cpu", f"output={tmp_path / 'out'}"]
+    succeeds("benchmark", *options, "data=shards", f"data.path={tmp_path / 'shards'}", "data.segment_length=512")
+    (row,) = json.loads((tmp_path / "out" / "benchmark.json").read_text())["data"]
+    assert row["format"] == f"shards, 8000 Hz, {'with mels' if with_mel else 'mels computed'}"
+    assert row["files"] == 1
+    assert row["x real time per core"] == pytest.approx(8 * 2 * 512 / 8000 / row["median s"])
 
 
 def test_other_shards_are_refused(made: tuple[Path, dict], tmp_path: Path) -> None:

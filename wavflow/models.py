@@ -124,14 +124,15 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
 
 def _check_numbers(config: dict[str, Any], info: dict[str, Any], tensors: int) -> None:
     """Raises unless what does not show in the size of a weight is in bounds: counts, the mel, the whitening, the speakers."""
-    for name in ("layers", "flows", "scales"):
+    for name in ("layers", "scales"):
         if config.get(name, 0) > tensors:
             raise ValueError(f"`{name}` {config[name]} for {tensors} tensors")
     mel = MelSpectrogram.__init__.__kwdefaults__ | (config.get("mel") or {})
     if not mel["n_mels"] <= mel["n_fft"] <= LARGEST_FFT or config.get("whitening", 0) > mel["n_fft"]:
         raise ValueError(f"a mel of {mel['n_mels']} bands, whitened by {config.get('whitening')}, by an FFT of {mel['n_fft']}")
-    if not isinstance(info, dict) or not all(isinstance(name, str) for name in info.get("speakers", [])):
-        raise ValueError("`info` is no JSON object, or its speakers are no names")
+    names = info.get("speakers", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"`speakers` are no names, but {names!r}")
 
 
 @contextmanager

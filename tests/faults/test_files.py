@@ -114,7 +114,7 @@ LIES: dict[str, dict[str, Any]] = {
     "channels": {"channels": 2**20},
     "kernel": {"kernel_size": 2**40},
     "features": {"features": 2**20},
-    "speakers": {"n_speakers": 2**34},
+    "speakers": {"n_speakers": 2**23},
     "whitening": {"whitening": 2**30},
     "negative": {"channels": -3},
     "no number": {"layers": "many"},
@@ -150,7 +150,7 @@ def test_sizes_that_lie_take_neither_memory_nor_time(lie: str, model: Any, tmp_p
 
 def test_the_facts_of_a_model_are_facts(model: Any, tmp_path: Path) -> None:
     config, weights = model
-    for info in ([1], "text", {"speakers": 3}, {"speakers": ["a", 1]}):
+    for info in ([1], "text", {"speakers": 3}, {"speakers": "ab"}, {"speakers": ["a", 1]}):
         save_file(weights, tmp_path / "m.safetensors", metadata(config, info))
         with pytest.raises(ValueError, match="does not hold what"):
             wavflow.load_model(tmp_path / "m.safetensors")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -64,7 +65,7 @@ def _jobs(part: str, models: Mapping[str, Vocoder], data: AudioDataModule, sizes
     drawing = {name: model for name, model in models.items() if model.draws_in_parallel}
     if part == "data":
         data.setup()  # a folder that is not there is to be told of before anything is measured
-        return [Job("data", data.path.name, partial(loading, data))]
+        return [Job("data", Path(data.path).name, partial(loading, data))]
     if part == "sampling":
         return [Job("sampling", n, partial(sampling, n, model, sizes.seconds)) for n, model in teachers.items()]
     if part == "synthesis":
