@@ -82,13 +82,17 @@ class Task(pl.LightningModule):
         return batch | {"mask": mask}
 
     def _log(self, stage: str, values: dict[str, Tensor], batch_size: int, show: tuple[str, ...]) -> None:
-        weight = batch_size * self.trainer.world_size  # Lightning cuts the mean of the processes' weights to whole numbers
+        weight = batch_size * self._processes  # Lightning cuts the mean of the processes' weights to whole numbers
         for name, value in values.items():
             self.log(f"{stage}/{name}", value, prog_bar=name in show, batch_size=weight, sync_dist=True)
 
     def _of_all_processes(self, values: Tensor) -> Tensor:
         """Returns the values (N, ...) of all processes, one behind the other; N may differ among them."""
-        return torch.cat(gather_all_tensors(values)) if self.trainer.world_size > 1 else values
+        return torch.cat(gather_all_tensors(values)) if self._processes > 1 else values
+
+    @property
+    def _processes(self) -> int:
+        return self._trainer.world_size if self._trainer else 1  # a benchmark has no Trainer
 
 
 class LikelihoodTask(Task):
@@ -221,8 +225,9 @@ class DistillationTask(Task):
 
     def _noise(self, mel: Tensor) -> Tensor:
         """Draws the noise of each crop from its number in the order of all crops, whichever process has it."""
-        numbers = self.trainer.fit_loop.total_batch_idx * len(mel) + np.arange(len(mel))
-        seeds = [_seed(self.seed, i) for i in (numbers * self.trainer.world_size + self.global_rank).tolist()]
+        read = self.trainer.fit_loop.total_batch_idx if self._trainer else 0
+        numbers = read * len(mel) + np.arange(len(mel))
+        seeds = [_seed(self.seed, i) for i in (numbers * self._processes + self.global_rank).tolist()]
         return torch.cat(
             [self.net.noise(one, torch.Generator().manual_seed(s)) for one, s in zip(mel.split(1), seeds, strict=True)]
         )

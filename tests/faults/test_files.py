@@ -199,7 +199,7 @@ def bomb(path: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "ending"),
     [(shape_of_a_terabyte, "npy"), (one_number_many_times, "pt"), (bomb, "pt")],
-    ids=lambda value: str(value),
+    ids=["terabyte", "one number", "bomb"],
 )
 def test_mels_that_claim_more_than_they_hold_are_refused(write: Callable[[Path], None], ending: str, tmp_path: Path) -> None:
     path = tmp_path / f"mel.{ending}"
