@@ -175,6 +175,17 @@ def test_synthesis_is_shared_by_devices_and_by_processes(voice: list[str], tmp_p
             assert (tmp_path / folder / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 
 
+def test_a_report_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_sounds(tmp_path / "a", (0.5, 0.6))
+    options = [f"reference={tmp_path / 'a'}", f"generated={tmp_path / 'a'}", "voicing=false", "listen=false", "jobs=1"]
+    monkeypatch.setenv("RANK", "1")
+    assert not call("evaluate", *options, f"output={tmp_path / 'none'}").out
+    assert not (tmp_path / "none").exists()
+    monkeypatch.setenv("RANK", "0")
+    succeeds("evaluate", *options, f"output={tmp_path / 'report'}")
+    assert (tmp_path / "report" / "report.html").is_file()
+
+
 def test_devices_are_counted(voice: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     is_refused(tmp_path, "synthesize", *voice, "devices=0", words="`devices` must be a whole number of at least 1, got 0")
     asked: list[str] = []

@@ -29,6 +29,8 @@ from wavflow.vocoder import Vocoder, check_pair
 def main(cfg: DictConfig) -> None:
     """Evaluates and writes the report folder."""
     quiet()
+    if int(os.environ.get("RANK", "0")):
+        return  # under torchrun the first process alone: the report is one, and judging has processes of its own (`jobs`)
     report = of_models(cfg) if cfg.generated is None and cfg.reference is None else of_folders(cfg)
     folder, listen = output_folder(cfg.output), ""
     if cfg.listen:
