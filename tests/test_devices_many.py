@@ -4,12 +4,12 @@ import csv
 import multiprocessing
 import os
 import socket
-import traceback
 from collections.abc import Callable
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 import torch
 from commands import TRAIN, call, contents, is_refused, make_sounds, succeeds
@@ -29,24 +29,24 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
+# Children of a process that has computed no gradient: torch refuses to compute any in a fork of one that has.
+FRESH = multiprocessing.get_context("forkserver")
+FRESH.set_forkserver_preload(["wavflow.train", "wavflow.synthesize"])
+
+
+def live(work: bytes, rank: int, place: dict[str, str]) -> None:
+    """Is a process that torchrun has started."""
+    os.environ.update(place | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+    rank_zero_only.rank = rank  # which Lightning noted as it was imported
+    torch.set_default_dtype(torch.float64)  # as conftest.py does
+    cloudpickle.loads(work)(rank)
+
+
 def as_processes(count: int, work: Callable[[int], Any]) -> None:
-    """Does work(rank) in processes that find themselves as torchrun would have started them; forked, to import nothing anew."""
+    """Does work(rank) in processes that find themselves as torchrun would have started them."""
     place = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
     place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-
-    def live(rank: int) -> None:
-        os.environ.update(place | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-        rank_zero_only.rank = rank  # which Lightning noted as it was imported
-        status = 1
-        try:
-            work(rank)
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-
-    processes = [multiprocessing.get_context("fork").Process(target=live, args=(rank,)) for rank in range(count)]
+    processes = [FRESH.Process(target=live, args=(cloudpickle.dumps(work), rank, place)) for rank in range(count)]
     for process in processes:
         process.start()
     for process in processes:
