@@ -133,10 +133,7 @@ def student(
         net = WaveNet(group, tau.n_params, layers, channels, kernel_size, dilation_cycle, skip_channels, features)
         return Inverse(Autoregressive(tau, net, group))
 
-    vocoder = _vocoder(config, Flow(Chain([flow() for _ in range(flows)]), density), "group", group)
-    if vocoder.whitening is not None and vocoder.whitening.pitch and pulses:
-        vocoder.source = HarmonicSource(vocoder.mel, vocoder.whitening.transforms[1].pitch, pulses)
-    return vocoder
+    return _vocoder(config, Flow(Chain([flow() for _ in range(flows)]), density), "group", group)
 
 
 def waveglow(
@@ -307,6 +304,9 @@ def _vocoder(config: dict[str, Any], flow: Flow, name: str = "", fold: int = 1) 
         raise ValueError(f"`{name}` {config[name]} folds {fold} samples, which must divide a frame's {mel.hop_length}.")
     upsampler = Upsampler(mel.n_mels, config["features"], mel.hop_length, mel.frame_centre, config["upsampling"])
     whitening = Whitening(mel, config["whitening"], config["pitch"]) if config["whitening"] else None
-    vocoder = Vocoder(mel, upsampler, flow, whitening, config["n_speakers"])
+    source = None
+    if config.get("pulses") and whitening is not None and whitening.pitch:
+        source = HarmonicSource(mel, whitening.transforms[1].pitch, config["pulses"])
+    vocoder = Vocoder(mel, upsampler, flow, whitening, config["n_speakers"], source)
     vocoder.config = config
     return vocoder

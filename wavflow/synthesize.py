@@ -78,13 +78,16 @@ def synthesize(cfg: DictConfig, pairs: Sequence[Pair], vocoder: Vocoder) -> Shar
         drawn = isinstance(source, int)
         generator = torch.Generator().manual_seed(source if drawn else seed)
         try:
+            if drawn:
+                mel = vocoder.no_mel(cfg.seconds)
+            elif cfg.stream:
+                mel = (chunk.to(vocoder.device) for chunk in mel_chunks(source, vocoder.mel))
+            else:
+                mel = load_mel(source, vocoder.mel).to(vocoder.device)
             if cfg.stream:
-                chunks = (chunk.to(vocoder.device) for chunk in ([] if drawn else mel_chunks(source, vocoder.mel)))
-                mel = vocoder.no_mel(cfg.seconds) if drawn else chunks
                 pieces = vocoder.stream(mel, None, temperature, generator, speaker, dtype=dtype)
                 samples = write_pieces(target, (piece[0] for piece in pieces), vocoder.sample_rate)
             else:
-                mel = vocoder.no_mel(cfg.seconds) if drawn else load_mel(source, vocoder.mel).to(vocoder.device)
                 audio = vocoder.sample(mel, None, temperature, generator, speaker, dtype=dtype)[0]
                 write_audio(target, audio.float().cpu(), vocoder.sample_rate)
                 samples = len(audio)

@@ -238,7 +238,7 @@ class DistillationTask(Task):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Logs a draw for a whole held-out clip; the noise of a clip is always the same."""
-        generator = torch.Generator().manual_seed(batch_idx * self.trainer.world_size + self.global_rank)
+        generator = torch.Generator().manual_seed(batch_idx * self._processes + self.global_rank)
         values, _, kl = self._values(batch, self.net.noise(batch["mel"], generator))
         self._clip_kl.append(kl)
         self._log("validation", values, len(batch["audio"]), show=("kl", "spectral"))

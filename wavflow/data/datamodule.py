@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from wavflow.audio import audio_rate
 from wavflow.data.corpora import find_corpus, read_table
 from wavflow.data.datasets import ClipDataset, CropDataset, check_segment_length
 from wavflow.data.files import find_audio, split_files, usable_files
@@ -90,6 +91,12 @@ class AudioDataModule(pl.LightningDataModule):
         self._split: tuple[list[Path], list[Path], list[Path]] | None = None
         self._speakers: dict[Path, str] = {}
         self._ids: dict[str, int] | None = None
+
+    @property
+    def contents(self) -> tuple[int, str]:
+        """How many files there are to train on, and of what kind the first is."""
+        first = self.train_files[0]
+        return len(self.train_files), f"{first.suffix[1:]}, {audio_rate(first)} Hz"
 
     @property
     def train_files(self) -> list[Path]:

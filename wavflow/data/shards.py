@@ -264,6 +264,14 @@ class ShardDataModule(AudioDataModule):
         return self._shards["train"].speakers
 
     @property
+    def contents(self) -> tuple[int, str]:
+        """How many shards there are to train on, and what they hold."""
+        self.setup()
+        shards = self._shards["train"]
+        mels = "with mels" if next(shards.pieces())["mel"].size else "mels computed"
+        return len(shards.files), f"shards, {self.mel.sample_rate} Hz, {mels}"
+
+    @property
     def test_files(self) -> list[Path]:
         """There are none.
 

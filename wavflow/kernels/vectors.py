@@ -123,11 +123,11 @@ def load_odd(typing: Any, array: Any, index: Any) -> Any:
 
 @intrinsic
 def store(typing: Any, array: Any, index: Any, vector: Any) -> Any:
-    """Writes a vector from a flat index of a float32 array on, or, rounded, of a uint16 array of bfloat16."""
+    """Writes a vector from a flat index of a float32 array on; to bfloat16, of uint16 or words of two, it is rounded."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
         array, index, vector = values
-        if signature.args[0].dtype == types.uint16:
+        if signature.args[0].dtype != types.float32:
             vector = builder.fptrunc(vector, _HALVES)
         builder.store(vector, _address(context, builder, signature.args[0], array, index, vector.type)).align = 2
         return context.get_dummy_value()
@@ -154,20 +154,6 @@ def repeat(typing: Any, array: Any, index: Any) -> Any:
         return _all_lanes(builder, builder.load(address))
 
     return Vector(array, types.intp), emit
-
-
-@intrinsic
-def keep(typing: Any, array: Any, index: Any, vector: Any) -> Any:
-    """Writes a vector from a flat index of words on; into words of two it is rounded to bfloat16, and takes half of them."""
-
-    def emit(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
-        array, index, vector = values
-        if signature.args[0].dtype == types.uint32:
-            vector = builder.fptrunc(vector, _HALVES)
-        builder.store(vector, _address(context, builder, signature.args[0], array, index, vector.type)).align = 4
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, Vector), emit
 
 
 @intrinsic

@@ -16,7 +16,6 @@ from wavflow.kernels.vectors import (
     exp_twice,
     fill,
     gate,
-    keep,
     load,
     maximum,
     repeat,
@@ -129,7 +128,7 @@ def take_layer(net, layer, is_last, rows, state, gated, past, row, frames, place
     for r in range(rows):
         for j in range(0, channels, VECTOR):
             h = load(state, r * width + skip + j)
-            keep(past, row + r * words + j // VECTOR * step, h)
+            store(past, row + r * words + j // VECTOR * step, h)
             # h' = (h + W gated + bias) * sqrt(1/2)
             store(state, r * width + skip + j, half * h + load(net.residual_bias, layer * channels + j))
     tiles, taps = channels // VECTOR, net.kernel_size
@@ -156,8 +155,8 @@ def take_layer(net, layer, is_last, rows, state, gated, past, row, frames, place
                     c0, c1 = add_product(c0, past, xc + i, net.gates, v), add_product(c1, past, xc + i, net.gates, w)
                     d0, d1 = add_product(d0, past, xd + i, net.gates, v), add_product(d1, past, xd + i, net.gates, w)
             to = r * words + tile * step
-            keep(gated, to, gate(a0, a1)), keep(gated, to + words, gate(b0, b1))
-            keep(gated, to + 2 * words, gate(c0, c1)), keep(gated, to + 3 * words, gate(d0, d1))
+            store(gated, to, gate(a0, a1)), store(gated, to + words, gate(b0, b1))
+            store(gated, to + 2 * words, gate(c0, c1)), store(gated, to + 3 * words, gate(d0, d1))
     tiles = width // TILE
     used = (skip + TILE - 1) // TILE if is_last else tiles  # the last layer's residual would go nowhere
     multiply(state, width, gated, words, rows, net.outputs, layer * tiles, used)
