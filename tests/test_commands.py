@@ -105,6 +105,25 @@ def test_resume_goes_on_and_keeps_the_curves(chain: Chain, tmp_path: Path) -> No
     assert not list((run / "checkpoints").glob("*step=[24]*"))
 
 
+@pytest.mark.parametrize("stage", ["teacher", "student"])
+def test_training_goes_on_from_a_model(chain: Chain, tmp_path: Path, stage: str) -> None:
+    start = {"teacher": chain.teacher, "student": chain.student}
+    options = [f"stage={stage}", f"teacher={chain.teacher}", *TRAIN, f"data.path={chain.sounds}", "~callbacks.listen"]
+    out = tmp_path / "further"
+    # The net is the model's, whatever net=... says; at a learning rate of 0 its weights stay.
+    given = [*options, f"start={start[stage]}", "net.channels=16", "stage.optimizer.lr=0", f"output={out}"]
+    assert "after 2 steps" in succeeds("train", *given).out
+    before, after = (safetensors.torch.load_file(path) for path in (start[stage], out / "model.safetensors"))
+    assert before.keys() == after.keys() and all(torch.allclose(before[name], after[name], atol=1e-7) for name in before)
+    assert wavflow.load_model(out / "model.safetensors").config == wavflow.load_model(start[stage]).config
+
+    other = "teacher" if stage == "student" else "student"
+    words = f"`start`: {start[other]} is a {other}: choose its stage"
+    is_refused(tmp_path, "train", *options, f"start={start[other]}", f"output={tmp_path / 'no'}", words=words)
+    strange = [*options, "audio.f_max=3000", f"start={start[stage]}", f"output={tmp_path / 'no'}"]
+    is_refused(tmp_path, "train", *strange, words=f"`{'start' if stage == 'teacher' else 'teacher'}`|audio=...")
+
+
 def test_the_newest_teacher_is_taken_where_none_is_named(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(chain.root / "teacher", tmp_path / "runs" / "teacher" / "mine")

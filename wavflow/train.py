@@ -44,12 +44,17 @@ def main(cfg: DictConfig) -> None:
     if "DistillationTask" in cfg.stage._target_:
         cfg.teacher = str(cfg.teacher or newest_model("teacher"))
         teacher = load_teacher(cfg.teacher, OmegaConf.to_container(cfg.audio, resolve=True))
-    config = net_config(OmegaConf.to_container(cfg.net, resolve=True), teacher)
+    start = None if cfg.start is None else load_model(cfg.start)
+    config = net_config(OmegaConf.to_container(cfg.net, resolve=True) if start is None else start.config, teacher)
+    if start is not None:
+        check_start(cfg, start, config, teacher)
     data = instantiate(cfg.data, mel=MelSpectrogram(**config["mel"]))
     if config["n_speakers"] and teacher is None:
         config["n_speakers"] = count_speakers(config["n_speakers"], data.speakers)
     net = build(config)
     task = instantiate(cfg.stage, net=net, seed=cfg.seed, **({} if teacher is None else {"teacher": teacher}))
+    if start is not None:  # only now: a new student's task takes over parts of the teacher's
+        net.load_state_dict(start.state_dict())
     data.setup()
     name_speakers(net, data, teacher)
     resume = find_checkpoint(cfg.resume, cfg.output, task)
@@ -114,6 +119,20 @@ def load_teacher(path: str | Path, audio: dict[str, Any]) -> Vocoder:
         differs = ", ".join(f"{k} {v} instead of {audio.get(k)}" for k, v in teacher.mel.spec.items() if v != audio.get(k))
         raise ValueError(f"`teacher`: {path} was trained with {differs}: choose the same with audio=... as for the teacher.")
     return teacher
+
+
+def check_start(cfg: DictConfig, start: Vocoder, config: dict[str, Any], teacher: Vocoder | None) -> None:
+    """Holds a model to begin with against the stage, the audio and what a student shares with its teacher.
+
+    Raises:
+        ValueError: When it does not fit one of them.
+    """
+    if start.scores_in_parallel != (teacher is None):
+        raise ValueError(f"`start`: {cfg.start} is {'a teacher' if start.scores_in_parallel else 'a student'}: choose its stage.")
+    audio = OmegaConf.to_container(cfg.audio, resolve=True)
+    for there, here in ((start.mel.spec, audio), (start.config, config)):
+        if differs := [f"{name} {value}, not {here.get(name)}" for name, value in there.items() if value != here.get(name)]:
+            raise ValueError(f"`start`: {cfg.start} has {', '.join(differs)}: choose audio=... and teacher=... as it was trained.")
 
 
 def net_config(config: dict[str, Any], teacher: Vocoder | None) -> dict[str, Any]:

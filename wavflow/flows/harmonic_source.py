@@ -18,20 +18,21 @@ from torch import Tensor
 
 from wavflow.flows.base import at_least_float32
 from wavflow.flows.mel_blocks import MelBlocks
-from wavflow.flows.pitch_prediction import MelPitch
+from wavflow.flows.pitch_prediction import MelPitch, raised_cosine
 from wavflow.mel import MelSpectrogram
 
 
 class HarmonicSource(MelBlocks):
     """Adds pulses at the mel's pitch to noise: `z -> v` is its inverse, the way that a student draws.
 
-    The comb of the whitening amplifies a pulse train in amplitude by 1 / (1 - b), noise in power by 1 / (1 - b^2). Of the
-    sum the pulses make up s, and the level stays what it is without them, but for some -1 dB, from frequencies where the
-    comb's kernel is smooth:
+    The comb of the whitening amplifies a pulse train in amplitude by 1 / (1 - b H), noise in power by 1 / (1 - (b H)^2), where
+    H(w) is the response of its kernel. Of the sum the pulses make up s, at every frequency alike:
 
-        s = share (1 - (1 - b)^2),        sigma^2 = 1 - s,        pulse energy per sample = s (1 - b) / (1 + b)
+        s = share (1 - (1 - b)^2),        sigma^2 = 1 - s,        P(w)^2 = s (1 - b H) / (1 + b H) per sample
 
-    A pulse falls between two samples, which share it. `cond` is the conditioning mel (B, n_mels, F).
+    P is that of a short pulse less a part of one as wide as the comb's kernel, to within a few hundredths: weak where the comb
+    resonates, and above, where it does not, as strong as the noise that it stands for. The short pulse fades out
+    around 5.5 kHz: above that, voices hiss. `cond` is the conditioning mel (B, n_mels, F).
 
     Args:
         mel: The convention of the conditioning mel.
@@ -53,6 +54,7 @@ class HarmonicSource(MelBlocks):
             raise ValueError(f"`pulses` must be at least 0 and below 1, got {share}: it is a share of a voice's power.")
         self.pitch = pitch
         self.share = share
+        self.width = max(1, round(9e-5 * mel.sample_rate))  # of the short pulse, samples
 
     def forward(self, x: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
         """Takes the pulses out of v (B, 1, T); returns z and -log sigma (B, T)."""
@@ -78,15 +80,15 @@ class HarmonicSource(MelBlocks):
         """
         turns = torch.cat([phase, self.block_length / period], dim=-1).cumsum(dim=-1)
         t = torch.arange(self.block_length, dtype=torch.float64, device=period.device)
-        period = period.unsqueeze(-1)
+        period, strength = period.unsqueeze(-1), strength.unsqueeze(-1)
         turn = turns[..., :-1].unsqueeze(-1) + t / period
-        since = (turn - turn.floor()) * period  # samples since the last pulse
-        pulse = (1.0 - since).clamp_min(0.0) + (1.0 - (period - since)).clamp_min(0.0)
-        strength = strength.unsqueeze(-1)
+        distance = (turn - turn.round()).abs() * period  # to the nearest pulse, in samples
         share = self.share * strength * (2.0 - strength)
-        height = (period * share * (1.0 - strength) / (1.0 + strength)).sqrt()
+        taken = 1.0 - ((1.0 - strength) / (1.0 + strength)).sqrt()
+        wide = self.pitch.reach + 1
+        pulse = raised_cosine(distance, self.width) / self.width - taken * raised_cosine(distance, wide) / wide
         log_sigma = (0.5 * torch.log1p(-share)).expand_as(pulse)
-        return (height * pulse).flatten(1).unsqueeze(1), log_sigma.flatten(1).unsqueeze(1), turns[..., -1:]
+        return ((period * share).sqrt() * pulse).flatten(1).unsqueeze(1), log_sigma.flatten(1).unsqueeze(1), turns[..., -1:]
 
     @torch.no_grad()
     def _of_whole(self, x: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:

@@ -100,8 +100,7 @@ class MelPitch(nn.Module):
     def taps(self, period: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the lags in samples, integers, and the kernel h that sums to 1, both (..., J), of periods (...)."""
         lags = (period.floor() - self.reach).unsqueeze(-1) + torch.arange(2 * self.reach + 2, device=period.device)
-        distance = ((lags - period.unsqueeze(-1)) / (self.reach + 1)).clamp(-1.0, 1.0)
-        kernel = 0.5 + 0.5 * torch.cos(math.pi * distance)
+        kernel = raised_cosine(lags - period.unsqueeze(-1), self.reach + 1)
         return lags.long(), kernel / kernel.sum(dim=-1, keepdim=True)
 
     def innovation_share(self, strength: Tensor, n_bins: int) -> Tensor:
@@ -111,7 +110,7 @@ class MelPitch(nn.Module):
         brings the level back.
         """
         offset = torch.arange(-self.reach, self.reach + 1, dtype=torch.float64, device=strength.device)
-        kernel = 0.5 + 0.5 * torch.cos(math.pi * offset / (self.reach + 1))
+        kernel = raised_cosine(offset, self.reach + 1)
         omega = math.pi * torch.arange(n_bins, dtype=torch.float64, device=strength.device) / (n_bins - 1)
         response = (kernel / kernel.sum()) @ torch.cos(offset[:, None] * omega)
         return 1.0 - (strength.unsqueeze(-1) * response).square()
@@ -165,6 +164,11 @@ class PitchPrediction(MelBlocks):
         period, strength = self.pitch(self.at_blocks(mel))
         lags, kernel = self.pitch.taps(period)
         return lags[..., -1].expand(len(x), -1), (strength.unsqueeze(-1) * kernel).flip(-1).to(x.dtype)
+
+
+def raised_cosine(distance: Tensor, width: int) -> Tensor:
+    """Returns 1 at distance 0, falling to 0 at `width` samples; samples of it, one apart, sum to `width`."""
+    return 0.5 + 0.5 * torch.cos(math.pi * (distance / width).clamp(-1.0, 1.0))
 
 
 def _span(first: Tensor, length: int, kernel: Tensor) -> Tensor:

@@ -108,29 +108,34 @@ def colour(
 
 
 @compiled
-def excite(filters: Filters, mels: np.ndarray, pulses: float, phase: float, z: np.ndarray, log_sigma: np.ndarray) -> float:
+def excite(
+    filters: Filters, mels: np.ndarray, pulses: float, width: int, phase: float, z: np.ndarray, log_sigma: np.ndarray
+) -> float:
     """Adds the pulses of a harmonic source to noise, see `HarmonicSource`; returns the phase after it, in periods.
 
     Args:
         filters: See there, with pitch.
         mels: As in `colour`.
         pulses: Their share of a voice.
+        width: Of the short ones, in samples.
         phase: Before the first sample, in periods.
         z: (F * hop_length,) float32 noise; is overwritten.
         log_sigma: As z, is written.
     """
-    log_mel, t = np.empty(mels.shape[1]), 0
+    log_mel, t, wide = np.empty(mels.shape[1]), 0, filters.smear + 1
     for frame in range(1, len(mels) - 1):
         for block in range(filters.kernel.shape[1]):
             at_block(filters.kernel[:, block], mels, frame, log_mel)
             period, strength = read_pitch(filters, log_mel)
             share = pulses * strength * (2.0 - strength)
-            height = math.sqrt(period * share * (1.0 - strength) / (1.0 + strength))
+            height, taken = math.sqrt(period * share), 1.0 - math.sqrt((1.0 - strength) / (1.0 + strength))
             sigma, log_share = math.sqrt(1.0 - share), 0.5 * math.log1p(-share)
             for i in range(filters.block_length):
                 turn = phase + i / period
-                since = (turn - math.floor(turn)) * period
-                pulse = height * (max(1.0 - since, 0.0) + max(1.0 - (period - since), 0.0))
+                distance = abs(turn - np.rint(turn)) * period
+                pulse = 0.0
+                if distance < wide:
+                    pulse = height * (raised_cosine(distance, width) / width - taken * raised_cosine(distance, wide) / wide)
                 z[t], log_sigma[t] = pulse + sigma * z[t], log_share
                 t += 1
             phase += filters.block_length / period
@@ -207,9 +212,14 @@ def comb_weights(filters: Filters, period: float, strength: float, weights: np.n
     """Writes the comb's weights b * h, see `MelPitch.taps`; returns the shortest lag that they stand for."""
     first, total = math.floor(period) - filters.smear, 0.0
     for j in range(len(weights)):
-        distance = min(max((first + j - period) / (filters.smear + 1), -1.0), 1.0)
-        weights[j] = 0.5 + 0.5 * math.cos(math.pi * distance)
+        weights[j] = raised_cosine(first + j - period, filters.smear + 1)
         total += weights[j]
     for j in range(len(weights)):
         weights[j] = np.float32(strength * weights[j] / total)
     return first
+
+
+@compiled
+def raised_cosine(distance: float, width: int) -> float:
+    """See `wavflow.flows.pitch_prediction.raised_cosine`."""
+    return 0.5 + 0.5 * math.cos(math.pi * min(max(distance / width, -1.0), 1.0))

@@ -220,7 +220,7 @@ class ParallelStream:
         log_slope, source = np.zeros_like(u), engine.vocoder.source
         for b in range(self.batch if source else 0):
             self.phase[b] = colouring.excite(
-                engine.filters, np.ascontiguousarray(mels[b]), source.share, self.phase[b], u[b], log_slope[b]
+                engine.filters, np.ascontiguousarray(mels[b]), source.share, source.width, self.phase[b], u[b], log_slope[b]
             )
         layers, none = len(engine.net.dilations), np.zeros(engine.projection.shape[0] * TILE, np.float32)
         projected = [
