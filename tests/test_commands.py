@@ -114,7 +114,8 @@ def test_training_goes_on_from_a_model(chain: Chain, tmp_path: Path, stage: str)
     given = [*options, f"start={start[stage]}", "net.channels=16", "stage.optimizer.lr=0", f"output={out}"]
     assert "after 2 steps" in succeeds("train", *given).out
     before, after = (safetensors.torch.load_file(path) for path in (start[stage], out / "model.safetensors"))
-    assert before.keys() == after.keys() and all(torch.allclose(before[name], after[name], atol=1e-7) for name in before)
+    assert before.keys() == after.keys()
+    assert all(torch.allclose(before[name], after[name], atol=1e-7) for name in before)
     assert wavflow.load_model(out / "model.safetensors").config == wavflow.load_model(start[stage]).config
 
     other = "teacher" if stage == "student" else "student"

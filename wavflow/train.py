@@ -128,11 +128,12 @@ def check_start(cfg: DictConfig, start: Vocoder, config: dict[str, Any], teacher
         ValueError: When it does not fit one of them.
     """
     if start.scores_in_parallel != (teacher is None):
-        raise ValueError(f"`start`: {cfg.start} is {'a teacher' if start.scores_in_parallel else 'a student'}: choose its stage.")
+        kind = "a teacher" if start.scores_in_parallel else "a student"
+        raise ValueError(f"`start`: {cfg.start} is {kind}: choose its stage.")
     audio = OmegaConf.to_container(cfg.audio, resolve=True)
     for there, here in ((start.mel.spec, audio), (start.config, config)):
         if differs := [f"{name} {value}, not {here.get(name)}" for name, value in there.items() if value != here.get(name)]:
-            raise ValueError(f"`start`: {cfg.start} has {', '.join(differs)}: choose audio=... and teacher=... as it was trained.")
+            raise ValueError(f"`start`: {cfg.start} has {', '.join(differs)}: choose audio=... and teacher=... as there.")
 
 
 def net_config(config: dict[str, Any], teacher: Vocoder | None) -> dict[str, Any]:
