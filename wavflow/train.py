@@ -89,7 +89,9 @@ def prepare_output(cfg: DictConfig, resume: Checkpoint | None, logger: CSVLogger
 @contextmanager
 def telling_how_to_go_on(cfg: DictConfig) -> Iterator[None]:
     """Ends a run that a signal or the disk stopped with a line that holds the command to go on with."""
-    given = [option for option in sys.argv[1:] if option.partition("=")[0] not in ("output", "resume", "overwrite", "teacher")]
+    hydra = HydraConfig.get()
+    given = list(hydra.overrides.task) if hydra.mode == RunMode.MULTIRUN else sys.argv[1:]  # of a sweep: this run's own
+    given = [option for option in given if option.partition("=")[0] not in ("output", "resume", "overwrite", "teacher")]
     given += [f"output={cfg.output}", "resume=auto", *([f"teacher={cfg.teacher}"] if cfg.teacher else [])]
     go_on = f"go on with `{shlex.join(['python', '-m', 'wavflow.train', *given])}`"
     try:

@@ -66,6 +66,24 @@ def test_a_signal_saves_and_says_how_to_go_on(
     assert_same(tmp_path / "run", tmp_path / "whole")
 
 
+def test_a_stopped_run_of_a_sweep_goes_on_alone(sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = [*teacher_options(sounds), *STEPS, f"output={tmp_path / 'run'}", f"hydra.sweep.dir={tmp_path / 'sweeps'}"]
+
+    def kill(task: LikelihoodTask, result: Any) -> Any:
+        if task.global_step == 1 and task.optimizers().param_groups[0]["lr"] > 0.01:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    with monkeypatch.context() as patch:
+        in_each(patch, "training_step", kill)
+        outcome = call("train", "--multirun", "stage.optimizer.lr=0.001,0.1", "stage.warmup_steps=1", *options)
+    assert "stage.optimizer.lr=0.1 " in outcome.err.split("`")[-2]
+    assert not (tmp_path / "run-1" / "model.safetensors").exists()
+    resumed(outcome.err)
+    assert sorted(path.name for path in tmp_path.glob("run-*")) == ["run-0", "run-1"]
+    assert (tmp_path / "run-1" / "model.safetensors").is_file()
+
+
 def test_a_full_disk_keeps_the_checkpoint_before(sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = [*teacher_options(sounds), *STEPS[:2]]
     succeeds("train", *options, f"output={tmp_path / 'whole'}")
