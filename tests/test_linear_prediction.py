@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wavflow import MelSpectrogram, read_audio
 from wavflow.flows import LinearPrediction
-from wavflow.flows.linear_prediction import all_pole_filter, levinson_durbin
+from wavflow.flows.linear_prediction import levinson_durbin
 from wavflow.nn import Upsampler
 
 PRESETS = ["16k", "22k", "24k", "44k", "48k", "tacotron2"]
@@ -204,22 +204,6 @@ def test_gradients_flow_both_ways() -> None:
 
     for direction in (whitening.forward, whitening.inverse):
         assert torch.autograd.gradcheck(direction, (x.requires_grad_(), cond.requires_grad_()))
-
-
-@pytest.mark.parametrize("order", [2, 4, 9])
-def test_all_pole_filter_is_the_recursion(order: int) -> None:
-    excitation, state = torch.randn(2, 5, 4), torch.randn(2, order)
-    coefficients = 0.3 * torch.randn(2, 5, order)
-
-    blocks, last = all_pole_filter(excitation, coefficients, state)
-
-    for item in range(2):
-        signal = state[item].tolist()  # the oldest first
-        for t, driven in enumerate(excitation[item].flatten().tolist()):
-            a = coefficients[item, t // 4].tolist()
-            signal.append(driven + sum(a[k] * signal[-1 - k] for k in range(order)))
-        torch.testing.assert_close(blocks[item].flatten(), torch.tensor(signal[order:]), rtol=0, atol=1e-12)
-        torch.testing.assert_close(last[item], torch.tensor(signal[-order:]), rtol=0, atol=1e-12)
 
 
 def test_levinson_durbin_solves_the_normal_equations() -> None:

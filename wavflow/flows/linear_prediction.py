@@ -20,13 +20,14 @@ from wavflow.arguments import at_least
 from wavflow.flows.base import at_least_float32
 from wavflow.flows.mel_blocks import MelBlocks
 from wavflow.flows.pitch_prediction import MelPitch
+from wavflow.flows.recursion import recursion
 from wavflow.mel import MelSpectrogram
 
 
 class LinearPrediction(MelBlocks):
     """Whitens audio by the envelope and level that its own mel spectrogram tells.
 
-    Forward is one parallel pass; inverse is an order-p recursion, solved block by block, differentiable, on CPU and GPU.
+    Forward is one parallel pass; inverse is an order-p recursion, differentiable, on CPU and GPU.
     `cond` is the conditioning mel (B, n_mels, F) and T = F * hop_length. Coefficients are held for a block of `hop_length / 4`
     samples.
 
@@ -97,16 +98,10 @@ class LinearPrediction(MelBlocks):
     def inverse(self, z: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
         """Colours u (B, 1, T) by the mel; returns the audio x (B, 1, T) and log g (B, T)."""
         blocks, coefficients, log_gain = self._blocks(z, cond)
-        # Float64: a block's response to its state grows and cancels; in float32 that leaves errors at -42 dB on speech.
-        excitation, coefficients = blocks * torch.exp(log_gain).unsqueeze(-1), coefficients.double()
-        state = coefficients.new_zeros(z.shape[0], self.order)
-        pieces = []
-        with torch.autocast(z.device.type, enabled=False):
-            for start in range(0, blocks.shape[1], SEGMENT):  # a segment at a time bounds the memory of the small systems
-                segment = slice(start, start + SEGMENT)
-                piece, state = all_pole_filter(excitation[:, segment], coefficients[:, segment], state)
-                pieces.append(piece)
-        return torch.cat(pieces, dim=1).to(z.dtype).reshape(z.shape), self._per_sample(log_gain, z)
+        excitation = blocks * torch.exp(log_gain).unsqueeze(-1)  # in float64
+        coefficients = coefficients.double().expand(len(z), -1, -1)
+        x = recursion(excitation.flatten(1), coefficients)
+        return x.to(z.dtype).reshape(z.shape), self._per_sample(log_gain, z)
 
     def _blocks(self, x: Tensor, mel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns x in blocks (B, N, L), coefficients in x's dtype (B, N, p) and log-gains (B, N)."""
@@ -116,43 +111,6 @@ class LinearPrediction(MelBlocks):
 
     def _per_sample(self, log_gain: Tensor, x: Tensor) -> Tensor:
         return at_least_float32(log_gain.to(x.dtype)).repeat_interleave(self.block_length, dim=1)
-
-
-SEGMENT = 256  # blocks solved at once by the inverse
-
-
-def all_pole_filter(excitation: Tensor, coefficients: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Solves `x[t] = e[t] + sum_k a_k x[t-k]` with coefficients that are constant within a block.
-
-    In a block the recursion is a unit lower-triangular system `A x = e + P s`, with s the p samples before it. All
-    systems are solved at once for e and for the columns of P; what is left to do in order is one small product per block.
-
-    Args:
-        excitation: e in blocks (B, N, L).
-        coefficients: a (B, N, p).
-        state: The p samples before the first block (B, p), the oldest first.
-
-    Returns:
-        x (B, N, L) and the state after the last block (B, p).
-    """
-    n_blocks, length = excitation.shape[1:]
-    order = coefficients.shape[-1]
-    lag = torch.arange(length, device=state.device).unsqueeze(1) - torch.arange(-order, length, device=state.device)
-    # taps[l, j] multiplies sample j - p of the block in row l: a_lag where 1 <= lag <= p, else nothing.
-    padded = torch.cat([coefficients, coefficients.new_zeros(*coefficients.shape[:2], 1)], dim=-1)
-    taps = padded[..., torch.where((lag >= 1) & (lag <= order), lag - 1, order)]
-    past, present = taps[..., :order], taps[..., order:]
-    system = torch.eye(length, dtype=taps.dtype, device=taps.device) - present
-    solved = torch.linalg.solve_triangular(
-        system, torch.cat([excitation.unsqueeze(-1), past], dim=-1), upper=False, unitriangular=True
-    )
-    driven, response = solved[..., 0], solved[..., 1:]
-    blocks = []
-    for n in range(n_blocks):
-        block = driven[:, n] + (response[:, n] @ state.unsqueeze(-1)).squeeze(-1)
-        state = torch.cat([state, block], dim=-1)[:, -order:]
-        blocks.append(block)
-    return torch.stack(blocks, dim=1), state
 
 
 def levinson_durbin(autocorrelation: Tensor) -> tuple[Tensor, Tensor]:

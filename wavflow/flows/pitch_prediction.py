@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from wavflow.flows.base import log_det_of_identity
 from wavflow.flows.mel_blocks import MelBlocks
+from wavflow.flows.recursion import recursion
 from wavflow.mel import MelSpectrogram
 
 LOWEST, HIGHEST = 70.0, 420.0  # Hz, of the pitch
@@ -119,7 +120,7 @@ class MelPitch(nn.Module):
 class PitchPrediction(MelBlocks):
     """Takes the predictable part of a voiced signal out, by a comb at the period that the mel tells.
 
-    Forward is one parallel pass; inverse goes on in blocks shorter than the shortest period. |b| < 1 and h >= 0 sums to 1, so
+    Forward is one parallel pass, inverse a recursion. |b| < 1 and h >= 0 sums to 1, so
     no frame can make it unstable. `cond` is the conditioning mel (B, n_mels, F).
 
     Args:
@@ -139,46 +140,32 @@ class PitchPrediction(MelBlocks):
     def forward(self, x: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
         """Takes the prediction out of u (B, 1, T); returns e and zeros (B, T)."""
         blocks = self.in_blocks(x, cond)
-        lag, kernel = self._comb(x, cond)
+        lag, weights = self._comb(x, cond)
+        taps = weights.shape[-1]
         past = torch.nn.functional.pad(x[:, 0], (self.pitch.longest_lag, 0))
-        start = torch.arange(blocks.shape[1], device=x.device) * self.block_length + self.pitch.longest_lag
-        history = past.gather(1, _span(start - lag, self.block_length, kernel).flatten(1)).unflatten(1, (blocks.shape[1], -1))
-        return (blocks - _weigh(history, kernel)).reshape(x.shape), log_det_of_identity(x)
+        first = torch.arange(blocks.shape[1], device=x.device) * self.block_length + self.pitch.longest_lag - lag - (taps - 1)
+        span = first.unsqueeze(-1) + torch.arange(self.block_length + taps - 1, device=x.device)
+        history = past.gather(1, span.flatten(1)).unflatten(1, span.shape[1:]).unfold(-1, taps, 1)
+        # Not a matrix product: autocast would round it.
+        predicted = (history * weights.flip(-1).unsqueeze(-2)).sum(dim=-1)
+        return (blocks - predicted).reshape(x.shape), log_det_of_identity(x)
 
     def inverse(self, z: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
         """Puts the prediction back into e (B, 1, T); returns u and zeros (B, T)."""
-        driving = self.in_blocks(z, cond).flatten(1)
-        pieces_per_block = self.block_length // self.stride
-        lag, kernel = (part.repeat_interleave(pieces_per_block, dim=1) for part in self._comb(z, cond))
-        spans = _span(self.pitch.longest_lag - lag, self.stride, kernel)
-        past = z.new_zeros(z.shape[0], self.pitch.longest_lag)
-        pieces = []
-        for driven, span, weights in zip(driving.split(self.stride, dim=-1), spans.unbind(1), kernel.unbind(1), strict=True):
-            piece = driven + _weigh(past.gather(1, span), weights)
-            past = torch.cat([past[:, self.stride :], piece], dim=-1)
-            pieces.append(piece)
-        return torch.cat(pieces, dim=-1).unsqueeze(1), log_det_of_identity(z)
+        e = self.in_blocks(z, cond).flatten(1)
+        lag, weights = self._comb(z, cond)
+        return recursion(e, weights, lag, apart=self.stride).unsqueeze(1), log_det_of_identity(z)
 
     def _comb(self, x: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the longest lag (B, N) and the weights b * h (B, N, J) of each block, that of the longest lag first."""
+        """Returns the shortest lag (B, N) and the weights b * h (B, N, J) of each block, that of the shortest lag first."""
         period, strength = self.pitch(self.at_blocks(mel))
         lags, kernel = self.pitch.taps(period)
-        return lags[..., -1].expand(len(x), -1), (strength.unsqueeze(-1) * kernel).flip(-1).to(x.dtype)
+        return lags[..., 0].expand(len(x), -1), (strength.unsqueeze(-1) * kernel).to(x.dtype).expand(len(x), -1, -1)
 
 
 def raised_cosine(distance: Tensor, width: int) -> Tensor:
     """Returns 1 at distance 0, falling to 0 at `width` samples; samples of it, one apart, sum to `width`."""
     return 0.5 + 0.5 * torch.cos(math.pi * (distance / width).clamp(-1.0, 1.0))
-
-
-def _span(first: Tensor, length: int, kernel: Tensor) -> Tensor:
-    """Returns the indices, from first (..., N) on, of what J taps see from `length` samples: (..., N, length + J - 1)."""
-    return first.unsqueeze(-1) + torch.arange(length + kernel.shape[-1] - 1, device=first.device)
-
-
-def _weigh(history: Tensor, kernel: Tensor) -> Tensor:
-    """Correlates (..., length + J - 1) with (..., J): (..., length). Not a matrix product: autocast would round it."""
-    return (history.unfold(-1, kernel.shape[-1], 1) * kernel.unsqueeze(-2)).sum(dim=-1)
 
 
 def _less_local_mean(n: int, reach: int = 7) -> Tensor:

@@ -19,7 +19,7 @@ class Colouring(nn.Module):
 
         x = H (e + P s)        H[t, l] = h[t - l],        (P s)[t] = sum_k a_k s[t - k] over the samples s before the block
 
-    That is `A x = e + P s` of `all_pole_filter` without a solver of triangular systems, which ONNX lacks.
+    H is lower triangular and Toeplitz: a filter whose coefficients are constant within a block.
 
     Args:
         whitening: The map to invert.

@@ -1,0 +1,90 @@
+"""What undoes a linear prediction: a recursion whose coefficients are held for blocks of samples, differentiable.
+
+    y[t] = e[t] + sum_j w[n, j] y[t - lag[n] - j],        n = t // block length
+
+Each sample waits for those before it, so the loop is compiled, by Numba on a processor and by Triton on a GPU, and the
+backward is written out. With y = A^-1 e, a gradient g of y becomes A^-T g: the same recursion transposed, from the end on.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def recursion(e: Tensor, weights: Tensor, lags: Tensor | None = None, apart: int = 1) -> Tensor:
+    """Solves the recursion for y, from silence; differentiable in e and the weights, twice too.
+
+    Computed in float64: what a sample owes to those before grows and cancels; in float32 it leaves errors of -42 dB in speech.
+
+    Args:
+        e: (B, T).
+        weights: (B, N, J), held for T / N samples.
+        lags: (B, N), integers, of the first weight of each block; None for 1.
+        apart: No lag is below it; the longer, the more samples a GPU solves at once.
+
+    Returns:
+        y (B, T), in the dtype of e.
+    """
+    return _Recursion.apply(e, weights, lags, apart, False)
+
+
+class _Recursion(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, e: Tensor, weights: Tensor, lags: Tensor | None, apart: int, transposed: bool) -> Tensor:
+        y = e.double().clone(memory_format=torch.contiguous_format)
+        _solve(y, weights.detach().double(), lags, apart, transposed)
+        y = y.to(e.dtype)
+        ctx.save_for_backward(weights, lags, y if ctx.needs_input_grad[1] else None)
+        ctx.apart, ctx.transposed = apart, transposed
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weights, lags, y = ctx.saved_tensors
+        grad = _Recursion.apply(grad, weights, lags, ctx.apart, not ctx.transposed)
+        if y is None:
+            return grad, None, None, None, None
+        late, early = (y, grad) if ctx.transposed else (grad, y)
+        return grad, _products(late, early, weights, lags), None, None, None
+
+
+def _products(late: Tensor, early: Tensor, weights: Tensor, lags: Tensor | None) -> Tensor:
+    """Returns `sum_t late[t] * early[t - lag - j]` over the samples t of each block, as the weights are (B, N, J)."""
+    (batch, blocks, taps), length = weights.shape, late.shape[1] // weights.shape[1]
+    lags = weights.new_ones(batch, blocks, dtype=torch.long) if lags is None else lags
+    first = torch.arange(blocks, device=lags.device) * length - lags - (taps - 1)
+    index = first.unsqueeze(-1) + torch.arange(length + taps - 1, device=lags.device)
+    past = early.gather(1, index.clamp_min(0).flatten(1)).unflatten(1, index.shape[1:]) * (index >= 0)
+    windows = past.unfold(-1, taps, 1).flip(-1)  # (B, N, length, J)
+    return (late.unflatten(1, (blocks, length)).unsqueeze(-1) * windows).sum(dim=2).to(weights.dtype)
+
+
+def _solve(signals: Tensor, weights: Tensor, lags: Tensor | None, apart: int, transposed: bool) -> None:
+    """Solves it, or the transposed one, where the signals (B, T) lie."""
+    if signals.numel() == 0:
+        return
+    if signals.is_cuda and _has_triton():
+        from wavflow.kernels import recursions_gpu
+
+        recursions_gpu.solve(signals, weights, lags, apart, transposed)
+        return
+    from wavflow.kernels import recursions  # Numba takes a second to import
+
+    (batch, blocks, taps), samples = weights.shape, signals.shape[1]
+    lags = torch.ones(batch, blocks, dtype=torch.long) if lags is None else lags.cpu()
+    before = int(lags.max()) + taps
+    padded = torch.nn.functional.pad(signals.cpu(), (before, 0))
+    solve = recursions.recur_back_in_blocks if transposed else recursions.recur_in_blocks
+    arrays = (x.numpy() for x in (padded, lags.contiguous(), weights.cpu().contiguous()))
+    solve(*arrays, before, samples // blocks)
+    signals.copy_(padded[:, before:])
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None

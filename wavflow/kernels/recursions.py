@@ -1,0 +1,44 @@
+"""Linear recursions, compiled: one sample after another, forward and, for gradients, transposed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from wavflow.kernels.vectors import compiled
+
+
+@compiled
+def recur(signal: np.ndarray, start: int, length: int, lag: int, weights: np.ndarray) -> None:
+    """Adds `sum_j weights[j] * signal[t - lag - j]` to each of `length` samples from `start` on, in order."""
+    for t in range(start, start + length):
+        value = signal[t]
+        for j in range(len(weights)):
+            value += weights[j] * signal[t - lag - j]
+        signal[t] = value
+
+
+@compiled
+def recur_in_blocks(signals: np.ndarray, lags: np.ndarray, weights: np.ndarray, before: int, length: int) -> None:
+    """Solves `wavflow.flows.recursion.recursion` where the signals lie.
+
+    Args:
+        signals: (B, before + N * length) float64, their first `before` samples zeros.
+        lags: (B, N).
+        weights: (B, N, J) float64.
+        before: At least the largest lag + J.
+        length: Of a block.
+    """
+    for b in range(len(signals)):
+        for n in range(lags.shape[1]):
+            recur(signals[b], before + n * length, length, lags[b, n], weights[b, n])
+
+
+@compiled
+def recur_back_in_blocks(signals: np.ndarray, lags: np.ndarray, weights: np.ndarray, before: int, length: int) -> None:
+    """As `recur_in_blocks`, transposed: from the last sample on, each one adds to those that it is made of."""
+    for b in range(len(signals)):
+        signal = signals[b]
+        for n in range(lags.shape[1] - 1, -1, -1):
+            for t in range(before + (n + 1) * length - 1, before + n * length - 1, -1):
+                for j in range(weights.shape[2]):
+                    signal[t - lags[b, n] - j] += weights[b, n, j] * signal[t]
