@@ -51,14 +51,15 @@ def main() -> None:
             part.write_text(json.dumps(rows, indent=1))
         print({name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()}, flush=True)
 
+    torch.set_float32_matmul_precision("high")  # as in training: float32 is TF32
     say(machine(pick_device("auto")))
     KINDS[args.kind](args.tiny, say)
 
 
 def tests(tiny: bool, say: Say) -> None:
     """Runs the tests that are worth more on a GPU."""
-    files = ["tests/test_fused_layer.py", "tests/test_cuda.py", *["-k", "captured"] * tiny]
-    command = [sys.executable, "-m", "pytest", "-q", *files]
+    files = [f"tests/test_{name}.py" for name in ("recursion", "fused_layer", "cuda")]
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "default", *files, *["-k", "captured"] * tiny]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     say({"status": done.returncode, "end": done.stdout[-2000:]})
 
@@ -95,8 +96,8 @@ def fused(vocoder: Vocoder) -> Vocoder:
     return use_fused(copy.deepcopy(vocoder))
 
 
-def student_draws(tiny: bool, say: Say) -> None:
-    """Draws 10 s, from graphs of several lengths and kernels."""
+def student_draws(tiny: bool, say: Say, compile: bool = False) -> None:
+    """Draws 10 s, from graphs of several lengths and kernels; with the whitening, which is undone on the CPU."""
     found, net = ceilings(tiny), nets(tiny)[0]
     mel, noise = inputs(net, 0.2 if tiny else 10.0)
 
@@ -108,20 +109,19 @@ def student_draws(tiny: bool, say: Say) -> None:
         return {"x real time": samples / net.sample_rate / timing.median, "MFU": floor / timing.median} | timing.row
 
     attempt(say, {"whitening": "alone, on the CPU"}, lambda: found.stopwatch(lambda: cuda.colour(net, noise[:, None], mel)).row)
-    for compile in (False,) if tiny else (False, True):
-        for name, change in (("eager", copy.deepcopy), ("fused", fused)):
-            for frames in (8, 16) if tiny else (256, 512, 909):
-                row = {"frames": frames, "layers": name, "compiled": compile}
-                attempt(say, row, partial(measure, frames, change, compile))
+    for name, change in (("eager", copy.deepcopy), ("fused", fused))[: 1 if compile else 2]:
+        for frames in (8, 16) if tiny else (512,) if compile else (256, 512, 862):
+            row = {"frames": frames, "layers": name, "compiled": compile}
+            attempt(say, row, partial(measure, frames, change, compile))
 
 
 def teacher_draws(tiny: bool, say: Say) -> None:
-    """Draws 32 frames sample by sample, some steps to a graph."""
+    """Draws 8 frames sample by sample, some steps to a graph."""
     stopwatch = Stopwatch(pick_device("auto"), 3, 10.0)
 
     def measure(net: Vocoder, steps: int) -> dict[str, Any]:
         cuda.STEPS = steps
-        mel, noise = inputs(net, (2 if tiny else 32) * net.hop_length / net.sample_rate)
+        mel, noise = inputs(net, (2 if tiny else 8) * net.hop_length / net.sample_rate)
         draw, cond = cuda.TeacherDraw(net.flow, 1, net.hop_length), net.conditioning(mel)
         timing = stopwatch(lambda: draw.sample(noise[:, None], cond))
         return {"samples/s": noise.shape[-1] / timing.median} | timing.row
@@ -132,7 +132,7 @@ def teacher_draws(tiny: bool, say: Say) -> None:
             attempt(say, {"layers": layers, "channels": channels, "steps": steps}, partial(measure, net, steps))
 
 
-def training_steps(distil: bool, tiny: bool, say: Say) -> None:
+def training_steps(distil: bool, tiny: bool, say: Say, compile: bool = False) -> None:
     """Takes steps in bfloat16, with each kind of layer; the shares are of what this machine does with matrices and copies.
 
     MFU counts a pass back as two forward, or one where the weights are frozen. So does the least traffic, which is that of one
@@ -158,8 +158,17 @@ def training_steps(distil: bool, tiny: bool, say: Say) -> None:
             "GiB": torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None,
         } | timing.row
 
-    for name, change in (("eager", copy.deepcopy), ("fused", fused), *[("compiled", compiled)] * (not tiny)):
+    for name, change in [("compiled", compiled)] if compile else [("eager", copy.deepcopy), ("fused", fused)]:
         attempt(say, {"layers": name, "batch": list(audio.shape)}, partial(measure, change))
+
+
+def compiled_forms(tiny: bool, say: Say) -> None:
+    """What torch.compile makes of the layers; it takes minutes, so it comes last."""
+    if tiny:
+        return
+    training_steps(True, tiny, say, compile=True)
+    training_steps(False, tiny, say, compile=True)
+    student_draws(tiny, say, compile=True)
 
 
 def bytes_per_sample(vocoder: Vocoder) -> float:
@@ -174,6 +183,7 @@ KINDS = {
     "teacher": teacher_draws,
     "distillation": partial(training_steps, True),
     "likelihood": partial(training_steps, False),
+    "compiled": compiled_forms,
 }
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """All that a machine with a GPU is wanted for, in one command: checks, figures, and training for the time that is left.
 
-    python scripts/gpu_session.py --data LJ --output out --minutes 9        # and again: training goes on where it stopped
-    python scripts/gpu_session.py --data LJ --output out --minutes 9 --steps train
+    python scripts/gpu_session.py --data LJ --output out --minutes 9 --train-minutes 8
+    python scripts/gpu_session.py --data LJ --output out --minutes 9 --train-minutes 8 --steps train --kernels fused
     python scripts/gpu_session.py --tiny --minutes 2                        # to try it, on a CPU
 
+Again and again: training goes on where it stopped, as long as runs/gpu is there. Install wavflow first (`pip install -e .`).
 Each step has a process of its own, so that none falls with another; each kind of figures gets a fifth of the time at most.
 """
 
 import argparse
+import os
 import shutil
 import signal
 import subprocess
@@ -15,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-FIGURES = ("tests", "student", "teacher", "distillation", "likelihood")
+FIGURES = ("tests", "distillation", "likelihood", "student", "teacher", "compiled")
 TRAINED = Path("runs/gpu")
 TINY = ["trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.precision=32-true", "net.layers=2", "net.channels=4"]
 TINY += ["data.batch_size=2", "data.segment_length=1024", "data.max_clip_seconds=0.25"]
@@ -29,6 +31,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.0, help="for everything (default: 9)")
     parser.add_argument("--train-minutes", type=float, default=25.0, help="of each stage, over all calls (default: 25)")
     parser.add_argument("--steps", default=",".join([*FIGURES, "train"]), help="(default: %(default)s)")
+    parser.add_argument("--kernels", default="null", help="of training: fused | compiled, whichever was measured to be faster")
     parser.add_argument("--tiny", action="store_true", help="nets and times of next to nothing")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
@@ -48,6 +51,7 @@ def train(args: argparse.Namespace, end: float) -> bool:
     for stage in ("teacher", "student"):
         run = TRAINED / ("tiny" if args.tiny else "full") / stage
         options = [f"stage={stage}", f"data.path={args.data}", f"minutes={args.train_minutes}", f"output={run}", "resume=auto"]
+        options += [f"callbacks.kernels.by={args.kernels}"]
         options += [f"teacher={run.parent / 'teacher' / 'model.safetensors'}"] * (stage == "student")
         status = call(
             ["-m", "wavflow.train", "experiment=lj_h200", "+trainer.enable_progress_bar=false", *options, *TINY * args.tiny],
@@ -63,14 +67,14 @@ def train(args: argparse.Namespace, end: float) -> bool:
 
 
 def call(command: list[str], end: float) -> int:
-    """Runs Python, and tells it to stop at the end of the time, as training takes well; returns its status."""
-    process = subprocess.Popen([sys.executable, *command])
+    """Runs Python; tells it, and what it called, to stop at the end of the time, as training takes well; returns its status."""
+    process = subprocess.Popen([sys.executable, *command], start_new_session=True)
     for told in (end - time.monotonic() - 20.0, 20.0):
         try:
             return process.wait(max(0.1, told))
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGTERM)
-    process.kill()
+            os.killpg(process.pid, signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGKILL)
     return process.wait()
 
 

@@ -13,13 +13,22 @@ import pytest
 import pytorch_lightning as pl
 import soundfile as sf
 import torch
-from pytorch_lightning.callbacks import Checkpoint, Timer, WeightAveraging
+from pytorch_lightning.callbacks import Checkpoint, Timer
 from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from wavflow import models
-from wavflow.callbacks import KeepCheckpoint, Kernels, Listen, ProgressBar, SaveModel, SkipNonFinite
+from wavflow.callbacks import (
+    KeepCheckpoint,
+    Kernels,
+    Listen,
+    MovingAverage,
+    ProgressBar,
+    SaveModel,
+    SkipNonFinite,
+    warm_ema,
+)
 from wavflow.data import AudioDataModule
 from wavflow.losses import ContrastiveDivergence, DensityDistillation, MultiResolutionSTFTLoss
 from wavflow.training import (
@@ -29,7 +38,6 @@ from wavflow.training import (
     clamp_fraction,
     fingerprint,
     interval,
-    warm_ema,
 )
 from wavflow.vocoder import Vocoder, check_pair
 
@@ -319,9 +327,9 @@ def test_learning_rate_follows_the_clock_where_time_is_the_budget(
     assert task._learning_rate_factor(1) == pytest.approx(0.0)
 
 
-def ema_of_a_ramp(average: Callable[..., torch.Tensor], updates: int) -> float:
+def ema_of_a_ramp(average: Callable[..., None], updates: int) -> float:
     weight = nn.Linear(1, 1, bias=False)
-    averaged = AveragedModel(weight, avg_fn=average)
+    averaged = AveragedModel(weight, multi_avg_fn=average)
     for value in range(updates):
         nn.init.constant_(weight.weight, value)
         averaged.update_parameters(weight)
@@ -332,8 +340,8 @@ def test_ema_lies_near_the_later_weights() -> None:
     assert 60 < ema_of_a_ramp(warm_ema(0.9), 101) < 100
     # A long memory is short at first: 0.999 alone would stand at 4.8.
     assert ema_of_a_ramp(warm_ema(0.999), 101) > 60
-    upside_down = warm_ema(0.9)
-    assert ema_of_a_ramp(lambda averaged, current, n: upside_down(current, averaged, n), 101) > 98
+    fading = warm_ema(0.9)
+    assert ema_of_a_ramp(lambda averaged, current, n: fading(averaged, current, 0 * n), 101) > 98, "decay .1 all along"
 
 
 def test_model_file_holds_the_averaged_weights(folder: Path, tmp_path: Path) -> None:
@@ -341,7 +349,7 @@ def test_model_file_holds_the_averaged_weights(folder: Path, tmp_path: Path) -> 
     steps = AfterEachStep(lambda task: weights(task.net))
     in_between = AfterEachStep(lambda task: weights(models.load_model(path)) if path.exists() else None)
     task = likelihood()
-    average = WeightAveraging(use_buffers=False, avg_fn=warm_ema(0.999))
+    average = MovingAverage(0.999)
     runs = trainer(tmp_path, 12, [steps, in_between, SaveModel(str(path)), average])
     runs.fit(task, data(folder, task))
 
@@ -367,7 +375,7 @@ def test_resume_goes_on_where_the_last_checkpoint_stood(folder: Path, tmp_path: 
         task = distillation(teacher=teacher)
         look = AfterEachStep(lambda task: (task.global_step, task.trainer.optimizers[0].param_groups[0]["lr"]))
         checkpoint = KeepCheckpoint(tmp_path / "checkpoints")
-        average = WeightAveraging(use_buffers=False, avg_fn=warm_ema())
+        average = MovingAverage()
         runs = trainer(tmp_path / str(max_steps), max_steps, [look, average, checkpoint])
         runs.fit(task, data(folder, task), ckpt_path=resume, weights_only=resume is not None)
         step = {float(state["step"]) for state in runs.optimizers[0].state.values()}

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,38 @@ class SaveModel(pl.Callback):
             seconds = round(time.monotonic() - self._started, 1)
             info = {"steps": trainer.global_step, "stage": type(pl_module).__name__, "seconds": seconds}
             save_model(pl_module.net, self.path, info)
+
+
+def warm_ema(decay: float = 0.999) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+    """Returns a `multi_avg_fn` of `AveragedModel` whose decay rises to `decay`: (1 + n) / (10 + n) after n updates.
+
+    A constant decay of 0.999 would still hold a third of the untrained weights after 1,000 steps.
+    """
+
+    @torch.no_grad()
+    def average(averaged: list[Tensor], current: list[Tensor], n_averaged: Tensor) -> None:
+        n = n_averaged.float()  # stays where it is: to read it would make a GPU wait
+        step = torch._foreach_sub(current, averaged)
+        torch._foreach_mul_(step, 1.0 - ((1.0 + n) / (10.0 + n)).clamp_max(decay))
+        torch._foreach_add_(averaged, step)
+
+    return average
+
+
+class MovingAverage(WeightAveraging):
+    """Averages the weights exponentially, see `warm_ema`, on the device that they are trained on.
+
+    Args:
+        decay: Of the average, once it is warm.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        super().__init__(use_buffers=False, multi_avg_fn=warm_ema(decay))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Moves the average, which was made before the model went to its device: else each step would copy all weights."""
+        super().on_train_start(trainer, pl_module)
+        self._average_model.module.to(pl_module.device)
 
 
 class Listen(pl.Callback):

@@ -228,9 +228,8 @@ class DistillationTask(Task):
         read = self.trainer.fit_loop.total_batch_idx if self._trainer else 0
         numbers = read * len(mel) + np.arange(len(mel))
         seeds = [_seed(self.seed, i) for i in (numbers * self._processes + self.global_rank).tolist()]
-        return torch.cat(
-            [self.net.noise(one, torch.Generator().manual_seed(s)) for one, s in zip(mel.split(1), seeds, strict=True)]
-        )
+        like = torch.empty_like(mel[:1], device="cpu")  # one copy to the device, not one for each crop
+        return torch.cat([self.net.noise(like, torch.Generator().manual_seed(s)) for s in seeds]).to(mel.device)
 
     def on_validation_epoch_start(self) -> None:
         """Starts the collection of the clips' divergences."""
@@ -316,19 +315,6 @@ def rms(audio: Tensor) -> Tensor:
 def interval(values: Tensor) -> Tensor:
     """Returns the half width of the 95 % interval of the mean of values (N,), by the normal approximation; nan for one."""
     return 1.96 * values.std() / math.sqrt(len(values)) if len(values) > 1 else values.new_tensor(math.nan).squeeze()
-
-
-def warm_ema(decay: float = 0.999) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """Returns an averaging function for `WeightAveraging` whose decay rises to `decay`: (1 + n) / (10 + n) after n updates.
-
-    A constant decay of 0.999 would still hold a third of the untrained weights after 1,000 steps.
-    """
-
-    def average(averaged: Tensor, current: Tensor, n_averaged: Tensor | int) -> Tensor:
-        n = float(n_averaged)
-        return torch.lerp(averaged, current, 1.0 - min(decay, (1.0 + n) / (10.0 + n)))
-
-    return average
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -85,13 +85,11 @@ class LinearPrediction(MelBlocks):
     def forward(self, x: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
         """Whitens audio x (B, 1, T) by its mel (B, n_mels, F), T = F * hop_length; returns u and -log g (B, T)."""
         blocks, coefficients, log_gain = self._blocks(x, cond)
-        history = torch.nn.functional.pad(x[:, 0], (self.order, 0)).unfold(
-            -1, self.block_length + self.order, self.block_length
-        )
+        past = torch.nn.functional.pad(x[:, 0], (self.order, 0))
+        history = past.unfold(-1, self.block_length + self.order, self.block_length).unfold(-1, self.order, 1)
         # history[..., l, :] are the `order` samples before sample l of the block, the oldest first.
-        history = history.unfold(-1, self.order, 1)[:, :, : self.block_length]
-        with torch.autocast(x.device.type, enabled=False):
-            predicted = (history @ coefficients.flip(-1).unsqueeze(-1)).squeeze(-1)
+        # Not a matrix product: autocast would round it, and TF32.
+        predicted = (history[:, :, : self.block_length] * coefficients.flip(-1).unsqueeze(-2)).sum(dim=-1)
         u = (blocks - predicted) * torch.exp(-log_gain).unsqueeze(-1).to(x.dtype)
         return u.reshape(x.shape), -self._per_sample(log_gain, x)
 

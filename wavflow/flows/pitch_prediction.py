@@ -146,7 +146,7 @@ class PitchPrediction(MelBlocks):
         first = torch.arange(blocks.shape[1], device=x.device) * self.block_length + self.pitch.longest_lag - lag - (taps - 1)
         span = first.unsqueeze(-1) + torch.arange(self.block_length + taps - 1, device=x.device)
         history = past.gather(1, span.flatten(1)).unflatten(1, span.shape[1:]).unfold(-1, taps, 1)
-        # Not a matrix product: autocast would round it.
+        # Not a matrix product: autocast would round it, and TF32.
         predicted = (history * weights.flip(-1).unsqueeze(-2)).sum(dim=-1)
         return (blocks - predicted).reshape(x.shape), log_det_of_identity(x)
 
