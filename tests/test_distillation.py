@@ -310,7 +310,7 @@ def test_distillation_from_an_ar_process_finds_its_impulse_response() -> None:
     torch.set_default_dtype(torch.float32)  # what training runs in
     teacher = ar_teacher().requires_grad_(False)
     student = iaf(2, layers=5, channels=16, kernel_size=3, dilation_cycle=5)  # each flow sees 63 samples
-    loss = DensityDistillation("closed", regularisation=0.0)
+    loss = DensityDistillation("closed")
 
     def kl(batch: int) -> Tensor:
         return loss(draw(student, torch.randn(batch, 1, 256)), student, teacher).kl.mean()

@@ -342,7 +342,7 @@ def test_compiles_as_one_graph(direction: str) -> None:
 @pytest.mark.slow
 def test_distillation_from_an_ar_process_finds_its_impulse_response() -> None:
     torch.set_default_dtype(torch.float32)
-    teacher, loss = ar_teacher().requires_grad_(False), DensityDistillation("closed", regularisation=0.0)
+    teacher, loss = ar_teacher().requires_grad_(False), DensityDistillation("closed")
     tau = Inverted(TriangularAffine(4))
 
     def step() -> Inverse:

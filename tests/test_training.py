@@ -94,7 +94,8 @@ def distillation(
 ) -> DistillationTask:
     net, teacher = net or student_net(), teacher or randomised(teacher_net())
     arguments = {"spectral": SPECTRAL(), "warmup_steps": 3} | arguments
-    return DistillationTask(net, teacher, DensityDistillation(form), partial(torch.optim.Adam, lr=1e-2), **arguments)
+    loss = DensityDistillation(form, regularisation=4.0)
+    return DistillationTask(net, teacher, loss, partial(torch.optim.Adam, lr=1e-2), **arguments)
 
 
 def data(folder: Path, task: Task, **arguments: Any) -> AudioDataModule:
