@@ -27,7 +27,8 @@ def trace(run: Path) -> list[dict[str, Any]]:
         rows = [{name: float(value) for name, value in row.items() if value != ""} for row in csv.DictReader(file)]
     for row in rows:
         del row["epoch"]  # there is but one; Lightning counts it when it ends
-    return [row for i, row in enumerate(rows) if row not in rows[:i]]
+    said = [str(row) for row in rows]  # as text, for nan is not equal to itself
+    return [row for i, row in enumerate(rows) if said[i] not in said[:i]]
 
 
 def assert_same(run: Path, other: Path) -> None:
