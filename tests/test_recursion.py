@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from wavflow.flows import recursion as module
-from wavflow.flows.recursion import recursion
+from wavflow.flows.recursion import prediction, recursion
 
 CASES = {  # blocks, their length, taps, shortest lag (None: 1)
     "all-pole": (5, 4, 3, None),
@@ -25,7 +25,7 @@ def operands(case: tuple[int, int, int, int | None]) -> tuple[Tensor, Tensor, Te
     """Random arguments, the lags another with each block."""
     blocks, length, taps, apart = case
     lags = None if apart is None else apart + torch.randint(7, (2, blocks))
-    return torch.randn(2, blocks * length), torch.randn(2, blocks, taps) / taps, lags, apart or 1
+    return torch.randn(2, blocks * length), torch.randn(2, blocks, taps) / taps, lags, min(apart or 1, length)
 
 
 def by_definition(e: Tensor, weights: Tensor, lags: Tensor | None) -> Tensor:
@@ -44,6 +44,7 @@ def test_it_is_the_recursion(case: tuple) -> None:
     e, weights, lags, apart = operands(case)
     expected = by_definition(e, weights, lags)
     torch.testing.assert_close(recursion(e, weights, lags, apart), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(e + prediction(expected, weights, lags), expected, rtol=0, atol=1e-12)
     low = recursion(e.float(), weights.float(), lags, apart)
     assert low.dtype == torch.float32
     torch.testing.assert_close(low.double(), expected, rtol=1e-5, atol=1e-5)

@@ -118,7 +118,7 @@ def load_teacher(path: str | Path, audio: dict[str, Any]) -> Vocoder:
     if not teacher.scores_in_parallel:
         raise ValueError(f"`teacher`: {path} is a student: name a model of stage=teacher.")
     if teacher.mel.spec != audio:
-        differs = ", ".join(f"{k} {v} instead of {audio.get(k)}" for k, v in teacher.mel.spec.items() if v != audio.get(k))
+        differs = differences(teacher.mel.spec, audio)
         raise ValueError(f"`teacher`: {path} was trained with {differs}: choose the same with audio=... as for the teacher.")
     return teacher
 
@@ -134,8 +134,13 @@ def check_start(cfg: DictConfig, start: Vocoder, config: dict[str, Any], teacher
         raise ValueError(f"`start`: {cfg.start} is {kind}: choose its stage.")
     audio = OmegaConf.to_container(cfg.audio, resolve=True)
     for there, here in ((start.mel.spec, audio), (start.config, config)):
-        if differs := [f"{name} {value}, not {here.get(name)}" for name, value in there.items() if value != here.get(name)]:
-            raise ValueError(f"`start`: {cfg.start} has {', '.join(differs)}: choose audio=... and teacher=... as there.")
+        if differs := differences(there, here):
+            raise ValueError(f"`start`: {cfg.start} has {differs}: choose audio=... and teacher=... as there.")
+
+
+def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """Returns what is another value there than here, as words."""
+    return ", ".join(f"{name} {value} instead of {here.get(name)}" for name, value in there.items() if value != here.get(name))
 
 
 def net_config(config: dict[str, Any], teacher: Vocoder | None) -> dict[str, Any]:

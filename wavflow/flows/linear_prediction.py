@@ -20,7 +20,7 @@ from wavflow.arguments import at_least
 from wavflow.flows.base import at_least_float32
 from wavflow.flows.mel_blocks import MelBlocks
 from wavflow.flows.pitch_prediction import MelPitch
-from wavflow.flows.recursion import recursion
+from wavflow.flows.recursion import prediction, recursion
 from wavflow.mel import MelSpectrogram
 
 
@@ -85,11 +85,7 @@ class LinearPrediction(MelBlocks):
     def forward(self, x: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
         """Whitens audio x (B, 1, T) by its mel (B, n_mels, F), T = F * hop_length; returns u and -log g (B, T)."""
         blocks, coefficients, log_gain = self._blocks(x, cond)
-        past = torch.nn.functional.pad(x[:, 0], (self.order, 0))
-        history = past.unfold(-1, self.block_length + self.order, self.block_length).unfold(-1, self.order, 1)
-        # history[..., l, :] are the `order` samples before sample l of the block, the oldest first.
-        # Not a matrix product: autocast would round it, and TF32.
-        predicted = (history[:, :, : self.block_length] * coefficients.flip(-1).unsqueeze(-2)).sum(dim=-1)
+        predicted = prediction(x[:, 0], coefficients.expand(len(x), -1, -1)).reshape(blocks.shape)
         u = (blocks - predicted) * torch.exp(-log_gain).unsqueeze(-1).to(x.dtype)
         return u.reshape(x.shape), -self._per_sample(log_gain, x)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from wavflow.flows.base import log_det_of_identity
 from wavflow.flows.mel_blocks import MelBlocks
-from wavflow.flows.recursion import recursion
+from wavflow.flows.recursion import prediction, recursion
 from wavflow.mel import MelSpectrogram
 
 LOWEST, HIGHEST = 70.0, 420.0  # Hz, of the pitch
@@ -139,16 +139,9 @@ class PitchPrediction(MelBlocks):
 
     def forward(self, x: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
         """Takes the prediction out of u (B, 1, T); returns e and zeros (B, T)."""
-        blocks = self.in_blocks(x, cond)
+        u = self.in_blocks(x, cond).flatten(1)
         lag, weights = self._comb(x, cond)
-        taps = weights.shape[-1]
-        past = torch.nn.functional.pad(x[:, 0], (self.pitch.longest_lag, 0))
-        first = torch.arange(blocks.shape[1], device=x.device) * self.block_length + self.pitch.longest_lag - lag - (taps - 1)
-        span = first.unsqueeze(-1) + torch.arange(self.block_length + taps - 1, device=x.device)
-        history = past.gather(1, span.flatten(1)).unflatten(1, span.shape[1:]).unfold(-1, taps, 1)
-        # Not a matrix product: autocast would round it, and TF32.
-        predicted = (history * weights.flip(-1).unsqueeze(-2)).sum(dim=-1)
-        return (blocks - predicted).reshape(x.shape), log_det_of_identity(x)
+        return (u - prediction(u, weights, lag)).unsqueeze(1), log_det_of_identity(x)
 
     def inverse(self, z: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
         """Puts the prediction back into e (B, 1, T); returns u and zeros (B, T)."""

@@ -1,8 +1,8 @@
-"""What undoes a linear prediction: a recursion whose coefficients are held for blocks of samples, differentiable.
+"""Linear prediction with weights that are held for blocks of samples, and the recursion that undoes it, differentiable.
 
     y[t] = e[t] + sum_j w[n, j] y[t - lag[n] - j],        n = t // block length
 
-Each sample waits for those before it, so the loop is compiled, by Numba on a processor and by Triton on a GPU, and the
+There each sample waits for those before it, so the loop is compiled, by Numba on a processor and by Triton on a GPU, and the
 backward is written out. With y = A^-1 e, a gradient g of y becomes A^-T g: the same recursion transposed, from the end on.
 """
 
@@ -16,8 +16,15 @@ import torch
 from torch import Tensor
 
 
+def prediction(y: Tensor, weights: Tensor, lags: Tensor | None = None) -> Tensor:
+    """Returns `sum_j w[n, j] y[t - lag[n] - j]`, (B, T), with silence before y; the arguments are those of `recursion`."""
+    windows = _windows(y, lags, *weights.shape[1:])
+    # Not a matrix product: autocast would round it, and TF32.
+    return (windows * weights.flip(-1).unsqueeze(-2)).sum(dim=-1).flatten(1)
+
+
 def recursion(e: Tensor, weights: Tensor, lags: Tensor | None = None, apart: int = 1) -> Tensor:
-    """Solves the recursion for y, from silence; differentiable in e and the weights, twice too.
+    """Solves `y - prediction(y) = e` for y; differentiable in e and the weights, twice too.
 
     Computed in float64: what a sample owes to those before grows and cancels; in float32 it leaves errors of -42 dB in speech.
 
@@ -25,7 +32,7 @@ def recursion(e: Tensor, weights: Tensor, lags: Tensor | None = None, apart: int
         e: (B, T).
         weights: (B, N, J), held for T / N samples.
         lags: (B, N), integers, of the first weight of each block; None for 1.
-        apart: No lag is below it; the longer, the more samples a GPU solves at once.
+        apart: Divides a block, and no lag is below it: so many samples a GPU solves at once.
 
     Returns:
         y (B, T), in the dtype of e.
@@ -55,13 +62,18 @@ class _Recursion(torch.autograd.Function):
 
 def _products(late: Tensor, early: Tensor, weights: Tensor, lags: Tensor | None) -> Tensor:
     """Returns `sum_t late[t] * early[t - lag - j]` over the samples t of each block, as the weights are (B, N, J)."""
-    (batch, blocks, taps), length = weights.shape, late.shape[1] // weights.shape[1]
-    lags = weights.new_ones(batch, blocks, dtype=torch.long) if lags is None else lags
-    first = torch.arange(blocks, device=lags.device) * length - lags - (taps - 1)
-    index = first.unsqueeze(-1) + torch.arange(length + taps - 1, device=lags.device)
-    past = early.gather(1, index.clamp_min(0).flatten(1)).unflatten(1, index.shape[1:]) * (index >= 0)
-    windows = past.unfold(-1, taps, 1).flip(-1)  # (B, N, length, J)
-    return (late.unflatten(1, (blocks, length)).unsqueeze(-1) * windows).sum(dim=2).to(weights.dtype)
+    windows = _windows(early, lags, *weights.shape[1:]).flip(-1)
+    return (late.reshape(windows.shape[:3]).unsqueeze(-1) * windows).sum(dim=2).to(weights.dtype)
+
+
+def _windows(y: Tensor, lags: Tensor | None, blocks: int, taps: int) -> Tensor:
+    """Returns what each sample of y (B, T) is predicted from, the oldest first: (B, N, T / N, J)."""
+    length = y.shape[1] // blocks
+    lags = torch.ones(len(y), blocks, dtype=torch.long, device=y.device) if lags is None else lags
+    first = torch.arange(blocks, device=y.device) * length - lags - (taps - 1)
+    index = first.unsqueeze(-1) + torch.arange(length + taps - 1, device=y.device)
+    past = y.gather(1, index.clamp_min(0).flatten(1)).unflatten(1, index.shape[1:]) * (index >= 0)
+    return past.unfold(-1, taps, 1)
 
 
 def _solve(signals: Tensor, weights: Tensor, lags: Tensor | None, apart: int, transposed: bool) -> None:

@@ -23,7 +23,7 @@ def solve(signals: Tensor, weights: Tensor, lags: Tensor | None, apart: int, tra
         signals: (B, T) float64.
         weights: (B, N, J) float64.
         lags: (B, N), or None for 1.
-        apart: No lag is below it.
+        apart: Divides a block, and no lag is below it.
         transposed: Which.
     """
     (batch, samples), (blocks, taps) = signals.shape, weights.shape[1:]
@@ -31,9 +31,8 @@ def solve(signals: Tensor, weights: Tensor, lags: Tensor | None, apart: int, tra
     if lags is None:
         _next_to_each_other[(batch,)](signals, weights.contiguous(), **sizes, RING=triton.next_power_of_2(taps), num_warps=1)
         return
-    piece = next(n for n in range(min(apart, sizes["length"]), 0, -1) if sizes["length"] % n == 0)
-    shape = {"PIECE": triton.next_power_of_2(piece + (taps - 1) * transposed), "TAPS": triton.next_power_of_2(taps)}
-    _apart[(batch,)](signals, weights.contiguous(), lags.to(torch.int32).contiguous(), **sizes, piece=piece, **shape)
+    shape = {"PIECE": triton.next_power_of_2(apart + (taps - 1) * transposed), "TAPS": triton.next_power_of_2(taps)}
+    _apart[(batch,)](signals, weights.contiguous(), lags.to(torch.int32).contiguous(), **sizes, piece=apart, **shape)
 
 
 @triton.jit

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from wavflow.flows.pitch_prediction import PitchPrediction
 from wavflow.flows.whitening import Whitening
+from wavflow.kernels.recursions import recur
 from wavflow.kernels.vectors import compiled
 
 
@@ -93,17 +94,14 @@ def colour(
                 period, strength = read_pitch(filters, log_mel)
                 lag = comb_weights(filters, period, strength, weights)
             gain = predictor(filters, log_mel, strength, coefficients)
-            for _ in range(length):
-                u = np.float64(e[t])
-                for j in range(taps if strength > 0.0 else 0):
-                    u += weights[j] * voice[memory + t - lag - j]
-                voice[memory + t] = u
-                u *= gain
-                for k in range(order):
-                    u += coefficients[k] * audio[order + t - 1 - k]
-                audio[order + t] = u
-                x[t], log_gain[t] = u, math.log(gain)
-                t += 1
+            end = t + length
+            voice[memory + t : memory + end] = e[t:end]
+            if strength > 0.0:
+                recur(voice, memory + t, length, lag, weights)
+            audio[order + t : order + end] = voice[memory + t : memory + end] * gain
+            recur(audio, order + t, length, 1, coefficients)
+            x[t:end], log_gain[t:end] = audio[order + t : order + end], math.log(gain)
+            t = end
     comb[:], past[:] = voice[t : t + memory], audio[t : t + order]
 
 
