@@ -1,5 +1,6 @@
 """Whitening by the mel: an exact map at the right level, stable for any mel, that looks no further ahead than it may."""
 
+from collections.abc import Callable
 from importlib.resources import files
 
 import numpy as np
@@ -9,11 +10,12 @@ import scipy.signal
 import torch
 from helpers import MEL, first_change, random_log_mel, tiny_mel
 from omegaconf import OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
 from wavflow import MelSpectrogram, read_audio
 from wavflow.flows import LinearPrediction
 from wavflow.flows.linear_prediction import levinson_durbin
+from wavflow.flows.whitening import Whitening
 from wavflow.nn import Upsampler
 
 PRESETS = ["16k", "22k", "24k", "44k", "48k", "tacotron2"]
@@ -119,7 +121,7 @@ def test_floor_is_that_of_digital_silence() -> None:
 
     coefficients, log_gain = whitening.predictor(silence)
 
-    torch.testing.assert_close(log_gain, torch.full_like(log_gain, 2.0**-15 / 12**0.5).log())
+    torch.testing.assert_close(log_gain, torch.full_like(log_gain, 2.0**-15 / 12**0.5).log(), rtol=0, atol=1e-5)
     assert coefficients.abs().max() < 1e-9
 
 
@@ -135,7 +137,7 @@ def test_impulse_response_decays() -> None:
     assert response[..., 320:].max() < 1e-6 * response.max()
 
 
-def extreme_mel(name: str, n_mels: int, frames: int = 24) -> Tensor:
+def extreme_mel(name: str, n_mels: int, frames: int = 60) -> Tensor:
     """Mels (1, n_mels, F) that no recording has, between the floor of -11.5 and a loud 2."""
     mel = torch.full((1, n_mels, frames), -11.5)
     match name:
@@ -147,16 +149,25 @@ def extreme_mel(name: str, n_mels: int, frames: int = 24) -> Tensor:
             mel[..., ::2] = 2.0
         case "one band":
             mel[:, n_mels // 2] = 2.0
+        case "jumping band":
+            mel[:, 7 * torch.arange(frames) % n_mels, torch.arange(frames)] = 2.0
+        case "band that stays for two frames":
+            mel[:, 11 * (torch.arange(frames) // 2) % n_mels, torch.arange(frames)] = 2.0
+        case "scattered bands":
+            mel[torch.rand_like(mel) < 0.05] = 2.0
     return mel
 
 
+JUMPING = ["jumping band", "band that stays for two frames", "scattered bands"]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", ["silence", "loud", "noise", "jumping level", "one band"])
+@pytest.mark.parametrize("name", ["silence", "loud", "noise", "jumping level", "one band", *JUMPING])
 @pytest.mark.parametrize(("audio", "order"), [("tiny", 1), ("tiny", 6), ("22k", 32), ("tacotron2", 32)])
 def test_extreme_mels_are_stable(audio: str, order: int, name: str, dtype: torch.dtype) -> None:
     convention = tiny_mel() if audio == "tiny" else preset(audio)
     whitening, mel = LinearPrediction(convention, order), extreme_mel(name, convention.n_mels).to(dtype)
-    noise = torch.randn(1, 1, 24 * convention.hop_length, dtype=dtype)
+    noise = torch.randn(1, 1, 60 * convention.hop_length, dtype=dtype)
 
     x, log_det = whitening.inverse(noise, mel)
     u, _ = whitening(noise, mel)
@@ -195,6 +206,55 @@ def test_mels_of_harsh_audio_are_stable(audio: str, name: str) -> None:
     drawn, _ = LinearPrediction(mel).inverse(torch.randn(1, 1, 60 * mel.hop_length), mel(recording))
 
     assert 0.2 < drawn.std() / recording.std() < 5.0
+
+
+def gliding_audio(name: str, sample_rate: int, seconds: float = 2.0) -> Tensor:
+    """A tone (1, T) at half of full scale whose pitch glides, in 16 bits."""
+    t = torch.arange(int(seconds * sample_rate)) / sample_rate
+    highest = 0.45 * sample_rate
+    match name.split():
+        case "sweep", rate:  # Hz per second, from 200 Hz on and again
+            frequency = 200.0 + (float(rate) * t) % (highest - 200.0)
+        case "siren", rate, depth:
+            frequency = 1.5 * float(depth) + float(depth) * torch.sin(2.0 * torch.pi * float(rate) * t)
+        case ["whistle"]:
+            frequency = torch.where(t < 1.0, 800.0 + 1700.0 * t, 4200.0 - 1700.0 * t)
+        case ["tone"]:
+            frequency = torch.full_like(t, 1000.0)
+    tone = 0.5 * torch.sin(2.0 * torch.pi * torch.cumsum(frequency.clamp(50.0, highest) / sample_rate, 0))
+    return torch.round(32767.0 * tone).unsqueeze(0) / 32768.0
+
+
+GLIDES = ["sweep 1000", "sweep 3000", "sweep 8000", "sweep 12000", "siren 1.5 400", "siren 6 1000", "whistle", "tone"]
+
+
+@pytest.mark.parametrize("noise_floor", [0.0, 10 ** (-50 / 20)])
+@pytest.mark.parametrize("name", GLIDES)
+@pytest.mark.parametrize("audio", PRESETS)
+def test_gliding_tones_come_out_at_their_level(audio: str, name: str, noise_floor: float) -> None:
+    mel = preset(audio)
+    recording = gliding_audio(name, mel.sample_rate)
+    recording = recording[:, : recording.shape[-1] // mel.hop_length * mel.hop_length]
+    recording = recording + noise_floor * torch.randn(recording.shape)
+
+    drawn, _ = Whitening(mel).inverse(torch.randn(1, 1, recording.shape[-1]), mel(recording))
+
+    assert 0.2 < drawn.std() / recording.std() < 2.0
+    assert drawn.abs().max() < 8.0 * recording.abs().max()
+
+
+@pytest.mark.parametrize("cast", [nn.Module.half, nn.Module.bfloat16, nn.Module.float, nn.Module.double])
+def test_constants_keep_their_precision_when_the_model_is_cast(cast: Callable[[nn.Module], nn.Module]) -> None:
+    convention = preset("22k")
+    mel = convention(gliding_audio("tone", 22050)[:, : 40 * 256])
+    e = torch.randn(1, 1, mel.shape[-1] * 256)
+    whitening = Whitening(convention)
+    expected = whitening.inverse(e, mel)[0], whitening(e, mel)[0]
+
+    cast(nn.ModuleList([whitening]))
+
+    assert torch.equal(whitening.inverse(e, mel)[0], expected[0])
+    assert torch.equal(whitening(e, mel)[0], expected[1])
 
 
 def test_gradients_flow_both_ways() -> None:

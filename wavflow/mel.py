@@ -6,11 +6,13 @@ import torch
 import torchaudio.functional as F
 from torch import Tensor, nn
 
+from wavflow.nn.exact_buffers import ExactBuffers
+
 MEL_FLOOR = 1e-5
 """Band magnitudes below this count as this: a mel's least value is its natural log, -11.5."""
 
 
-class MelSpectrogram(nn.Module):
+class MelSpectrogram(ExactBuffers):
     """Natural log of a magnitude mel spectrogram; T samples give exactly `T // hop_length` frames.
 
     `mel[f] = ln max(filterbank @ sqrt(re^2 + im^2 + 1e-9), 1e-5)` with Slaney's mel scale and area normalisation.

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from wavflow.flows.base import Transform
 from wavflow.mel import MelSpectrogram
+from wavflow.nn.exact_buffers import ExactBuffers
 from wavflow.nn.upsampler import interpolate, interpolation_weights
 
 
-class MelBlocks(Transform):
+class MelBlocks(ExactBuffers, Transform):
     """A transform of audio (B, 1, T) whose coefficients come from the mel and are held for a block of `hop_length / 4` samples.
 
     Args:
@@ -29,6 +31,11 @@ class MelBlocks(Transform):
     def at_blocks(self, mel: Tensor) -> Tensor:
         """Returns a log-mel (B, n_mels, F) at the rate of the N blocks, (B, N, n_mels), in float64."""
         return interpolate(mel.transpose(1, 2).double(), self.kernel)
+
+    def loudest_nearby(self, mel: Tensor) -> Tensor:
+        """Returns for each block the greatest value of a log-mel in its frame and both neighbors, (B, N, n_mels), float64."""
+        frames = torch.cat([mel[..., :1], mel, mel[..., -1:]], dim=-1).unfold(-1, 3, 1).amax(dim=-1)
+        return frames.transpose(1, 2).double().repeat_interleave(self.hop_length // self.block_length, dim=1)
 
     def in_blocks(self, x: Tensor, mel: Tensor | None) -> Tensor:
         """Returns x (B, 1, T) in blocks (B, N, block_length).

@@ -15,18 +15,19 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wavflow.flows.base import log_det_of_identity
 from wavflow.flows.mel_blocks import MelBlocks
 from wavflow.flows.recursion import prediction, recursion
 from wavflow.mel import MelSpectrogram
+from wavflow.nn.exact_buffers import ExactBuffers
 
 LOWEST, HIGHEST = 70.0, 420.0  # Hz, of the pitch
 RIPPLE_BELOW = 1200.0  # Hz: above, the bands of usual mels are wider than the harmonics are apart
 
 
-class MelPitch(nn.Module):
+class MelPitch(ExactBuffers):
     """Period and periodicity of a voice from its log-mel, without parameters.
 
     The log-mel below 1.2 kHz, less its local mean, is held against that of harmonic spectra of 256 pitches.

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from wavflow.flows.linear_prediction import LARGEST_FALL
 from wavflow.flows.pitch_prediction import PitchPrediction
 from wavflow.flows.whitening import Whitening
 from wavflow.kernels.recursions import recur
@@ -93,6 +94,9 @@ def colour(
             if memory:
                 period, strength = read_pitch(filters, log_mel)
                 lag = comb_weights(filters, period, strength, weights)
+            for band in range(n_mels):
+                nearby = max(mels[frame - 1, band], mels[frame, band], mels[frame + 1, band])
+                log_mel[band] = max(log_mel[band], nearby - LARGEST_FALL)
             gain = predictor(filters, log_mel, strength, coefficients)
             end = t + length
             voice[memory + t : memory + end] = e[t:end]
