@@ -13,12 +13,13 @@ import pytest
 import pytorch_lightning as pl
 import soundfile as sf
 import torch
+from helpers import VOICE, voiced_log_mel
 from pytorch_lightning.callbacks import Checkpoint, Timer
 from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from wavflow import models
+from wavflow import MelSpectrogram, models
 from wavflow.callbacks import (
     KeepCheckpoint,
     Kernels,
@@ -299,6 +300,22 @@ def test_first_samples_of_a_crop_are_left_out_of_the_loss(folder: Path) -> None:
     assert nats[:8].mean() < nats[8:].mean() - 0.5
     assert cost > 0.5 * 8 / 512  # what that is in the mean over a crop of 512
     torch.testing.assert_close(cost, nats[8:].mean() - nats.mean(), rtol=1e-3, atol=1e-3)
+
+
+def test_what_the_loss_counts_of_a_crop_is_whitened_as_in_the_whole_file() -> None:
+    """The comb looks back a whole period of a low voice, much further than the linear prediction."""
+    task, hop = likelihood(models.teacher(**TINY | {"mel": VOICE})), VOICE["hop_length"]
+    mel, audio = voiced_log_mel(MelSpectrogram(**VOICE), 40), torch.randn(1, 40 * hop)
+    crop = {"audio": audio[:, 20 * hop :], "mel": mel[..., 20:], "mask": torch.ones(1, 20 * hop)}
+
+    known = task._known(crop)["mask"]
+    whole, part = task.net.whiten(audio, mel)[0][..., 20 * hop :], task.net.whiten(crop["audio"], crop["mel"])[0]
+    off = (whole - part).abs()[:, 0, hop:-hop]  # interpolation needs the frame beside the first and the last
+    assert (off * known[:, hop:-hop]).max() < 1e-12
+    assert off.max() > 1e-3
+    assert (known == 1).sum() == 20 * hop - task.net.whitening.reach_of("forward")[0]
+    with pytest.raises(ValueError, match=r"`data.segment_length` must be above \d+, .*got 64"):
+        task._known({name: values[..., : 1 if name == "mel" else hop] for name, values in crop.items()})
 
 
 # --- learning rate, averages, files

@@ -76,9 +76,19 @@ class Task(pl.LightningModule):
         return spent
 
     def _known(self, batch: Batch) -> Batch:
-        """Masks a crop's first samples: the linear prediction would need what was before them, and takes zeros instead."""
+        """Masks a crop's first samples: the whitening would need what was before them, and takes zeros instead.
+
+        Raises:
+            ValueError: Where no sample is left.
+        """
         mask = batch["mask"].clone()
-        mask[:, : 0 if self.net.whitening is None else self.net.whitening.order] = 0.0
+        past = 0 if self.net.whitening is None else int(self.net.whitening.reach_of("forward")[0])
+        if past >= mask.shape[1]:
+            raise ValueError(
+                f"`data.segment_length` must be above {past}, the samples that the whitening looks back, got {mask.shape[1]}: "
+                "take longer crops."
+            )
+        mask[:, :past] = 0.0
         return batch | {"mask": mask}
 
     def _log(self, stage: str, values: dict[str, Tensor], batch_size: int, show: tuple[str, ...]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from wavflow.flows.base import Chain
 from wavflow.flows.linear_prediction import LinearPrediction
 from wavflow.flows.pitch_prediction import MelPitch, PitchPrediction
@@ -20,7 +22,7 @@ class Whitening(Chain):
         pitch: Whether to predict by the pitch too, where the mel resolves it.
 
     Attributes:
-        order: As given: so many samples at a crop's start lack the past they need.
+        order: As given.
         pitch: Whether the pitch is used.
     """
 
@@ -30,3 +32,8 @@ class Whitening(Chain):
         super().__init__(maps if self_pitch is None else [*maps, PitchPrediction(mel, self_pitch)])
         self.order = order
         self.pitch = self_pitch is not None
+        self._past = order + (0 if self_pitch is None else self_pitch.longest_lag)
+
+    def reach_of(self, direction: str) -> tuple[float, float]:
+        """Returns how far back the forward looks: the order and the comb's longest lag. The inverse is recursive."""
+        return self._past if direction == "forward" else math.inf, 0

@@ -51,8 +51,8 @@ def score(model: Vocoder, audio: Tensor, mel: Tensor, speaker: Tensor | None = N
         raise ValueError(f"`audio` must be (1, {frames * hop}) for {frames} frames, got {tuple(audio.shape)}: cut or pad it.")
     base = type(model.flow.base)
     before, after = model.flow.transform.reach_of("forward")
-    # What the whitening looks back on, at most a frame of 70 Hz; and the frames that features and filters are mixed of.
-    run_up, run_out = -(-(int(before) + model.sample_rate // 50) // hop) + 3, -(-int(after) // hop) + 3
+    before += 0 if model.whitening is None else model.whitening.reach_of("forward")[0]
+    run_up, run_out = (-(-int(reach) // hop) + 3 for reach in (before, after))  # features and filters mix three frames
     log_probs, surprises = [], []
     for first in range(0, frames, segment_frames):
         last = min(first + segment_frames, frames)
