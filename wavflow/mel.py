@@ -74,7 +74,27 @@ class MelSpectrogram(ExactBuffers):
     @property
     def frame_centre(self) -> int:
         """Samples from `f * hop_length` to the peak of frame f's window: half a hop, or 0 where `center` is true."""
-        return self.n_fft // 2 - self._padding[0]
+        return self.n_fft // 2 - self.padding[0]
+
+    @property
+    def shortest_reflected(self) -> int:
+        """Audio of no more samples is followed by zeros before it is reflected."""
+        return max(*self.padding, self.hop_length - 1)
+
+    def band_centers(self) -> Tensor:
+        """Returns the centers of gravity of the bands, (n_mels,) in bins, float64."""
+        filterbank = self.filterbank.double()
+        return filterbank @ torch.arange(filterbank.shape[1]).double() / filterbank.sum(dim=1).clamp_min(1e-12)
+
+    def between_bands(self) -> tuple[Tensor, Tensor]:
+        """Returns how values at the band centers are interpolated to bins, linearly and held at the ends.
+
+        Returns:
+            For each bin (n_fft / 2 + 1,) the band above it, from 1 on, and that band's weight; the band below has the rest.
+        """
+        centers, bins = self.band_centers(), torch.arange(self.filterbank.shape[1]).double()
+        above = torch.searchsorted(centers, bins).clamp(1, max(1, self.n_mels - 1))
+        return above, ((bins - centers[above - 1]) / (centers[above] - centers[above - 1])).clamp(0.0, 1.0)
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.spec.items())
@@ -98,9 +118,9 @@ class MelSpectrogram(ExactBuffers):
             return audio.new_zeros(len(audio), 0, frames)
         with torch.autocast(audio.device.type, enabled=False):  # else the filterbank would be applied in half precision
             audio = audio if audio.dtype == torch.float64 else audio.float()
-            if audio.shape[-1] <= max(*self._padding, self.hop_length - 1):
+            if audio.shape[-1] <= self.shortest_reflected:
                 audio = nn.functional.pad(audio, (0, self.n_fft))
-            audio = nn.functional.pad(audio, self._padding, mode="reflect")
+            audio = nn.functional.pad(audio, self.padding, mode="reflect")
             window = self.window.to(audio.dtype)
             stft = torch.stft(audio, self.n_fft, self.hop_length, self.win_length, window, center=False, return_complex=True)
             # Not abs(): with the constant inside the root, the gradient stays finite on digital silence.
@@ -132,7 +152,8 @@ class MelSpectrogram(ExactBuffers):
             raise ValueError("`mel` must be finite, got NaN or inf: check the audio or the acoustic model it comes from.")
 
     @property
-    def _padding(self) -> tuple[int, int]:
+    def padding(self) -> tuple[int, int]:
+        """Samples of padding before and after the audio."""
         if self.center:
             return self.n_fft // 2, self.n_fft // 2
         left = (self.n_fft - self.hop_length) // 2

@@ -142,19 +142,16 @@ def _bands_to_spectrum(mel: MelSpectrogram) -> tuple[Tensor, Tensor, Tensor]:
     if not mel.n_mels:
         usual = _usual_spectrum(mel)
         return usual.new_zeros(0, len(usual)), usual.log(), usual[:0]
-    filterbank = mel.filterbank.double()
-    weight = filterbank.sum(dim=1).clamp_min(1e-12)
-    bins = torch.arange(filterbank.shape[1], dtype=torch.float64)
-    centres = (filterbank @ bins) / weight
-    told = bins[bins <= centres[-1]] if mel.f_max < mel.sample_rate / 2 else bins
-    upper = torch.searchsorted(centres, told).clamp(1, len(centres) - 1)
-    share = ((told - centres[upper - 1]) / (centres[upper] - centres[upper - 1])).clamp(0.0, 1.0)  # held below the first
-    matrix = torch.zeros(len(centres), len(told), dtype=torch.float64)
-    matrix[upper - 1, told.long()] = 1.0 - share
-    matrix[upper, told.long()] = share
+    weight, centers = mel.filterbank.double().sum(dim=1).clamp_min(1e-12), mel.band_centers()
+    bins = torch.arange(mel.filterbank.shape[1], dtype=torch.float64)
+    told = int((bins <= centers[-1]).sum()) if mel.f_max < mel.sample_rate / 2 else len(bins)
+    above, fraction = (part[:told] for part in mel.between_bands())
+    matrix = torch.zeros(len(centers), told, dtype=torch.float64)
+    matrix[above - 1, torch.arange(told)] = 1.0 - fraction
+    matrix[above, torch.arange(told)] = fraction
     # E|X| of white noise in the window against its standard deviation, see the class.
     unit = math.sqrt(math.pi) / 2.0 * mel.window.double().square().sum().sqrt()
-    beyond = (bins[len(told) :] / centres[-1]) ** -4.0
+    beyond = (bins[told:] / centers[-1]) ** -4.0
     return 2.0 * matrix, -2.0 * (weight.log() + unit.log()) @ matrix, beyond
 
 
