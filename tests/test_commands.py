@@ -85,7 +85,7 @@ def test_resume_goes_on_and_keeps_the_curves(chain: Chain, tmp_path: Path) -> No
     options += [f"data.path={chain.sounds}", f"output={run}"]
 
     is_refused(tmp_path, "train", *options, words="holds a run already|resume=auto|overwrite=true")
-    is_refused(tmp_path, "train", *options, "resume=auto", "net.channels=5", words="`resume`|of another net|same options")
+    is_refused(tmp_path, "train", *options, "resume=auto", "net.channels=5", words="`net.channels` can't change|from 4 to 5")
     (tmp_path / "not.ckpt").write_bytes(b"PK\x03\x04 no checkpoint")
     is_refused(tmp_path, "train", *options, f"resume={tmp_path / 'not.ckpt'}", words="`resume`|not a whole checkpoint")
     is_refused(tmp_path, "train", *options, f"resume={tmp_path / 'gone.ckpt'}", words="`resume`|there is no checkpoint")
@@ -105,6 +105,28 @@ def test_resume_goes_on_and_keeps_the_curves(chain: Chain, tmp_path: Path) -> No
     assert not list((run / "checkpoints").glob("*step=[24]*"))
 
 
+def test_a_resumed_run_takes_the_options_of_now_and_tells_them(chain: Chain, tmp_path: Path) -> None:
+    run = shutil.copytree(chain.root / "student", tmp_path / "run")
+    options = [*TRAIN, "~callbacks.listen", "stage=student", "net.flows=2", f"data.path={chain.sounds}", f"output={run}"]
+    changes = ["stage.optimizer.lr=1e-5", "stage.warmup_steps=1", "data.batch_size=3", "stage.density_weight=0.5"]
+
+    outcome = succeeds("train", *options, *changes, "resume=auto", "trainer.max_steps=4", "trainer.accumulate_grad_batches=2")
+
+    assert f"Going on with {run / 'checkpoints' / 'last.ckpt'}, after 2 steps." in outcome.out
+    for line in ("stage.optimizer.lr: 1e-05 from now on, 0.001 before", "callbacks.listen: left out from now on"):
+        assert f"\n  {line}\n" in outcome.out
+    assert f"teacher: {chain.teacher}" in (run / "config.yaml").read_text(), "the run's own, not the newest"
+    stored = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert stored["AudioDataModule"] == {"crops": 2 * 2 + 2 * 2 * 3}
+    assert stored["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 1e-5
+    assert stored["optimizer_states"][0]["param_groups"][0]["lr"] <= 1e-5
+    before, after = (safetensors.torch.load_file(path) for path in (chain.student, run / "model.safetensors"))
+    assert max(float((after[name] - before[name]).abs().max()) for name in after) < 1e-4, "two steps at 1e-5"
+
+    is_refused(tmp_path, "train", *options, "resume=auto", "data.seed=3", words="`data.seed` can't change|from 0 to 3")
+    is_refused(tmp_path, "train", *options, "resume=auto", f"start={chain.student}", words="`start` can't change")
+
+
 @pytest.mark.parametrize("stage", ["teacher", "student"])
 def test_training_goes_on_from_a_model(chain: Chain, tmp_path: Path, stage: str) -> None:
     start = {"teacher": chain.teacher, "student": chain.student}
@@ -117,6 +139,9 @@ def test_training_goes_on_from_a_model(chain: Chain, tmp_path: Path, stage: str)
     assert before.keys() == after.keys()
     assert all(torch.allclose(before[name], after[name], atol=1e-7) for name in before)
     assert wavflow.load_model(out / "model.safetensors").config == wavflow.load_model(start[stage]).config
+    further = [option for option in options if not option.startswith("teacher=")]
+    succeeds("train", *further, f"output={out}", "resume=auto", "trainer.max_steps=3")  # whose net and teacher are on record
+    assert f"start: {start[stage]}" in (out / "config.yaml").read_text()
 
     other = "teacher" if stage == "student" else "student"
     words = f"`start`: {start[other]} is a {other}: choose its stage"

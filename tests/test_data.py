@@ -1,6 +1,5 @@
 """Folders, splits, crops and clips: their mels are those of the whole files, and bad files don't stop a run."""
 
-import random
 import re
 from itertools import islice
 from pathlib import Path
@@ -18,7 +17,6 @@ from wavflow.data import (
     CropDataset,
     bundled_speech,
     find_audio,
-    split_files,
     usable_files,
 )
 from wavflow.data.datasets import read_crop
@@ -107,46 +105,6 @@ def test_no_usable_file_is_refused_with_the_folder(tmp_path: Path) -> None:
         usable_files(find_audio(tmp_path))
     with pytest.raises(ValueError, match="at least one usable"):
         usable_files([])
-
-
-@pytest.mark.parametrize("count", [3, 4, 7, 20, 101])
-def test_split_is_a_reproducible_partition(tmp_path: Path, count: int) -> None:
-    paths = [tmp_path / "x" / f"speaker{i % 3}" / f"{i}.wav" for i in range(count)]
-    elsewhere = [tmp_path / "other" / path.relative_to(tmp_path / "x") for path in paths]
-    random.Random(1).shuffle(elsewhere)
-
-    train, validation, test = split = split_files(paths)
-
-    assert sorted(train + validation + test) == sorted(paths)
-    assert (len(validation), len(test)) == (max(1, round(0.05 * count)), max(1, round(0.1 * count)))
-    names = [[path.relative_to(tmp_path / "x") for path in part] for part in split]
-    assert names == [[path.relative_to(tmp_path / "other") for path in part] for part in split_files(elsewhere)]
-    if count == 101:
-        assert split_files(paths, seed=1) != split
-
-
-@pytest.mark.parametrize("fractions", [(0.5, 0.49), (0.01, 0.98), (0.98, 0.01)])
-def test_split_leaves_a_file_in_each_part(fractions: tuple[float, float]) -> None:
-    for count in (3, 4, 5):
-        parts = split_files([Path(f"{i}.wav") for i in range(count)], *fractions)
-        assert min(map(len, parts)) >= 1
-        assert sum(map(len, parts)) == count
-
-
-def test_split_of_one_or_two_files() -> None:
-    train, validation, test = split_files([Path("a.wav"), Path("b.wav")])
-    assert validation == test
-    assert {*train, *test} == {Path("a.wav"), Path("b.wav")}
-    with pytest.warns(UserWarning, match=r"one audio file alone.*a\.wav"):
-        assert split_files([Path("a.wav")]) == ([Path("a.wav")],) * 3
-
-
-@pytest.mark.parametrize("fractions", [(0.0, 0.1), (0.1, -0.1), (0.5, 0.5), (1.0, 0.1)])
-def test_split_refuses(fractions: tuple[float, float]) -> None:
-    with pytest.raises(ValueError, match="`validation` and `test` must be fractions"):
-        split_files([Path("a.wav")], *fractions)
-    with pytest.raises(ValueError, match="got none"):
-        split_files([])
 
 
 @pytest.mark.parametrize("file_rate", [8000, 11025])
@@ -410,3 +368,25 @@ def test_bundled_speech_is_the_default() -> None:
     assert len(data.train_files) > len(data.test_files) >= len(data.validation_files) >= 1
     assert batch["audio"].shape == (2, 8192)
     assert batch["audio"].std() > 0.005, "speech, not silence"
+
+
+def test_a_resumed_training_goes_on_with_the_next_crop_whatever_its_batches(tmp_path: Path) -> None:
+    options = tiny_mel(), folder_of(tmp_path, 3)
+    fit_loop = SimpleNamespace(total_batch_idx=-1)
+
+    def run(batch_size: int, processes: int, state: dict[str, int] | None = None) -> AudioDataModule:
+        data = AudioDataModule(*options, segment_length=512, batch_size=batch_size)
+        data.trainer = SimpleNamespace(world_size=processes, global_rank=0, fit_loop=fit_loop)
+        if state is not None:
+            data.load_state_dict(state)
+        data.batch = next(iter(data.train_dataloader()))
+        return data
+
+    first = run(4, 1)
+    fit_loop.total_batch_idx = 2  # three batches of 4
+    assert first.state_dict() == {"crops": 12}
+    second = run(2, 2, first.state_dict())
+    crops = CropDataset(first.train_files, tiny_mel(), 512)
+    assert torch.equal(second.batch["audio"], torch.stack([crops[i]["audio"] for i in (12, 14)]))
+    fit_loop.total_batch_idx = 4  # and two of 2 in each of two processes
+    assert second.state_dict() == {"crops": 20}

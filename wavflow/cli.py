@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
+import itertools
 import logging
 import os
 import re
@@ -16,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from wavflow.files import lock, unlock_all
 from wavflow.models import released_models
 
 
@@ -39,8 +43,11 @@ def command(config: str, lists: tuple[str, ...] = ()) -> Callable[[Callable[[Dic
         def main() -> None:
             sys.argv = [sys.argv[0], *(_as_list(option, lists) for option in sys.argv[1:])]
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print, and we word it
-            with one_line_errors():
-                hydra.main(version_base="1.3", config_path="pkg://wavflow.conf", config_name=config)(job)()
+            try:
+                with one_line_errors():
+                    hydra.main(version_base="1.3", config_path="pkg://wavflow.conf", config_name=config)(job)()
+            finally:
+                unlock_all()
 
         return main
 
@@ -131,20 +138,37 @@ def newest_model(stage: str, key: str | None = None, runs: str | Path = "runs") 
     return models[-1]
 
 
-def output_folder(path: str | Path) -> Path:
-    """Makes the folder that results go to.
+def given(option: str) -> bool:
+    """Whether an option was named in the command that runs."""
+    return any(typed.lstrip("+").partition("=")[0] == option for typed in HydraConfig.get().overrides.task)
+
+
+def output_folder(path: str | Path, new: bool = False) -> Path:
+    """Makes the folder that results go to, which is this process's alone until the command ends.
+
+    Args:
+        path: The folder.
+        new: It must not be there yet: where it is, `<path>-2`, `<path>-3`, ... are tried, so that no two runs share one.
 
     Raises:
-        OSError: When it can't be made or written.
+        OSError: When it can't be made or written, or another process writes to it.
     """
+    path = Path(path)
     try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-        reason = None if os.access(path, os.W_OK) else "no permission to write"
+        for number in itertools.count(2):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            folder = path if number == 2 else path.with_name(f"{path.name}-{number - 1}")
+            with contextlib.suppress(*([FileExistsError] if new else [])):
+                folder.mkdir(exist_ok=not new)
+                break
+        reason = None if os.access(folder, os.W_OK) else "no permission to write"
     except OSError as error:
         reason = error.strerror
     if reason:
         raise OSError(f"`output` must be a folder that can be written, got {path} ({reason}): choose another place.")
-    return Path(path)
+    if not lock(folder):
+        raise OSError(f"`output`: another process writes to {folder}: wait until it has ended, or name another folder.")
+    return folder
 
 
 def number(name: str, value: Any, least: float) -> Any:

@@ -1,24 +1,31 @@
-"""Files that are whole or not there: written beside their place and renamed."""
+"""Files that are whole or not there, written beside their place and renamed; and folders that one process has to itself."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+_locked: dict[Path, int] = {}
 
-@contextmanager
+
+@contextlib.contextmanager
 def aside(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a path beside `path` to write to; it takes the name of `path` at the end, or goes if the writing fails.
 
-    Its folder is made if it is not there.
+    Its folder is made if it is not there. No other process, of this machine or another, has the same; and the file may be
+    read by whom the umask allows, whatever wrote it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.part")
+    part.touch(exist_ok=False)
+    mode = part.stat().st_mode & 0o777
     try:
         yield part
+        part.chmod(mode)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -28,3 +35,34 @@ def sweep(folder: str | os.PathLike[str]) -> None:
     """Removes what a process that was killed left beside the files of a folder; none may be at work there."""
     for part in Path(folder).glob(".*.part"):
         part.unlink()
+
+
+def lock(folder: str | os.PathLike[str]) -> bool:
+    """Keeps other processes from locking a folder while this one lives, and says whether it could.
+
+    Nothing is written. Where there are no locks, on Windows and on some network disks, it always can.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    folder = Path(folder).resolve()
+    if folder not in _locked:
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(handle)
+            return not isinstance(error, BlockingIOError)
+        _locked[folder] = handle
+    return True
+
+
+def unlock_all() -> None:
+    """Lets other processes have the folders that this one has locked."""
+    while _locked:
+        os.close(_locked.popitem()[1])
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=unlock_all)  # a worker that outlives this process must not keep what it had

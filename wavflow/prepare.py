@@ -27,8 +27,9 @@ from tqdm import tqdm
 from wavflow.audio import audio_length, check_audio, read_segment
 from wavflow.cli import one_line_errors
 from wavflow.data.corpora import find_corpus, read_table
-from wavflow.data.files import find_audio, split_files
-from wavflow.data.shards import SPLITS, import_litdata
+from wavflow.data.files import find_audio
+from wavflow.data.shards import import_litdata
+from wavflow.data.split import SPLITS, file_name, split_files
 from wavflow.evaluation.listening import loudness
 from wavflow.evaluation.tables import markdown_table
 from wavflow.files import aside
@@ -178,10 +179,12 @@ def prepare(
     settings |= {"shard_megabytes": shard_megabytes, "workers": workers, "validation": validation, "test": test, "seed": seed}
     settings["lengths"] = {path.as_posix(): length for path, length in lengths.items()}
     speakers = {str(path): name for path in lengths if (name := found[path]) is not None}
-    settings["speakers"] = speakers or None
+    settings |= {"speakers": speakers or None, "split": "by hash"}
     check_same(output / "settings.json", settings)
-    rows = []
-    for split, files in zip(SPLITS, split_files(list(lengths), validation, test, seed), strict=True):
+    rows, parts = [], dict(zip(SPLITS, split_files(list(lengths), validation, test, seed, source), strict=True))
+    with aside(output / "split.json") as part:
+        part.write_text(json.dumps({split: [file_name(path, source) for path in files] for split, files in parts.items()}))
+    for split, files in parts.items():
         notes = output / split / "notes"
         pieces = cut_up(files, lengths, round(seconds * mel.sample_rate))
         np.random.default_rng(seed).shuffle(pieces)

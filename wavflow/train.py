@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,12 +20,14 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from wavflow.callbacks import ProgressBar, Stopped
-from wavflow.cli import command, newest_model, number, output_folder, quiet
+from wavflow.cli import command, given, newest_model, number, output_folder, quiet
 from wavflow.data import AudioDataModule
+from wavflow.data.split import Split, read_split
 from wavflow.devices import pick_precision
-from wavflow.files import sweep
+from wavflow.files import aside, sweep
 from wavflow.mel import MelSpectrogram
 from wavflow.models import build, load_model
+from wavflow.record import changed_options, newest_run, read_record, run_of
 from wavflow.resume import Checkpoint, check_unused, find_checkpoint, keep_curves
 from wavflow.synthesize import speaker_names
 from wavflow.vocoder import Vocoder
@@ -38,34 +41,37 @@ def main(cfg: DictConfig) -> None:
         cfg.output = f"{cfg.output}-{HydraConfig.get().job.num}"  # each run of a sweep has a folder of its own
     pl.seed_everything(number("seed", cfg.seed, 0), workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
-    teacher = None
     if cfg.mel is None:
         cfg.audio.n_mels = 0
-    if "DistillationTask" in cfg.stage._target_:
-        cfg.teacher = str(cfg.teacher or newest_model("teacher"))
-        teacher = load_teacher(cfg.teacher, OmegaConf.to_container(cfg.audio, resolve=True))
-    start = None if cfg.start is None else load_model(cfg.start)
-    config = net_config(OmegaConf.to_container(cfg.net, resolve=True) if start is None else start.config, teacher)
+    run = run_to_go_on_with(cfg)
+    record = read_record(run)
+    teacher, start = load_models(cfg, record)
+    config = net_config(chosen_net(cfg, record, start, teacher is not None), teacher)
     if start is not None:
         check_start(cfg, start, config, teacher)
     data = instantiate(cfg.data, mel=MelSpectrogram(**config["mel"]))
+    keep_split(data, run, start or teacher)
     if config["n_speakers"] and teacher is None:
         config["n_speakers"] = count_speakers(config["n_speakers"], data.speakers)
+    cfg.net = config
+    changed = changed_options(record, OmegaConf.to_container(cfg, resolve=True)) if record else []
     net = build(config)
     task = instantiate(cfg.stage, net=net, seed=cfg.seed, **({} if teacher is None else {"teacher": teacher}))
     if start is not None:  # only now: a new student's task takes over parts of the teacher's
         net.load_state_dict(start.state_dict())
     data.setup()
     name_speakers(net, data, teacher)
+    net.info["split"] = {part: names for part, names in data.split.items() if part != "train"}
     resume = find_checkpoint(cfg.resume, cfg.output, task)
-    place = {"save_dir": cfg.output, "name": "", "version": "logs"}
-    loggers = [CSVLogger(**place), TensorBoardLogger(**place, purge_step=None if resume is None else resume.step)]
-    callbacks = list(instantiate(cfg.callbacks).values())
-    if cfg.trainer.get("enable_progress_bar", True):
-        callbacks.append(ProgressBar())
-    trainer = instantiate(cfg.trainer, logger=loggers, callbacks=callbacks, precision=pick_precision(cfg.trainer.precision))
+    trainer = make_trainer(cfg, resume)
     if rank_zero_only.rank == 0:  # of several processes the first alone writes
-        prepare_output(cfg, resume, loggers[0])
+        folder = output_folder(cfg.output, new=resume is None and not given("output"))
+        if folder != Path(cfg.output):  # another run has it
+            cfg.output = str(folder)
+            trainer = make_trainer(cfg, resume)
+        prepare_output(cfg, resume, data.split, trainer.loggers[0])
+        if resume is not None:
+            print("\n  ".join([f"Going on with {resume.path}, after {resume.step} steps.", *changed]))
     with telling_how_to_go_on(cfg):
         if resume is None:
             trainer.validate(task, data, verbose=False)  # the curves start with the untrained model
@@ -75,25 +81,100 @@ def main(cfg: DictConfig) -> None:
         print(f"{cfg.output}/model.safetensors after {trainer.global_step} steps: " + figures(trainer.callback_metrics))
 
 
-def prepare_output(cfg: DictConfig, resume: Checkpoint | None, logger: CSVLogger) -> None:
+def run_to_go_on_with(cfg: DictConfig) -> Path | None:
+    """Returns the folder of the run that `resume` means, which is then the output where none was named; None for a new run.
+
+    Raises:
+        ValueError: In a sweep without `output`, which does not tell which run is whose.
+    """
+    if cfg.resume == "auto" and not given("output"):
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise ValueError("`resume`: auto can't find the runs of a sweep by itself: name its folders with output=...")
+        cfg.output = str(newest_run(Path(cfg.output).parent) or cfg.output)
+    run = run_of(cfg.resume, cfg.output)
+    if cfg.resume == "auto" and run is None and rank_zero_only.rank == 0:
+        where = cfg.output if given("output") else f"any run of {Path(cfg.output).parent}"
+        print(f"resume=auto: there is no checkpoint in {where}, so training begins from the beginning.")
+    return run
+
+
+def load_models(cfg: DictConfig, record: dict[str, Any]) -> tuple[Vocoder | None, Vocoder | None]:
+    """Loads the teacher and the model to begin with, if there are any; a run that goes on has those of its record."""
+    teacher = start = None
+    if "DistillationTask" in cfg.stage._target_:
+        cfg.teacher = str(cfg.teacher or record.get("teacher") or newest_model("teacher"))
+        teacher = load_teacher(cfg.teacher, OmegaConf.to_container(cfg.audio, resolve=True))
+    if record:
+        cfg.start = cfg.start or record.get("start")  # a resumed run has its weights from its checkpoint
+    elif cfg.start is not None:
+        start = load_model(cfg.start)
+    return teacher, start
+
+
+def chosen_net(cfg: DictConfig, record: dict[str, Any], start: Vocoder | None, distils: bool) -> dict[str, Any]:
+    """Returns the configuration of the net: that of the model to begin with, or as asked for.
+
+    Raises:
+        ValueError: The net is none of the stage.
+    """
+    if start is not None or record.get("start"):
+        return record["net"] if start is None else start.config
+    is_student, asked = cfg.net._target_.endswith(".student"), HydraConfig.get().runtime.choices
+    if is_student != distils:
+        raise ValueError(
+            f"`net` must be one of the stage, got net={asked['net']} with stage={asked['stage']}: leave net=... out, or say "
+            f"{'stage=student' if is_student else 'net=student'}."
+        )
+    return OmegaConf.to_container(cfg.net, resolve=True)
+
+
+def net_config(config: dict[str, Any], teacher: Vocoder | None) -> dict[str, Any]:
+    """Completes a student's configuration by what it shares with its teacher: mel, whitening, speakers."""
+    if teacher is None:
+        return config
+    return config | {name: teacher.config[name] for name in ("mel", "whitening", "pitch", "n_speakers")}
+
+
+def keep_split(data: AudioDataModule, run: Path | None, model: Vocoder | None) -> None:
+    """Splits the data as the run that goes on did, or as was done for the model that a new one begins with or learns from."""
+    if run is not None and (run / "split.json").is_file():
+        data.follow(read_split(run / "split.json"), must_fit=True)
+    elif model is not None and "split" in model.info:
+        data.follow(model.info["split"])
+
+
+def make_trainer(cfg: DictConfig, resume: Checkpoint | None) -> pl.Trainer:
+    """Returns Lightning's trainer, with its loggers and callbacks."""
+    place = {"save_dir": cfg.output, "name": "", "version": "logs"}
+    loggers = [CSVLogger(**place), TensorBoardLogger(**place, purge_step=None if resume is None else resume.step)]
+    callbacks = list(instantiate(cfg.callbacks).values())
+    if cfg.trainer.get("enable_progress_bar", True):
+        callbacks.append(ProgressBar())
+    precision = pick_precision(cfg.trainer.precision)
+    return instantiate(cfg.trainer, logger=loggers, callbacks=callbacks, precision=precision)
+
+
+def prepare_output(cfg: DictConfig, resume: Checkpoint | None, split: Split, logger: CSVLogger) -> None:
     """Makes the folder ready for a run that goes on from a checkpoint, or for a new one."""
     if resume is None:
-        check_unused(cfg.output, cfg.overwrite or cfg.resume == "auto")
+        check_unused(cfg.output, cfg.overwrite)
     else:
         keep_curves(logger, resume.step)
     for part in ("", "checkpoints", "logs", "samples"):
         sweep(Path(cfg.output) / part)
-    OmegaConf.save(cfg, output_folder(cfg.output) / "config.yaml", resolve=True)  # only now: mistakes leave nothing behind
+    OmegaConf.save(cfg, Path(cfg.output) / "config.yaml", resolve=True)  # only now: mistakes leave nothing behind
+    with aside(Path(cfg.output) / "split.json") as part:
+        part.write_text(json.dumps(split, indent=1))
 
 
 @contextmanager
 def telling_how_to_go_on(cfg: DictConfig) -> Iterator[None]:
     """Ends a run that a signal or the disk stopped with a line that holds the command to go on with."""
     hydra = HydraConfig.get()
-    given = list(hydra.overrides.task) if hydra.mode == RunMode.MULTIRUN else sys.argv[1:]  # of a sweep: this run's own
-    given = [option for option in given if option.partition("=")[0] not in ("output", "resume", "overwrite", "teacher")]
-    given += [f"output={cfg.output}", "resume=auto", *([f"teacher={cfg.teacher}"] if cfg.teacher else [])]
-    go_on = f"go on with `{shlex.join(['python', '-m', 'wavflow.train', *given])}`"
+    typed = list(hydra.overrides.task) if hydra.mode == RunMode.MULTIRUN else sys.argv[1:]  # of a sweep: this run's own
+    typed = [option for option in typed if option.partition("=")[0] not in ("output", "resume", "overwrite", "teacher")]
+    typed += [f"output={cfg.output}", "resume=auto", *([f"teacher={cfg.teacher}"] if cfg.teacher else [])]
+    go_on = f"go on with `{shlex.join(['python', '-m', 'wavflow.train', *typed])}`"
     try:
         yield
     except Stopped as stop:
@@ -141,13 +222,6 @@ def check_start(cfg: DictConfig, start: Vocoder, config: dict[str, Any], teacher
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
     """Returns what is another value there than here, as words."""
     return ", ".join(f"{name} {value} instead of {here.get(name)}" for name, value in there.items() if value != here.get(name))
-
-
-def net_config(config: dict[str, Any], teacher: Vocoder | None) -> dict[str, Any]:
-    """Completes a student's configuration by what it shares with its teacher: mel, whitening, speakers."""
-    if teacher is None:
-        return config
-    return config | {name: teacher.config[name] for name in ("mel", "whitening", "pitch", "n_speakers")}
 
 
 def count_speakers(n_speakers: int | str, names: Sequence[str]) -> int:

@@ -58,6 +58,16 @@ class Task(pl.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Lets a resumed training go on with the optimizer's settings of now, at the place of the schedule where it was."""
+        (fresh,) = self.optimizer(self.net.parameters()).param_groups
+        settings = {name: value for name, value in fresh.items() if name != "params"}
+        for state, schedule in zip(checkpoint["optimizer_states"], checkpoint["lr_schedulers"], strict=True):
+            for group, before in zip(state["param_groups"], schedule["base_lrs"], strict=True):
+                factor = group["lr"] / before if before else 1.0
+                group.update(settings | {"lr": factor * fresh["lr"], "initial_lr": fresh["lr"]})
+            schedule["base_lrs"] = [fresh["lr"]] * len(schedule["base_lrs"])
+
     def _learning_rate_factor(self, step: int) -> float:
         warmup = min(1.0, (step + 1) / max(1, self.warmup_steps))
         cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, self._spent(step))))

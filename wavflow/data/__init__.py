@@ -3,7 +3,8 @@
 from wavflow.data.corpora import find_corpus, read_table
 from wavflow.data.datamodule import AudioDataModule, bundled_speech
 from wavflow.data.datasets import ClipDataset, CropDataset
-from wavflow.data.files import find_audio, split_files, usable_files
+from wavflow.data.files import find_audio, usable_files
+from wavflow.data.split import split_files
 
 __all__ = [
     "AudioDataModule",

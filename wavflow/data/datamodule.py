@@ -4,9 +4,10 @@ import itertools
 import os
 import signal
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -15,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from wavflow.audio import audio_rate
 from wavflow.data.corpora import find_corpus, read_table
 from wavflow.data.datasets import ClipDataset, CropDataset, check_segment_length
-from wavflow.data.files import find_audio, split_files, usable_files
+from wavflow.data.files import find_audio, usable_files
 from wavflow.data.resident import ResidentCrops, as_is
+from wavflow.data.split import SPLITS, Split, file_name, follow_split, read_split, split_files
 from wavflow.mel import MelSpectrogram
 
 
@@ -28,8 +30,9 @@ def bundled_speech() -> Path:
 class AudioDataModule(pl.LightningDataModule):
     """Random crops to train on, whole clips (one per batch, since lengths differ) to validate and test with.
 
-    The split is by file, at random but reproducible (`split_files`). The crops have no end: batch i, counted over the whole
-    training, is always the same, and so a resumed training goes on with the batch that would have come.
+    The split is by a hash of the files' names (`split_files`), or as an earlier run had it (`follow`). The crops have no end:
+    batch i, counted over the whole training, is always the same, and so a resumed training goes on with the batch that would
+    have come.
 
     Args:
         mel: The spectrogram that conditions the models; its sample rate is the data's.
@@ -47,6 +50,7 @@ class AudioDataModule(pl.LightningDataModule):
         part: Of the corpus.
         download: Whether to fetch the corpus into `path` if it is not there.
         resident: Whether all that is trained on lies on the training's device, with its mels; see `ResidentCrops`.
+        split: A JSON file of lists of names, such as a run's split.json, to split by instead; see `follow_split`.
 
     Raises:
         ValueError: An argument does not fit.
@@ -69,6 +73,7 @@ class AudioDataModule(pl.LightningDataModule):
         part: str | None = None,
         download: bool = False,
         resident: bool = False,
+        split: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__()
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
@@ -88,9 +93,13 @@ class AudioDataModule(pl.LightningDataModule):
         self.max_clip_seconds, self.dequantise = max_clip_seconds, dequantise
         self.table, self.corpus, self.part, self.download = table, corpus, part, download
         self.resident = resident
+        self._stored = None if split is None else read_split(split)
+        self._must_fit = split is not None
         self._split: tuple[list[Path], list[Path], list[Path]] | None = None
         self._speakers: dict[Path, str] = {}
         self._ids: dict[str, int] | None = None
+        self._crops: int | None = None  # that a training had read which is resumed
+        self._began: tuple[int, int] | None = None  # batches and crops that were read when this process began
 
     @property
     def contents(self) -> tuple[int, str]:
@@ -116,6 +125,22 @@ class AudioDataModule(pl.LightningDataModule):
         self.setup()
         return sorted(set(self._speakers.values()))
 
+    @property
+    def split(self) -> Split:
+        """The files' names by part, to keep with a run and its model; none where they are not known."""
+        return {part: [file_name(path, self.path) for path in self._files(i)] for i, part in enumerate(SPLITS)}
+
+    def follow(self, stored: Mapping[str, Any], must_fit: bool = False) -> None:
+        """Splits as an earlier run did, whose `split` this is.
+
+        Args:
+            stored: Without `train`, all files that are not held out are trained on.
+            must_fit: Whether it is an error that it names none of the files. If not, they are other data then, split by hash,
+                and a split that the constructor was given goes first.
+        """
+        if must_fit or self._stored is None:
+            self._stored, self._must_fit = read_split(stored), must_fit
+
     def number_speakers(self, names: Sequence[str]) -> None:
         """Makes items hold their speaker's place among `names` as `speaker`; until then they hold no speaker.
 
@@ -139,13 +164,18 @@ class AudioDataModule(pl.LightningDataModule):
 
         Raises:
             FileNotFoundError: There is no such folder, table or corpus.
-            ValueError: It holds no audio, or none that can be used.
+            ValueError: It holds no audio, or none that can be used, or none that the split names.
         """
         if self._split is None:
             found = self._find()
             files = usable_files(list(found))
             self._speakers = {path: name for path in files if (name := found[path]) is not None}
-            self._split = split_files(files, self.validation, self.test, self.seed)
+            self._split = split_files(files, self.validation, self.test, self.seed, self.path)
+            if self._stored is not None:
+                stored = follow_split(self._stored, files, self._split, self.path)
+                if stored is None and self._must_fit:
+                    raise ValueError(f"`split` does not fit the files below {self.path}: name the folder that it was made of.")
+                self._split = stored or self._split
 
     def train_dataloader(self) -> DataLoader:
         ids = self.speaker_ids(self.train_files)
@@ -178,10 +208,27 @@ class AudioDataModule(pl.LightningDataModule):
         ids = self.speaker_ids(files)
         return self._loader(ClipDataset(files, self.mel, self.max_clip_seconds, self.seed, self.dequantise, ids), 1)
 
+    def state_dict(self) -> dict[str, int]:
+        """Returns how many crops training has read, in all processes; a resumed training may batch them otherwise."""
+        return {} if self._began is None else {"crops": self._began[1] + (self._batches() - self._began[0]) * self._at_once}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._crops = state_dict["crops"]
+
     def _order(self) -> DistributedSampler:
         """Returns the order of the crops: this process's share, from the first that training has not read yet."""
-        read = self.trainer.fit_loop.total_batch_idx + 1 if self.trainer else 0  # more than 0 in a resumed training
-        return _Share(*self._place(), read * self.batch_size)
+        read = self._batches()
+        self._began = read, read * self._at_once if self._crops is None else self._crops
+        return _Share(*self._place(), self._began[1])
+
+    def _batches(self) -> int:
+        """Returns how many batches each process has read; more than 0 in a resumed training."""
+        return self.trainer.fit_loop.total_batch_idx + 1 if self.trainer else 0
+
+    @property
+    def _at_once(self) -> int:
+        """Crops to a batch, of all processes."""
+        return self._place()[0] * self.batch_size
 
     def _place(self) -> tuple[int, int]:
         """Returns the number of processes and which one this is."""
@@ -209,7 +256,7 @@ class _Share(DistributedSampler):
 
     def __init__(self, processes: int, rank: int, first: int = 0, length: int | None = None) -> None:
         self.step, self.length = processes, length
-        self.start = first * processes + (rank if length is None else rank % length)
+        self.start = first + (rank if length is None else rank % length)
 
     def __iter__(self) -> Iterator[int]:
         return (

@@ -1,11 +1,9 @@
-"""Which audio files there are, which of them can be used, and which of those train, validate and test."""
+"""Which audio files there are, and which of them can be used."""
 
 import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from wavflow.audio import FORMATS, check_audio
 
@@ -56,45 +54,6 @@ def usable_files(paths: Sequence[Path]) -> list[Path]:
             stacklevel=2,
         )
     return usable
-
-
-def split_files(
-    paths: Sequence[Path], validation: float = 0.05, test: float = 0.1, seed: int = 0
-) -> tuple[list[Path], list[Path], list[Path]]:
-    """Splits into train, validation and test files, at random but the same on every machine.
-
-    The draw depends on the seed and on the sorted names below the files' common folder, not on where that folder lies.
-    From three files on each part has at least one. Two files: one to train, the other to validate *and* to test. A
-    single file is all three, which measures memory, not generalisation; a warning says so.
-
-    Args:
-        paths: The files, in any order.
-        validation: Fraction of the files, in (0, 1).
-        test: Fraction of the files, in (0, 1); something must remain to train on.
-        seed: Of the draw.
-
-    Raises:
-        ValueError: There is no file, or the fractions leave nothing.
-    """
-    if not (0 < validation < 1 and 0 < test < 1 and validation + test < 1):
-        raise ValueError(
-            f"`validation` and `test` must be fractions above 0 that add up to less than 1, got {validation} and "
-            f"{test}: lower them."
-        )
-    if not paths:
-        raise ValueError("`paths` must hold at least one file, got none: name a folder that holds audio.")
-    folder = common_folder(paths)
-    ordered = sorted(paths, key=lambda path: path.absolute().relative_to(folder).as_posix())
-    shuffled = [ordered[i] for i in np.random.default_rng(seed).permutation(len(ordered))]
-    if len(shuffled) == 1:
-        warnings.warn(f"There is one audio file alone, so it serves for training and testing: {shuffled[0]}", stacklevel=2)
-        return shuffled, shuffled, shuffled
-    if len(shuffled) == 2:
-        return shuffled[:1], shuffled[1:], shuffled[1:]
-    n_test = min(max(1, round(test * len(shuffled))), len(shuffled) - 2)
-    n_validation = min(max(1, round(validation * len(shuffled))), len(shuffled) - 1 - n_test)
-    held_out = n_test + n_validation
-    return shuffled[held_out:], shuffled[n_test:held_out], shuffled[:n_test]
 
 
 def common_folder(paths: Sequence[Path]) -> Path:

@@ -19,7 +19,7 @@ References:
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from wavflow.data.datamodule import AudioDataModule
 from wavflow.data.datasets import Item, _frames, _item, check_segment_length
+from wavflow.data.split import SPLITS, Split, read_split
 from wavflow.mel import MelSpectrogram
 
 LANES = 64
 """Shards that a training draws from at once; a power of two, so that it divides among as many processes."""
 
-SPLITS = ("train", "validation", "test")
 REMOTE = ("s3://", "gs://", "local:")  # local: is litdata's word for a folder to be copied, e.g. of a slow network disk
 
 
@@ -256,6 +256,15 @@ class ShardDataModule(AudioDataModule):
         """
         if not self._shards:
             self._shards = {split: Shards(f"{self.path}/{split}") for split in SPLITS}
+
+    @property
+    def split(self) -> Split:
+        """The names of the files that the shards were made of, where they lie here."""
+        source = Path(self.path, "split.json")
+        return read_split(source) if source.is_file() else {}
+
+    def follow(self, stored: Mapping[str, Any], must_fit: bool = False) -> None:
+        """Does nothing: the shards fixed the split."""
 
     @property
     def speakers(self) -> list[str]:

@@ -1,0 +1,87 @@
+"""What a run was told: its options, kept in its folder, and held against those of a command that goes on with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+FIXED = (
+    *("audio", "net", "data._target_", "data.seed", "data.validation", "data.test", "data.split"),
+    *("stage._target_", "stage.optimizer._target_", "callbacks.ema._target_", "start"),
+)
+"""Options that a run keeps, with all below them; every other may change, see docs/resume.md."""
+
+_OF_THE_CALL = ("output", "resume", "overwrite", "mel", "net.mel")  # the mel is that of `audio`
+
+
+def newest_run(runs: str | Path) -> Path | None:
+    """Returns the run of a folder of runs that saved a checkpoint last; None where none has."""
+    saved = Path(runs).glob("*/checkpoints/*.ckpt")
+    return max(((path.stat().st_mtime, path.parents[1]) for path in saved), default=(0.0, None))[1]
+
+
+def run_of(resume: str | None, folder: str | Path) -> Path | None:
+    """Returns the folder of the run that is gone on with; None for a new one."""
+    if resume == "auto":
+        return Path(folder) if any(Path(folder, "checkpoints").glob("*.ckpt")) else None
+    return None if resume is None else Path(resume).absolute().parents[1]
+
+
+def read_record(run: Path | None) -> dict[str, Any]:
+    """Returns the options that a run noted in its folder; none where it did not, or can't be read."""
+    try:
+        record = None if run is None else yaml.safe_load((run / "config.yaml").read_bytes())
+    except (OSError, yaml.YAMLError):
+        record = None
+    return record if isinstance(record, dict) else {}
+
+
+def changed_options(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Returns, in words, which options of a run change when it goes on.
+
+    Args:
+        before: As `read_record` returns.
+        now: The same for the command at hand.
+
+    Raises:
+        ValueError: One of them may not, see `FIXED`.
+    """
+    old, new = _flat(before), _flat(now)
+    differ = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    # What a net or a mel does not name is at its default, which no file tells; the weights' shapes are held against it later.
+    fixed = [name for name in differ if _below(name, FIXED) and ((name in old and name in new) or not _below(name, FIXED[:2]))]
+    if fixed:
+        first, more = fixed[0], f", nor can {', '.join(fixed[1:4])}{' and others' * (len(fixed) > 4)}" if len(fixed) > 1 else ""
+        raise ValueError(
+            f"`{first}` can't change in a run that goes on, from {old.get(first)} to {new.get(first)}{more}: give the "
+            "options of that run (its config.yaml), or begin another one, with start=<its model.safetensors> if that fits."
+        )
+    return list(dict.fromkeys(_change(name, old, new) for name in differ if not _below(name, FIXED)))
+
+
+def _change(name: str, old: dict[str, Any], new: dict[str, Any]) -> str:
+    """Returns the change of an option as words; of a whole group that comes or goes, the group's name alone."""
+    if name in old and name in new:
+        return f"{name}: {new[name]} from now on, {old[name]} before"
+    other, parts = (old if name in new else new), name.split(".")
+    above = (".".join(parts[:i]) for i in range(1, len(parts) + 1))
+    group = next(top for top in above if not any(_below(there, (top,)) for there in other))
+    return f"{group}: {'left out' if name in old else new[name] if group == name else 'there'} from now on"
+
+
+def _below(name: str, options: tuple[str, ...]) -> bool:
+    return any(name == option or name.startswith(f"{option}.") for option in options)
+
+
+def _flat(options: dict[str, Any]) -> dict[str, Any]:
+    """Returns all options that are set by their full names; paths in the run's own folder without that folder."""
+    flat, left, folder = {}, [("", options)], str(options.get("output"))
+    while left:
+        prefix, value = left.pop()
+        if isinstance(value, dict):
+            left += [(f"{prefix}.{key}".lstrip("."), below) for key, below in value.items()]
+        elif value is not None and not _below(prefix, _OF_THE_CALL):
+            flat[prefix] = value.removeprefix(folder) if isinstance(value, str) else value
+    return dict(sorted(flat.items()))
