@@ -56,7 +56,7 @@ def tiny_flow(name: str, std: float | None = 0.2, **changes: Any) -> Vocoder:
 
 def random_log_mel(frames: int = 3, batch: int = 1, n_mels: int = 8) -> Tensor:
     """A mel (B, n_mels, F) of speech-like level."""
-    return -4.0 + torch.randn(batch, n_mels, frames)
+    return -6.0 + torch.randn(batch, n_mels, frames)
 
 
 VOICE = {"sample_rate": 8000, "n_fft": 512, "hop_length": 64, "win_length": 512, "n_mels": 64, "f_max": 4000.0}  # tells pitch

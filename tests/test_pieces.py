@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import soundfile as sf
 import torch
-from helpers import tiny_mel
+from helpers import random_log_mel, tiny_mel
 
 from wavflow.audio import read_audio, write_audio, write_pieces
 from wavflow.mel_files import load_mel, mel_chunks
@@ -28,7 +28,7 @@ def test_mel_of_a_file_in_chunks_is_that_of_the_whole(
 
 
 def test_mel_of_a_stored_array_in_chunks(tmp_path: Path) -> None:
-    torch.save(torch.randn(8, 5).float(), tmp_path / "mel.pt")
+    torch.save(random_log_mel(5)[0].float(), tmp_path / "mel.pt")
     chunks = list(mel_chunks(tmp_path / "mel.pt", tiny_mel(), 2))
     assert [chunk.shape[-1] for chunk in chunks] == [2, 2, 1]
     with pytest.raises(FileNotFoundError, match="`input`: there is no file"):

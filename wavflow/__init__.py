@@ -6,8 +6,9 @@ autoregressive flow by the reverse KL; that student draws whole waveforms in par
 
 from wavflow.audio import read_audio, write_audio
 from wavflow.mel import MelSpectrogram
+from wavflow.mel_scale import MelScale
 from wavflow.models import load_model, save_model
 from wavflow.vocoder import Vocoder
 
 __version__ = "0.1.0"
-__all__ = ["MelSpectrogram", "Vocoder", "__version__", "load_model", "read_audio", "save_model", "write_audio"]
+__all__ = ["MelScale", "MelSpectrogram", "Vocoder", "__version__", "load_model", "read_audio", "save_model", "write_audio"]

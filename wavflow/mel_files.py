@@ -16,16 +16,17 @@ from torch import Tensor
 from wavflow.arguments import at_least
 from wavflow.audio import audio_length, read_audio, read_segment
 from wavflow.mel import MelSpectrogram
+from wavflow.mel_scale import MelScale, check_scale, warn_of_log10
 
 MEL_FORMATS = ("npy", "pt", "safetensors")
 
 
-def load_mel(path: str | os.PathLike[str], mel: MelSpectrogram) -> Tensor:
+def load_mel(path: str | os.PathLike[str], mel: MelSpectrogram, scale: MelScale | None = None) -> Tensor:
     """Returns the mel (1, n_mels, F) of an audio file, or the one stored in a .npy, .pt or .safetensors file.
 
-    Arrays are (n_mels, F) or (1, n_mels, F), log-mels in the convention of `mel`. A .safetensors file holds the tensor `mel`
-    and may name its convention in its metadata, as JSON under `spec`; it is then held against the model's. Nothing is
-    unpickled.
+    Arrays are (n_mels, F) or (1, n_mels, F), log-mels in the convention of `mel`, or of another `scale` that they are converted
+    from. A .safetensors file holds the tensor `mel` and may name its settings in its metadata, as JSON under `spec`; they are
+    then held against the model's. Nothing is unpickled.
 
     Raises:
         FileNotFoundError: When there is no such file.
@@ -39,24 +40,45 @@ def load_mel(path: str | os.PathLike[str], mel: MelSpectrogram) -> Tensor:
         with torch.no_grad():
             short = -len(audio) % mel.hop_length  # the last frame whole, so that no sound is lost
             return mel(torch.nn.functional.pad(audio, (0, short))[None].to(mel.window.device))
-    try:
-        loaded, spec = _load_array(path)
-    except (OSError, ValueError, EOFError, RuntimeError, KeyError, SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"`input`: {path} can't be read as a mel ({' '.join(str(error).split())[:200]}).") from error
-    except Exception as error:
-        raise ValueError(f"`input`: {path} holds no plain tensor ({type(error).__name__}): save the mel itself.") from error
+    loaded, spec = _read_array(path, "input", "a mel")
     loaded = loaded.float() if loaded.is_floating_point() else loaded
     loaded = loaded.unsqueeze(0) if loaded.dim() == 2 else loaded
     try:
         mel.check(loaded, spec)
         if len(loaded) != 1:
             raise ValueError(f"`mel` must be one clip's, got {len(loaded)} in one file: save each to a file of its own.")
+        loaded = loaded if scale is None else scale(loaded)
+        check_scale(loaded, mel)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return loaded
 
 
-def mel_chunks(path: str | os.PathLike[str], mel: MelSpectrogram, frames: int = 256) -> Iterator[Tensor]:
+def read_scale(scale: str | None, mean: float | str | None = None, std: float | str | None = None) -> MelScale | None:
+    """Returns the scale that options tell, see `MelScale`; None where none of them is given.
+
+    Args:
+        scale: Its name; "ln" where it is None.
+        mean: A number, or a .npy, .pt or .safetensors file of one for each band.
+        std: Likewise.
+
+    Raises:
+        ValueError: They fit no scale, or a file can't be read.
+    """
+    if scale is None and mean is None and std is None:
+        return None
+    values = {}
+    for name, value in (("mean", mean), ("std", std)):
+        if isinstance(value, str | os.PathLike):
+            value = _read_array(Path(value), f"mel_{name}", "numbers")[0].squeeze()
+        if value is not None:
+            values[name] = value
+    return MelScale(scale or "ln", **values)
+
+
+def mel_chunks(
+    path: str | os.PathLike[str], mel: MelSpectrogram, frames: int = 256, scale: MelScale | None = None
+) -> Iterator[Tensor]:
     """Yields the mel of a file, see `load_mel`, in chunks (1, n_mels, `frames` at most); of audio no more is read than that.
 
     Raises:
@@ -66,7 +88,10 @@ def mel_chunks(path: str | os.PathLike[str], mel: MelSpectrogram, frames: int = 
     at_least(1, frames=frames)
     ending = Path(path).suffix.lower().lstrip(".")
     if not Path(path).is_file() or ending in MEL_FORMATS or ending == "ogg":  # Vorbis can only be read from its start
-        yield from load_mel(path, mel).split(frames, dim=-1)
+        whole = load_mel(path, mel, scale)
+        if scale is None and ending in MEL_FORMATS:
+            warn_of_log10(whole, mel)
+        yield from whole.split(frames, dim=-1)
         return
     length = audio_length(path, mel.sample_rate)
     count, context = -(-length // mel.hop_length), -(-mel.n_fft // mel.hop_length)
@@ -79,6 +104,15 @@ def mel_chunks(path: str | os.PathLike[str], mel: MelSpectrogram, frames: int = 
         audio = torch.nn.functional.pad(audio, (0, -len(audio) % mel.hop_length))
         with torch.no_grad():
             yield mel(audio[None].to(mel.window.device))[..., first - start : last - start]
+
+
+def _read_array(path: Path, name: str, what: str) -> tuple[Tensor, dict | None]:
+    try:
+        return _load_array(path)
+    except (OSError, ValueError, EOFError, RuntimeError, KeyError, SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"`{name}`: {path} can't be read as {what} ({' '.join(str(error).split())[:200]}).") from error
+    except Exception as error:
+        raise ValueError(f"`{name}`: {path} holds no plain tensor ({type(error).__name__}): save {what} as one.") from error
 
 
 def _load_array(path: Path) -> tuple[Tensor, dict | None]:

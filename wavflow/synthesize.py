@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,9 +16,9 @@ from tqdm import tqdm
 
 from wavflow.arguments import choose
 from wavflow.audio import FORMATS, write_audio, write_pieces
-from wavflow.cli import command, newest_model, number
+from wavflow.cli import command, newest_model, number, quiet
 from wavflow.devices import pick_device
-from wavflow.mel_files import MEL_FORMATS, load_mel, mel_chunks
+from wavflow.mel_files import MEL_FORMATS, load_mel, mel_chunks, read_scale
 from wavflow.models import load_model
 from wavflow.synthesis.parallel import ParallelEngine, fastest_dtype
 from wavflow.vocoder import Vocoder
@@ -36,6 +37,7 @@ class Share(NamedTuple):
 @command("synthesize")
 def main(cfg: DictConfig) -> None:
     """Synthesizes every input and prints how fast that was."""
+    quiet()
     pairs = inputs_and_outputs(Path(cfg.input), Path(cfg.output)) if has_input(cfg) else seeds_and_outputs(cfg)
     path, count = cfg.model or newest_model("student", key="model"), number("devices", cfg.devices, 1)
     rank, world, local_rank = (int(os.environ.get(name, default)) for name, default in TORCHRUN.items())
@@ -71,7 +73,7 @@ def synthesize(cfg: DictConfig, pairs: Sequence[Pair], vocoder: Vocoder) -> Shar
     """Synthesizes some of the inputs."""
     temperature, seed = number("temperature", cfg.temperature, 0.0), number("seed", cfg.seed, 0)
     speaker = None if cfg.speaker is None and vocoder.speakers is None else speaker_id(cfg.speaker, vocoder)
-    dtype = matrix_dtype(cfg.precision, vocoder)
+    dtype, scale = matrix_dtype(cfg.precision, vocoder), read_scale(cfg.mel_scale, cfg.mel_mean, cfg.mel_std)
     skipped: dict[Path | int, Exception] = {}
     seconds = 0.0
     for source, target in tqdm(pairs, desc="synthesizing", unit="file", disable=None):
@@ -81,14 +83,17 @@ def synthesize(cfg: DictConfig, pairs: Sequence[Pair], vocoder: Vocoder) -> Shar
             if drawn:
                 mel = vocoder.no_mel(cfg.seconds)
             elif cfg.stream:
-                mel = (chunk.to(vocoder.device) for chunk in mel_chunks(source, vocoder.mel))
+                mel = (chunk.to(vocoder.device) for chunk in mel_chunks(source, vocoder.mel, scale=scale))
             else:
-                mel = load_mel(source, vocoder.mel).to(vocoder.device)
+                mel = load_mel(source, vocoder.mel, scale).to(vocoder.device)
             if cfg.stream:
                 pieces = vocoder.stream(mel, None, temperature, generator, speaker, dtype=dtype)
                 samples = write_pieces(target, (piece[0] for piece in pieces), vocoder.sample_rate)
             else:
-                audio = vocoder.sample(mel, None, temperature, generator, speaker, dtype=dtype)[0]
+                with warnings.catch_warnings():
+                    if scale is not None:  # it was said what it is
+                        warnings.filterwarnings("ignore", message="`mel` looks like")
+                    audio = vocoder.sample(mel, None, temperature, generator, speaker, dtype=dtype)[0]
                 write_audio(target, audio.float().cpu(), vocoder.sample_rate)
                 samples = len(audio)
         except (ValueError, OSError) as error:  # the other files are none the worse for it

@@ -15,6 +15,7 @@ from wavflow.flows.base import Flow, Inverse, log_det_of_identity
 from wavflow.flows.harmonic_source import HarmonicSource
 from wavflow.flows.whitening import Whitening
 from wavflow.mel import MelSpectrogram
+from wavflow.mel_scale import check_scale, warn_of_log10
 from wavflow.nn.upsampler import Conditioning, Upsampler
 from wavflow.synthesis.parallel import Noise, ParallelEngine
 from wavflow.synthesis.steps import StepEngine
@@ -194,6 +195,8 @@ class Vocoder(nn.Module):
         is that of one pass.
         """
         self._check(mel, None if noise is None else noise.shape[-1])
+        check_scale(mel, self.mel)
+        warn_of_log10(mel, self.mel, stacklevel=3)
         noise = temperature * (self.noise(mel, generator) if noise is None else noise)
         engine = self.engine(dtype) if fast and noise.dtype == torch.float32 else None
         if isinstance(engine, ParallelEngine):
@@ -257,6 +260,7 @@ class Vocoder(nn.Module):
 
         for chunk in mel.split(chunk_frames, dim=-1) if isinstance(mel, Tensor) else mel:
             self.mel.check(chunk)
+            check_scale(chunk, self.mel)
             if stream is None:
                 fast = isinstance(engine, ParallelEngine)
                 stream = engine.stream(len(chunk), speaker) if fast else FrameStream(self, len(chunk), speaker)

@@ -310,7 +310,7 @@ def seeds(folder: Path) -> dict[str, bytes]:
         for name in formats:
             soundfile.write(folder / f"{name}.{ending}", tone(0.2), 8000, format=name)
     soundfile.write(folder / "float.wav", tone(0.1), 8000, subtype="FLOAT")
-    mel = torch.randn(8, 20, dtype=torch.float32)
+    mel = torch.randn(8, 20, dtype=torch.float32) - 6.0
     np.save(folder / "mel.npy", mel.numpy())
     torch.save(mel, folder / "mel.pt")
     torch.save(mel, folder / "legacy.pt", _use_new_zipfile_serialization=False)
