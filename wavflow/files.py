@@ -28,3 +28,14 @@ def sweep(folder: str | os.PathLike[str]) -> None:
     """Removes what a process that was killed left beside the files of a folder; none may be at work there."""
     for part in Path(folder).glob(".*.part"):
         part.unlink()
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes `printable` text, as UTF-8 and `aside`."""
+    with aside(path) as part:
+        part.write_text(printable(text), encoding="utf-8")
+
+
+def printable(text: str) -> str:
+    """Returns text that UTF-8 can hold: a byte of a file name in another encoding becomes `\\udcXX`, as in JSON."""
+    return text.encode(errors="backslashreplace").decode()
