@@ -36,6 +36,7 @@ def main() -> None:
     speaks = (RELEASED / "lj-student.safetensors").is_file()
     if speaks:
         run("synthesize", "model=lj-student", f"input={RELEASED / 'LJ027-0006.flac'}", f"output={speech / 'lj-student'}")
+        run("evaluate", f"reference={RELEASED}", f"generated={speech / 'lj-student'}", f"output={speech / 'report'}")
     teacher, student = root / "teacher" / "model.safetensors", root / "student" / "model.safetensors"
     stages = [
         ("teacher", 0.45, [*training, "stage.optimizer.lr=2e-3", "trainer.val_check_interval=100"]),
@@ -46,9 +47,8 @@ def main() -> None:
         place = [f"output={root / stage}", "overwrite=true"]
         run("train", f"stage={stage}", f"net={stage}_small", budget, *place, *options)
     chosen = [f"teacher={teacher}", f"student={student}"]
+    chosen += [f"see_also={speech / 'report' / 'report.html'}"] if speaks else []
     run("evaluate", *chosen, *data, "clips=3", "seconds=3", f"output={root / 'report'}")
-    if speaks:
-        run("evaluate", f"reference={RELEASED}", f"generated={speech / 'lj-student'}", f"output={speech / 'report'}")
     minutes = (time.perf_counter() - started) / 60
     print(f"\nThe demo took {minutes:.1f} minutes. Look and listen: {root / 'report' / 'report.html'}")
     if speaks:

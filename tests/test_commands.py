@@ -261,8 +261,21 @@ def test_evaluation_writes_a_report(chain: Chain, held_out: list[str], tmp_path:
             assert len(read(report / "clips" / f"{clip}-{system.replace(' ', '-')}.wav")) == 2240
     assert contents(report) > {"report.md", "summary.csv", "clips.csv", "listen.html"}
     assert f"Open {report / 'report.html'} to see and hear it, {report / 'listen.html'} to test yourself." in outcome.out
-    assert "whitening alone" in outcome.out
+    assert {"system", "whitening", "teacher", "FLAC"} <= {line.split(" ")[0] for line in outcome.out.splitlines()}
+    assert max(map(len, outcome.out.replace(str(report), "").splitlines())) <= 100, "fits a terminal"
     assert "judging" in outcome.err, "a bar"
+    assert (report / "report.md").read_text().count("± ") > 40, "the whole tables are there"
+    assert "{" not in outcome.out, "no Python dict"
+    assert "2 steps" in outcome.out
+
+    again = [f"see_also={report / 'report.html'}", "clips=1", "listen=false", f"output={tmp_path / 'x y'}"]
+    succeeds("evaluate", f"model={chain.student}", *held_out, *again)
+    assert '<a href="../report/report.html">Teacher and student</a>' in (tmp_path / "x y" / "report.html").read_text()
+    assert len(contents(report / "clips")) == 2 * len(systems)
+    succeeds("evaluate", f"model={chain.student}", *held_out, "clips=1", "listen=false", f"output={report}")
+    assert len(contents(report / "clips")) == len(systems) - 1, "nothing of the report before stays"
+    assert "listen.html" not in contents(report)
+    is_refused(tmp_path, "evaluate", *held_out, "see_also=gone.html", words="`see_also`|there is no file gone.html")
 
 
 def test_models_of_several_kinds_are_compared(chain: Chain, held_out: list[str], tmp_path: Path) -> None:

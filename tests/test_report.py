@@ -21,7 +21,7 @@ from wavflow.evaluation.charts import Scatter
 from wavflow.evaluation.judging import Figure
 from wavflow.evaluation.page import render_page
 from wavflow.evaluation.report import Report, write_report
-from wavflow.evaluation.tables import csv_table, html_table
+from wavflow.evaluation.tables import csv_table, html_table, text_table
 from wavflow.files import aside
 
 # Tables ---------------------------------------------------------------------------------------------------------------
@@ -46,6 +46,16 @@ def test_markdown_table() -> None:
     assert markdown_table(ROWS[:1], ["bits"]) == "| bits |\n|---:|\n| 8.250 |\n"
 
 
+def test_text_table_fits_a_terminal() -> None:
+    rows = [{"system": "x" * 90 + "name", "F1": Interval(0.5, 0.1, 3), "bits": 8.25}, {"system": "b", "bits": math.nan}]
+    assert text_table(rows, {"system": "system", "bits": "bits", "F1": "voicing F1"}, 40).splitlines() == [
+        "system                  bits  voicing F1",
+        "…xxxxxxxxxxxxxxxxname  8.250       0.500",
+        "b                          –           –",
+    ]
+    assert text_table(rows[1:], {"system": "system", "bits": "bits"}) == "system  bits\nb          –\n"
+
+
 def test_csv_table_keeps_full_precision() -> None:
     rows = list(csv.DictReader(io.StringIO(csv_table(ROWS))))
 
@@ -67,6 +77,11 @@ def test_csv_table_keeps_full_precision() -> None:
         ("low", [0.0, 2.00001, 2.0, 3.0], [1, 2]),  # what reads alike is alike
         ("low", [0.0, 2.0, 2.0, 2.0], []),
         ("low", [0.0, 2.0, None, None], []),
+        ("low", [Interval(0.0, 0.0, 3), Interval(2.0, 0.4, 3), Interval(3.0, 0.5, 3)], [1]),
+        ("low", [Interval(0.0, 0.0, 3), Interval(2.0, 0.6, 3), Interval(3.0, 0.5, 3)], []),
+        ("high", [Interval(0.0, 0.0, 3), Interval(2.0, 0.6, 3), Interval(3.0, 0.5, 3), Interval(9.0, 0.1, 3)], [3]),
+        ("zero", [Interval(0.0, 0.0, 3), Interval(0.44, 4.2, 3), Interval(-1.5, 0.2, 3)], []),
+        ("low", [0.0, Interval(2.0, math.nan, 1), Interval(3.0, math.nan, 1)], []),  # one clip tells no difference
     ],
 )
 def test_the_best_of_a_column_is_marked_and_the_recording_is_not(better: str, values: list, best: list[int]) -> None:
@@ -140,6 +155,7 @@ def hostile_report() -> Report:
         ladder=[{"name": HOSTILE, "bits/sample": 8.0}],
         scatters=[Scatter(HOSTILE, HOSTILE, HOSTILE, [(HOSTILE, 1.0, 2.0)])],
         legend={HOSTILE: Figure("low", HOSTILE)},
+        links={HOSTILE: "../other/report.html"},
     )
 
 
@@ -153,10 +169,12 @@ def test_report_is_whole_and_escapes_what_it_is_given(tmp_path: Path) -> None:
     assert page.text.count(HOSTILE) >= 12
     links = [a[name] for _, a in page.elements for name in ("src", "href") if a.get(name)]
     assert links
-    assert all(link.startswith(("data:", "#")) for link in links), "nothing but what it holds"
+    assert {link for link in links if not link.startswith(("data:", "#"))} == {"../other/report.html"}
+    assert f"See also: {HOSTILE}" in page.text
     assert "default-src 'none'" in page.all("meta")[2]["content"]
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
+    assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
 
     wavs = sorted(path.name for path in (folder / "clips").iterdir())
     assert len(wavs) == 6
@@ -199,6 +217,32 @@ def test_sounds_that_cannot_be_played_are_skipped(tmp_path: Path) -> None:
 
     assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == ["a-recording.wav", "a-y.wav"]
     assert len(Page((tmp_path / "report.html").read_text(encoding="utf-8")).all("audio")) == 2
+
+
+def test_sounds_of_an_earlier_report_go_and_other_files_stay(tmp_path: Path) -> None:
+    sounds = {name: {"recording": 0.1 * torch.randn(900), "x": 0.1 * torch.randn(900)} for name in "ab"}
+    write_report(tmp_path, Report("two clips", 8000, tiny_mel(), sounds=sounds))
+    (tmp_path / "clips" / "mine.wav").touch()
+    write_report(tmp_path, Report("one clip", 8000, tiny_mel(), sounds={"a": {"recording": sounds["a"]["recording"]}}))
+    assert {path.name for path in (tmp_path / "clips").iterdir()} == {"a-recording.wav", "mine.wav"}
+
+    (tmp_path / "other.wav").touch()
+    for listed in ({"a": {"x": "clips/../other.wav", "y": "other.wav"}}, {"a": {"x": ["clips"]}}, ["a"], None):
+        (tmp_path / "figures.json").write_text(json.dumps({"sounds": listed}))
+        write_report(tmp_path, Report("none", 8000, tiny_mel()))
+        assert (tmp_path / "other.wav").exists()
+
+
+def test_names_that_are_not_utf8_and_long_ones_are_written(tmp_path: Path) -> None:
+    name = "lat\udce9in"  # what Python makes of the Latin-1 bytes of "latéin"
+    sounds = {clip: {"recording": 0.1 * torch.randn(900)} for clip in (name, "発" * 200)}
+    rows = [{"system": name, "why": name}]
+    report = Report(name, 8000, tiny_mel(), rows, {name: rows}, rows, rows, [name], sounds=sounds, links={name: "x"})
+    write_report(tmp_path, report)
+
+    assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == ["lat-in-recording.wav", "発" * 50 + ".wav"]
+    assert "lat\\udce9in" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))["title"] == name
 
 
 def test_a_report_of_little_is_little() -> None:

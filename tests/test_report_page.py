@@ -231,9 +231,24 @@ def test_pictures_zoom_together_and_take_clicks(visit: Callable[..., Any], path:
     assert article.locator(".pitch .other:not(.off)").get_attribute("data-name") == "twin"
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_begins_with_the_players_and_has_no_hole(visit: Callable[..., Any], path: Path, width: int) -> None:
+    page = loaded(visit(path, width=width))
+    assert clip(page, 1).locator(".play").bounding_box()["y"] < 600
+    lane = clip(page, 1).locator(".lane.difference")
+    assert lane.get_by_text("Choose another version").is_visible(), "the recording does not differ from itself"
+    height = clip(page, 1).bounding_box()["height"]
+    clip(page, 1).locator(".versions button", has_text="quiet").click()
+    assert not lane.get_by_text("Choose another version").is_visible()
+    assert clip(page, 1).bounding_box()["height"] == pytest.approx(height, abs=1), "nothing jumps"
+    page.get_by_role("link", name="Systems").click()
+    page.wait_for_timeout(1000)
+    assert page.get_by_role("heading", name="Systems").bounding_box()["y"] < 100
+
+
 def test_tables_sort_by_click_and_keyboard(visit: Callable[..., Any], path: Path) -> None:
     page = visit(path)
-    table = page.locator("table").first
+    table = page.locator("#section-1 table").first
 
     def systems() -> list[str]:
         return table.locator("tbody th").all_inner_texts()
@@ -328,4 +343,4 @@ def test_without_script_everything_is_there(visit: Callable[..., Any], path: Pat
     assert page.locator("figure img").count() == 3 * 5
     assert all(picture.is_visible() for picture in page.locator("figure img").all())
     assert not page.locator("#theme").is_visible(), "no button that does nothing"
-    assert page.locator("table").first.is_visible()
+    assert page.locator("#section-1 table").is_visible()

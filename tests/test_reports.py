@@ -44,7 +44,7 @@ def test_report_on_models(tmp_path: Path) -> None:
     """A student that was trained for a minute, and a flow of which nobody knows for how long."""
     models = {"teacher": tiny_teacher(0.05), "a": tiny_student(0.05)}
     models["flow"] = tiny_flow("waveglow", 0.02)
-    models["a"].info = {"seconds": 60.0}
+    models["a"].info = {"steps": 13047, "stage": "X", "seconds": 60.0, "data": "LJSpeech", "speakers": ["p", "q", "r"]}
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "metrics.csv").write_text("step,train/loss\n1,2\n")
     paths = {"teacher": Path("t.safetensors"), "a": tmp_path / "model.safetensors", "flow": Path("f.safetensors")}
@@ -73,6 +73,8 @@ def test_report_on_models(tmp_path: Path) -> None:
     assert (report.legend["KL"].better, report.legend["nats/sample"].better) == ("low", "high")
     assert report.legend.keys() > FIGURES.keys()
     assert any("temperature 0.5" in note for note in report.notes)
+    in_words = f"a: {paths['a']}, 13,047 steps, 1 min, data: LJSpeech, 3 speakers"
+    assert report.notes[:3] == ["teacher: t.safetensors", in_words, "flow: f.safetensors"]
 
     speed, trained = report.scatters
     quality = {row["system"]: row["M-STFT"].mean for row in report.summary}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import os
+import re
 import sys
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import torch
 from hydra.utils import instantiate
@@ -20,9 +24,14 @@ from wavflow.evaluation.judging import RECORDING
 from wavflow.evaluation.report import Report, write_report
 from wavflow.evaluation.reports import report_on_folders, report_on_models, write_listening_page
 from wavflow.evaluation.systems import NOT_MODELS, Clip
+from wavflow.evaluation.tables import text_table
+from wavflow.files import printable
 from wavflow.models import load_model
 from wavflow.synthesize import speaker_names
 from wavflow.vocoder import Vocoder, check_pair
+
+LIKELIHOOD = {"bits/sample": "bits", "KL": "KL"}
+BRIEF = {name: name for name in ("level dB", "M-STFT", "ESTOI", "PESQ", "voicing F1", "DIO F1", "x real time")} | LIKELIHOOD
 
 
 @command("evaluate", lists=("model", "generated"))
@@ -31,8 +40,10 @@ def main(cfg: DictConfig) -> None:
     quiet()
     if int(os.environ.get("RANK", "0")):
         return  # under torchrun the first process alone: the report is one, and judging has processes of its own (`jobs`)
+    links = page_links(cfg.see_also, cfg.output)
     report = of_models(cfg) if cfg.generated is None and cfg.reference is None else of_folders(cfg)
-    folder, listen = output_folder(cfg.output), ""
+    folder, listen, report.links = output_folder(cfg.output), "", links
+    (folder / "listen.html").unlink(missing_ok=True)  # an earlier report's
     if cfg.listen:
         try:
             write_listening_page(folder / "listen.html", report)
@@ -40,7 +51,7 @@ def main(cfg: DictConfig) -> None:
         except ValueError as error:  # the figures are worth having all the same
             report.notes = [*report.notes, f"no listening test: {error}"]
     write_report(folder, report)
-    print((folder / "report.md").read_text(encoding="utf-8").split("## Listen")[0])
+    print(printable(overview(report, folder / "report.md")))
     print(f"Open {folder / 'report.html'} to see and hear it{listen}.")
 
 
@@ -97,6 +108,33 @@ def check_speakers(models: dict[str, Vocoder], paths: dict[str, Path]) -> list[s
                 f"({', '.join(known[first])}): compare models of the same speakers."
             )
     return known.get(first, [])
+
+
+def overview(report: Report, path: Path) -> str:
+    """Returns what a terminal is shown, in lines of at most 100 characters: the means of the main figures, and the notes."""
+    rows: dict[str, dict[str, Any]] = {}
+    for table, columns in [(report.summary, BRIEF), *((table, LIKELIHOOD) for table in report.tables.values())]:
+        for row in table:
+            if figures := {column: row[column] for column in columns if column in row}:
+                name = str(next(iter(row.values())))
+                rows.setdefault(name, {"system": name}).update(figures)
+    headings = {name: short for name, short in BRIEF.items() if any(name in row for row in rows.values())}
+    left_out = [f"{len(report.left_out)} sounds were left out: {path} says which and why"] if report.left_out else []
+    lines = [f"- {note}" for note in (*report.notes, *left_out)]
+    about = f"Means over clips; their intervals, and all other figures: {path}"
+    wrapped = (textwrap.fill(line, 100, subsequent_indent="  ", break_on_hyphens=False) for line in (about, *lines))
+    return "\n".join([report.title, "", text_table(list(rows.values()), {"system": "system"} | headings), *wrapped])
+
+
+def page_links(page: str | None, folder: str | Path) -> dict[str, str]:
+    """Returns the title of another report's page and its address relative to a folder; {} for None."""
+    if page is None:
+        return {}
+    if not Path(page).is_file():
+        raise ValueError(f"`see_also` must name the page of another report, but there is no file {page}: check the name.")
+    title = re.search(r"<title>(.*?)</title>", Path(page).read_text(encoding="utf-8"), re.DOTALL)
+    address = Path(os.path.relpath(page, folder)).as_posix()
+    return {html.unescape(title[1]) if title else address: quote(address)}
 
 
 def listed(value: Any) -> list[str]:

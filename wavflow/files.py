@@ -66,3 +66,14 @@ def unlock_all() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=unlock_all)  # a worker that outlives this process must not keep what it had
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes `printable` text, as UTF-8 and `aside`."""
+    with aside(path) as part:
+        part.write_text(printable(text), encoding="utf-8")
+
+
+def printable(text: str) -> str:
+    """Returns text that UTF-8 can hold: a byte of a file name in another encoding becomes `\\udcXX`, as in JSON."""
+    return text.encode(errors="backslashreplace").decode()

@@ -16,7 +16,7 @@ from wavflow.data.files import find_audio
 from wavflow.devices import pick_device
 from wavflow.evaluation.coding import bits_per_sample
 from wavflow.evaluation.tables import csv_table, markdown_table
-from wavflow.files import aside
+from wavflow.files import printable, write_text
 from wavflow.likelihood.pictures import score_picture
 from wavflow.likelihood.scoring import Scores, check_scores, overall, score
 from wavflow.mel import MelSpectrogram
@@ -48,11 +48,11 @@ def main(cfg: DictConfig) -> None:
             continue
         scores[name] = score(model, audio, mel, speaker)
         if cfg.frames:
-            write(folder / "frames" / f"{name}.csv", csv_table(frame_rows(scores[name], model)))
+            write_text(folder / "frames" / f"{name}.csv", csv_table(frame_rows(scores[name], model)))
     if not scores:
         raise next(iter(skipped.values()))
     rows = sorted((row_of(name, own, model) for name, own in scores.items()), key=lambda row: -row["surprise"])
-    write(folder / "scores.csv", csv_table(rows))
+    write_text(folder / "scores.csv", csv_table(rows))
     bands = model.mel.n_mels or min(80, model.mel.n_fft // 8)  # a model without a mel is shown one all the same
     shown = MelSpectrogram(**model.mel.spec | {"n_mels": bands}).to(model.device)
     for row in rows[:pictures]:
@@ -60,7 +60,7 @@ def main(cfg: DictConfig) -> None:
         title = f"{name}: {row['bits/sample']:.2f} bits/sample, surprise {row['surprise']:.1f}"
         log_mel = read(files[name], model, shown)[1][0]
         score_picture(folder / "pictures" / f"{name}.png", scores[name], log_mel, shown, title)
-    print(markdown_table(rows[:SHOWN]))
+    print(printable(markdown_table(rows[:SHOWN])))
     print(f"{len(rows)} file(s), the most surprising first: {folder / 'scores.csv'}")
     if skipped:
         names, first = ", ".join(skipped), next(iter(skipped.values()))
@@ -78,7 +78,7 @@ def read(path: Path, model: Vocoder, spectrogram: MelSpectrogram | None = None) 
     audio = torch.nn.functional.pad(audio, (0, max(0, model.hop_length - len(audio))))[None]
     with torch.no_grad():
         mel = (spectrogram or model.mel)(audio.to(model.device))[..., :frames]
-    seed = int.from_bytes(hashlib.sha256(path.name.encode()).digest()[:4], "big")
+    seed = int.from_bytes(hashlib.sha256(path.name.encode(errors="surrogateescape")).digest()[:4], "big")
     audio = audio[:, : frames * model.hop_length]
     noise = torch.rand(audio.shape, generator=torch.Generator().manual_seed(seed), dtype=audio.dtype) - 0.5
     return (audio + noise / 32768).to(model.device), mel
@@ -107,12 +107,6 @@ def frame_rows(scores: Scores, model: Vocoder) -> list[dict[str, float]]:
         {"second": i * hop, "nats/sample": nats, "bits/sample": bits, "surprise": surprise}
         for i, (nats, bits, surprise) in enumerate(columns)
     ]
-
-
-def write(path: Path, text: str) -> None:
-    """Writes a table, whole or not at all."""
-    with aside(path) as part:
-        part.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from wavflow.audio import encode_audio
 from wavflow.evaluation.checks import checked_clip
-from wavflow.files import aside
+from wavflow.files import write_text
 
 LOW_ANCHOR = "low anchor"
 LOWEST_RATE = 9000  # Hz, above which there is one
@@ -100,8 +100,7 @@ def write_listening_test(
     hidden = base64.b64encode(json.dumps(key).encode()).decode()
     data = {"trials": trials, "key": hidden, "sounds": rows}
     data["page"] = hashlib.sha256(json.dumps(data).encode()).hexdigest()[:12]
-    with aside(path) as part:
-        part.write_text(_page(title, sample_rate, data), encoding="utf-8")
+    write_text(path, _page(title, sample_rate, data))
 
 
 def loudness(audio: Tensor, sample_rate: int) -> float:

@@ -35,17 +35,18 @@ def render_page(report: Report) -> str:
     mel = report.mel or judging_mel(report.sample_rate)
     axis = mel_axis(mel)
     comparisons = {scatter.title: scatter_chart(scatter) for scatter in report.scatters if scatter.points}
-    body = [
-        _section("Systems", html_table(report.summary, report.legend, recording), _legend(report)) if report.summary else "",
-        _section("Ladder of likelihoods", _LADDER, ladder(report.ladder)) if report.ladder else "",
-        *(_section(heading, html_table(rows, report.legend)) for heading, rows in report.tables.items() if rows),
-        _section("Comparison", _cards(comparisons)) if comparisons else "",
-        _section("Listen and look", *_clips(report, mel)) if report.sounds else "",
-        _section("Training", *_training(report)) if report.curves else "",
-        _section("Models", *_models(report)) if report.models else "",
-        _section("Left out", html_table(report.left_out)) if report.left_out else "",
-        _section("Notes", _list(report.notes)) if report.notes else "",
+    sections = [
+        ("Listen and look", _clips(report, mel) if report.sounds else []),
+        ("Systems", [html_table(report.summary, report.legend, recording), _legend(report)] if report.summary else []),
+        ("Ladder of likelihoods", [_LADDER, ladder(report.ladder)] if report.ladder else []),
+        *((heading, [html_table(rows, report.legend)] if rows else []) for heading, rows in report.tables.items()),
+        ("Comparison", [_cards(comparisons)] if comparisons else []),
+        ("Training", _training(report) if report.curves else []),
+        ("Models", _models(report) if report.models else []),
+        ("Left out", [html_table(report.left_out)] if report.left_out else []),
+        ("Notes", [_list(report.notes)] if report.notes else []),
     ]
+    sections = [(f"section-{i}", heading, parts) for i, (heading, parts) in enumerate(sections) if parts]
     first = '<b class="first"></b>'
     return Template(asset("report.html")).substitute(
         title=html.escape(report.title),
@@ -54,8 +55,12 @@ def render_page(report: Report) -> str:
         script="\n".join(asset(name) for name in ("theme.js", "tables.js", "player.js", "report.js")),
         wave=lane("Waveform", [], '<canvas role="img" aria-label="Waveform"></canvas>', "wave"),
         mel=lane('Mel spectrogram of <b class="selected"></b>', axis, _EMPTY, "mel"),
-        difference=lane(f"Absolute difference from {first}, 0 to {DIFFERENCE * DECIBEL:.0f} dB", axis, _EMPTY, "difference"),
-        body="\n".join(filter(None, body)),
+        difference=lane(
+            f"Absolute difference from {first}, 0 to {DIFFERENCE * DECIBEL:.0f} dB", axis, _EMPTY + _NONE, "difference"
+        ),
+        links=_links(report.links),
+        contents="".join(f'<a href="#{name}">{html.escape(heading)}</a>' for name, heading, _ in sections[1:]),
+        body="\n".join(_section(name, heading, *parts) for name, heading, parts in sections),
     )
 
 
@@ -65,11 +70,17 @@ def asset(name: str) -> str:
 
 
 _EMPTY = '<svg preserveAspectRatio="none" role="img"><image preserveAspectRatio="none" x="0" y="0" height="100"/></svg>'
+_NONE = '<p class="none">Choose another version to see where it differs.</p>'
 _LADDER = '<p class="soft">Bits per 16-bit sample, fewer are better; the line is the 95 % interval over clips.</p>'
 
 
-def _section(heading: str, *parts: str) -> str:
-    return f"<section>\n<h2>{html.escape(heading)}</h2>\n" + "\n".join(filter(None, parts)) + "\n</section>"
+def _section(name: str, heading: str, *parts: str) -> str:
+    return f'<section id="{name}">\n<h2>{html.escape(heading)}</h2>\n' + "\n".join(filter(None, parts)) + "\n</section>"
+
+
+def _links(links: Mapping[str, str]) -> str:
+    named = (f'<a href="{html.escape(address)}">{html.escape(title)}</a>' for title, address in links.items())
+    return f'<p class="links">See also: {", ".join(named)}</p>' if links else ""
 
 
 def _cards(contents: Mapping[str, str]) -> str:
@@ -90,8 +101,8 @@ def _legend(report: Report) -> str:
         if any(name in row for row in report.summary)
     ]
     intro = (
-        '<p class="soft">Means over clips; ± is the half-width of the 95 % interval. The best of each column is set in bold'
-        ", the recording aside.</p>"
+        '<p class="soft">Means over clips; ± is the half-width of the 95 % interval. Bold is the best of a column, the '
+        "recording aside, where its interval is clear of all others.</p>"
     )
     return f'{intro}<details class="legend"><summary>What the figures mean</summary><dl>{"".join(entries)}</dl></details>'
 

@@ -15,7 +15,7 @@ from wavflow.evaluation.charts import Scatter
 from wavflow.evaluation.judging import FIGURES, Figure
 from wavflow.evaluation.page import render_page
 from wavflow.evaluation.tables import Row, csv_table, markdown_table, plain_rows
-from wavflow.files import aside
+from wavflow.files import write_text
 from wavflow.mel import MelSpectrogram
 from wavflow.vocoder import Vocoder
 
@@ -35,6 +35,7 @@ class Report:
         clips: One row per clip and system, in the columns "clip", "system" and the figures.
         left_out: What was not judged: rows of "clip", "system" and "why".
         notes: One sentence each: what was measured, on what, with which command.
+        links: Other pages to name at the top: title to address, relative to the report.
         sounds: Clip to system to audio (T,) in [-1, 1); the first system is the recording, with which others are compared.
         log_probs: Clip to model to log-density of the recording, (T,), nats per sample.
         pitch: Clip to system to F0 in Hz per frame (nan where unvoiced), and seconds per frame.
@@ -53,6 +54,7 @@ class Report:
     clips: Sequence[Row] = ()
     left_out: Sequence[Row] = ()
     notes: Sequence[str] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
     sounds: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     log_probs: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     pitch: Mapping[str, Mapping[str, tuple[np.ndarray, float]]] = field(default_factory=dict)
@@ -67,7 +69,8 @@ def write_report(folder: str | Path, report: Report) -> None:
     """Writes `report.html`, `report.md`, `figures.json`, `summary.csv`, `clips.csv` and `clips/<clip>-<system>.wav`.
 
     The page holds all that it shows and plays, so it may be sent and opened by itself. Sounds that are empty or not finite
-    can't be played and are skipped, and with its recording a clip; `left_out` should say why.
+    can't be played and are skipped, and with its recording a clip; `left_out` should say why. Sounds that an earlier report
+    in the folder listed and this one does not hold are removed; other files there stay.
 
     Args:
         folder: Made if it is not there.
@@ -78,20 +81,21 @@ def write_report(folder: str | Path, report: Report) -> None:
         FileNotFoundError: If a file of `curves` is missing.
     """
     folder, report = Path(folder), replace(report, sounds=_playable(report.sounds))
-    wavs = _file_names(report.sounds)
+    wavs, old = _file_names(report.sounds), _listed(folder / "figures.json")
     for clip, systems in report.sounds.items():
         for system, audio in systems.items():
             write_audio(folder / wavs[clip][system], audio, report.sample_rate)
     files = {
         "report.html": render_page(report),
         "report.md": _markdown(report, wavs),
-        "figures.json": json.dumps(_figures(report), indent=2, allow_nan=False, ensure_ascii=False) + "\n",
+        "figures.json": json.dumps(_figures(report) | {"sounds": wavs}, indent=2, allow_nan=False, ensure_ascii=False) + "\n",
         "summary.csv": csv_table(report.summary),
         "clips.csv": csv_table(report.clips),
     }
     for name, text in files.items():
-        with aside(folder / name) as part:
-            part.write_text(text, encoding="utf-8")
+        write_text(folder / name, text)
+    for path in old.difference(*(row.values() for row in wavs.values())):
+        (folder / path).unlink(missing_ok=True)
 
 
 def _playable(sounds: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
@@ -109,7 +113,8 @@ def _file_names(sounds: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
     for clip, systems in sounds.items():
         names[clip] = {}
         for system in systems:
-            stem = name = re.sub(r"[^\w.-]+", "-", f"{clip}-{system}").strip(".-")[:150] or "clip"
+            stem = re.sub(r"[^\w.-]+", "-", f"{clip}-{system}").strip(".-")
+            stem = name = stem.encode()[:150].decode(errors="ignore") or "clip"
             number = 1
             while name.lower() in taken:
                 number += 1
@@ -117,6 +122,16 @@ def _file_names(sounds: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
             taken.add(name.lower())
             names[clip][system] = f"clips/{name}.wav"
     return names
+
+
+def _listed(figures: Path) -> set[str]:
+    """The sounds that an earlier report's `figures.json` lists, and no other file whatever it says."""
+    try:
+        sounds = json.loads(figures.read_text(encoding="utf-8"))["sounds"]
+        paths = {path for row in sounds.values() for path in row.values()}
+        return {path for path in paths if re.fullmatch(r"clips/[\w-][\w.-]*\.wav", path)}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return set()  # there is none, or it was written by another program or an older version
 
 
 def _figures(report: Report) -> dict[str, Any]:

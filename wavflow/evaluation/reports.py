@@ -72,7 +72,7 @@ def report_on_models(
     tables["What was trained"] = [_facts(name, model) for name, model in models.items()]
     summary = summarise(judgement.rows, renderings, {name: rendering.speed for name, rendering in renderings.items()})
     logs = {name: path.parent / "logs" / "metrics.csv" for name, path in paths.items()}
-    notes = [f"{name}: {path}, {models[name].info}" for name, path in paths.items()]
+    notes = [", ".join([f"{name}: {path}", *_in_words(models[name].info)]) for name, path in paths.items()]
     if WHITENING in renderings:
         filters = "the envelope and pitch of the mel" if paired else "the envelope that all audio is given"
         notes.append(f"{WHITENING}: noise through {filters}, which is an untrained student without pulses")
@@ -163,6 +163,14 @@ def _facts(name: str, model: Vocoder) -> dict[str, Any]:
         "steps": model.info.get("steps"),
         "minutes": seconds / 60 if seconds else None,
     }
+
+
+def _in_words(info: Mapping[str, Any]) -> list[str]:
+    """What a model's file tells of its training: steps and minutes first, whatever else was noted after them."""
+    words = [f"{info['steps']:,} steps"] if info.get("steps") else []
+    words += [f"{info['seconds'] / 60:.3g} min"] if info.get("seconds") else []
+    others = {name: value for name, value in info.items() if name not in ("steps", "seconds", "stage")}
+    return words + [f"{len(v)} {name}" if isinstance(v, list) else f"{name}: {v}" for name, v in others.items()]
 
 
 def _missing(judgement: Judgement, anchors: Sequence[str] = ()) -> list[str]:

@@ -22,7 +22,7 @@ from scipy.stats import binomtest
 
 from wavflow.evaluation.intervals import Interval, mean_interval
 from wavflow.evaluation.tables import Row, csv_table, plain_rows
-from wavflow.files import aside
+from wavflow.files import aside, write_text
 
 COLUMNS = (
     *("page", "listener", "seed", "test", "date", "trial", "clip", "seconds"),
@@ -97,8 +97,7 @@ def write_scores(folder: str | Path, scores: Scores) -> None:
     texts = {f"{name}.csv": csv_table(rows) for name, rows in tables.items()}
     texts["scores.json"] = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     for name, text in texts.items():
-        with aside(folder / name) as part:
-            part.write_text(text, encoding="utf-8")
+        write_text(folder / name, text)
     if tables:
         _picture(folder / "scores.png", scores)
 

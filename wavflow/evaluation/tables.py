@@ -84,6 +84,27 @@ def markdown_table(rows: Sequence[Row], columns: Sequence[str] | None = None) ->
     return "\n".join([line(columns), rule, *body]) + "\n"
 
 
+def text_table(rows: Sequence[Row], headings: Mapping[str, str], width: int = 100) -> str:
+    """Renders the means of rows as plain text for a terminal.
+
+    Args:
+        rows: As for `markdown_table`.
+        headings: Columns to show, and the heading of each; the first names the row.
+        width: In characters; names that would make a line longer are cut at their front.
+    """
+    cells = [list(headings.values())]
+    for row in rows:
+        values = map(row.get, headings)
+        cells.append([_format(value.mean if isinstance(value, Interval) else value) for value in values])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths[0] = min(widths[0], max(12, width - sum(2 + other for other in widths[1:])))
+    lines = []
+    for name, *figures in cells:
+        name = name if len(name) <= widths[0] else f"…{name[len(name) - widths[0] + 1 :]}"
+        lines.append("  ".join([name.ljust(widths[0]), *map(str.rjust, figures, widths[1:])]).rstrip())
+    return "\n".join(lines) + "\n"
+
+
 def csv_table(rows: Sequence[Row]) -> str:
     """The rows as CSV in full precision; an `Interval` gets a second column, its half-width, named with `±`."""
     plain = []
@@ -134,16 +155,19 @@ def _arrow(figure: Figure | None) -> str:
 
 
 def _best(rows: Sequence[Row], column: str, better: str, reference: str | None) -> set[int]:
-    """Indices of the rows that look best, as far as the digits that are shown tell; none if there is nothing to beat."""
+    """Indices of the rows that are best: of one value as shown, and clear of the others' by their intervals; or none."""
     distance = {"low": float, "high": lambda x: -x, "zero": abs, "one": lambda x: abs(x - 1.0)}[better]
     first = _columns(rows)[0]
     values = {i: _number(row.get(column)) for i, row in enumerate(rows) if reference is None or row.get(first) != reference}
     values = {i: distance(value) for i, value in values.items() if value is not None}
     if len(values) < 2:
         return set()
+    spreads = {i: getattr(rows[i][column], "half_width", 0.0) for i in values}
     shown = {i: _format(float(value)) for i, value in values.items()}
-    winner = shown[min(values, key=values.__getitem__)]
-    return set() if len(set(shown.values())) == 1 else {i for i, text in shown.items() if text == winner}
+    winner = min(values, key=values.__getitem__)
+    others = [i for i in values if shown[i] != shown[winner]]
+    clear = all(values[i] - spreads[i] > values[winner] + spreads[winner] for i in others)  # not by nan: a single clip's
+    return set(values) - set(others) if others and clear else set()
 
 
 def _number(value: Any) -> float | None:

@@ -174,7 +174,7 @@ class Player {
       const picture = figure.querySelector(`img.${kind}`);
       lane.querySelector("svg").setAttribute("aria-label", picture ? picture.alt : "No difference: the recording itself");
       setOnce(lane.querySelector("image"), "href", picture ? picture.src : "data:,");
-      lane.classList.toggle("empty", !picture); // it keeps its place, so that nothing jumps as versions are switched
+      lane.classList.toggle("empty", !picture); // it keeps its place, so that nothing jumps as versions are switched, and says why it is empty
     }
     for (const label of section.querySelectorAll(".against")) label.hidden = deck.selected === deck.names[0];
     for (const path of section.querySelectorAll(".pitch .other")) path.classList.toggle("off", path.dataset.name !== deck.selected);
