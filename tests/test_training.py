@@ -31,7 +31,7 @@ from wavflow.callbacks import (
     warm_ema,
 )
 from wavflow.data import AudioDataModule
-from wavflow.losses import ContrastiveDivergence, DensityDistillation, MultiResolutionSTFTLoss
+from wavflow.losses import ContrastiveDivergence, DensityDistillation, MultiResolutionSTFTLoss, PowerLoss
 from wavflow.training import (
     DistillationTask,
     LikelihoodTask,
@@ -209,6 +209,21 @@ def test_rms_ratio_is_that_of_the_student_to_the_recording(folder: Path) -> None
     torch.testing.assert_close(louder, ratio / 2)
 
 
+def test_the_spectral_loss_hears_the_equalized_draw_and_the_power_loss_the_draw_itself() -> None:
+    batch = {"audio": 0.1 * torch.randn(2, 640), "mask": torch.ones(2, 640)}
+    loss = PowerLoss()
+    task = distillation(power=loss, spectral=lambda drawn, audio: (drawn - audio).abs().mean(), passes=2)
+    batch["mel"] = task.net.mel(batch["audio"])
+    noise = task.net.noise(batch["mel"])
+
+    values, drawn, _ = task._values(batch, noise)
+
+    equalized = task.net.equalizer(drawn, batch["mel"], 2)
+    torch.testing.assert_close(values["spectral"], (equalized - batch["audio"]).abs().mean())
+    torch.testing.assert_close(values["power"], loss(drawn, batch["audio"]))
+    assert (equalized - drawn).abs().max() > 1e-3
+
+
 def test_clamp_fraction_and_interval() -> None:
     log_slope, mask = torch.tensor([[0.0, -8.9, 8.9, 8.9]]), torch.tensor([[1.0, 1.0, 1.0, 0.0]])
     assert clamp_fraction(log_slope, mask) == pytest.approx(2 / 3)
@@ -297,8 +312,8 @@ def test_first_samples_of_a_crop_are_left_out_of_the_loss(folder: Path) -> None:
         u, log_det = task.net.whiten(batch["audio"], batch["mel"])
         nats = (task.net.flow.base_log_prob(u) + log_det).mean(dim=0)
         cost = task._values(known)["nats"] - task._values(batch)["nats"]
-    assert nats[:8].mean() < nats[8:].mean() - 0.5
-    assert cost > 0.5 * 8 / 512  # what that is in the mean over a crop of 512
+    assert nats[:8].mean() < nats[8:].mean() - 0.4
+    assert cost > 0.4 * 8 / 512  # what that is in the mean over a crop of 512
     torch.testing.assert_close(cost, nats[8:].mean() - nats.mean(), rtol=1e-3, atol=1e-3)
 
 

@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import Timer
 from torch import Tensor, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from wavflow.arguments import at_least
 from wavflow.flows.elementwise import LOG_SCALE_BOUND
 from wavflow.losses import ContrastiveDivergence, DensityDistillation
 from wavflow.vocoder import Vocoder, check_pair
@@ -176,13 +177,14 @@ class DistillationTask(Task):
         net: The student.
         teacher: A trained model that scores in one pass, with the same mel and whitening.
         density: The estimator of the KL.
-        spectral: Takes (drawn audio, recording) to a loss; None for none.
-        power: The same, for the level; None for none.
+        spectral: Takes (drawn audio, recording) to a loss; None for none. The audio is equalized first, see `passes`.
+        power: The same, for the level, of the draw as it is; None for none.
         contrastive: None for none.
         density_weight: Weight of the KL and its regulariser.
         spectral_weight: Weight of `spectral`.
         power_weight: Weight of `power`.
         contrastive_weight: How strongly the KL to the teacher under *another* mel is made large.
+        passes: Of the `MelEqualizer`, before the spectral loss: the nets need not learn what it does.
         optimizer: See `Task`, as are the rest.
     """
 
@@ -201,6 +203,7 @@ class DistillationTask(Task):
         spectral_weight: float = 1.0,
         power_weight: float = 0.5,
         contrastive_weight: float = 0.3,
+        passes: int = 1,
         **schedule: Any,
     ) -> None:
         super().__init__(net, optimizer, **schedule)
@@ -220,6 +223,8 @@ class DistillationTask(Task):
         self.spectral_weight = spectral_weight
         self.power_weight = power_weight
         self.contrastive_weight = contrastive_weight
+        at_least(0, passes=passes)
+        self.passes = passes
         share_upsampler(net, teacher)
 
     def on_validation_start(self) -> None:
@@ -282,12 +287,16 @@ class DistillationTask(Task):
         }
         loss = self.density_weight * (kl + values["regulariser"])
         drawn, log_det = self.net.colour(draw.u, mel)
+        equalized = self.net.equalizer(drawn, mel, self.passes) * mask
         drawn = drawn * mask
         values["rms_ratio"] = rms(drawn) / rms(audio * mask).clamp_min(1e-5)
-        audible = {"spectral": (self.spectral, self.spectral_weight), "power": (self.power, self.power_weight)}
-        for name, (distance, weight) in audible.items():
+        audible = {
+            "spectral": (self.spectral, equalized, self.spectral_weight),
+            "power": (self.power, drawn, self.power_weight),
+        }
+        for name, (distance, heard, weight) in audible.items():
             if distance is not None:
-                values[name] = distance(drawn, audio * mask)
+                values[name] = distance(heard, audio * mask)
                 loss = loss + weight * values[name]
         if self.contrastive is not None and len(audio) > 1:
             against = self.contrastive(drawn, draw.log_prob - log_det, mel, self.teacher, speaker)

@@ -15,6 +15,7 @@ from wavflow.flows.base import Flow, Inverse, log_det_of_identity
 from wavflow.flows.harmonic_source import HarmonicSource
 from wavflow.flows.whitening import Whitening
 from wavflow.mel import MelSpectrogram
+from wavflow.mel_equalizer import MelEqualizer
 from wavflow.mel_scale import check_scale, warn_of_log10
 from wavflow.nn.upsampler import Conditioning, Upsampler
 from wavflow.synthesis.parallel import Noise, ParallelEngine
@@ -61,6 +62,7 @@ class Vocoder(nn.Module):
     ) -> None:
         super().__init__()
         self.mel = mel
+        self.equalizer = MelEqualizer(mel)
         self.upsampler = upsampler
         self.flow = flow
         self.whitening = whitening
