@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wavflow.arguments import at_least
+from wavflow.arguments import as_tensor, at_least
 from wavflow.flows.autoregressive import Autoregressive
 from wavflow.flows.base import Flow, Inverse, log_det_of_identity
 from wavflow.flows.harmonic_source import HarmonicSource
 from wavflow.flows.whitening import Whitening
 from wavflow.mel import MelSpectrogram
 from wavflow.nn.upsampler import Conditioning, Upsampler
+from wavflow.synthesis.engines import Engines
 from wavflow.synthesis.parallel import Noise, ParallelEngine
 from wavflow.synthesis.steps import StepEngine
 
@@ -34,6 +36,9 @@ class Vocoder(nn.Module):
 
     log p(x | mel) = log p(u | mel) + log |du/dx|. Direction decides the role: a flow that scores in one pass is a teacher
     (MAF), one that draws in one pass a student (IAF).
+
+    Mels, audio and noise may be tensors or NumPy arrays of any float type and device: they are taken to where the weights are,
+    in the weights' dtype, or in float32 where the weights are of half precision. So is what comes back.
 
     Args:
         mel: The convention of the mels that it is conditioned on; it travels with the model. With no bands the model is
@@ -69,7 +74,7 @@ class Vocoder(nn.Module):
             nn.init.zeros_(self.speakers.weight)  # whom training does not hear keeps what all voices have in common
         self.config: dict[str, Any] | None = None
         self.info: dict[str, Any] = {}
-        self._engines: dict[Any, Any] = {}
+        self._engines = Engines()
 
     @property
     def sample_rate(self) -> int:
@@ -123,7 +128,9 @@ class Vocoder(nn.Module):
             needed = "no speaker" if self.speakers is None else f"speaker ids (B,) below {self.speakers.num_embeddings}"
             raise ValueError(f"`speaker`: this model takes {needed}, got {speaker}.")
 
-    def log_prob(self, audio: Tensor, mel: Tensor | None = None, speaker: Tensor | None = None) -> Tensor:
+    def log_prob(
+        self, audio: Tensor | np.ndarray, mel: Tensor | np.ndarray | None = None, speaker: Tensor | None = None
+    ) -> Tensor:
         """Returns the exact log-density of audio (B, T) given its mel (B, n_mels, F): (B, T), nats per sample on [-1, 1).
 
         One pass for a teacher. A student (an IAF) has to undo its flows sample by sample: T steps for each. An unconditional
@@ -132,7 +139,8 @@ class Vocoder(nn.Module):
         Raises:
             ValueError: When T is not F * hop_length.
         """
-        mel = audio.new_zeros(len(audio), 0, audio.shape[-1] // self.hop_length) if mel is None else mel
+        audio = self._input("audio", audio)
+        mel = audio.new_zeros(len(audio), 0, audio.shape[-1] // self.hop_length) if mel is None else self._input("mel", mel)
         self._check(mel, audio.shape[-1])
         u, log_det = self.whiten(audio, mel)
         v, log_slope = self.flow.transform(u, self.conditioning(mel, speaker))
@@ -149,8 +157,8 @@ class Vocoder(nn.Module):
 
     def sample_and_log_prob(
         self,
-        mel: Tensor,
-        noise: Tensor | None = None,
+        mel: Tensor | np.ndarray,
+        noise: Tensor | np.ndarray | None = None,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
         speaker: Tensor | None = None,
@@ -166,8 +174,7 @@ class Vocoder(nn.Module):
             generator: Where noise is drawn from if none is given.
             speaker: Ids (B,), for a model with speakers.
         """
-        self._check(mel, None if noise is None else noise.shape[-1])
-        noise = self.noise(mel, generator) if noise is None else noise
+        mel, noise = self._inputs(mel, noise, generator)
         draw = self.draw(mel, temperature * noise, speaker)
         audio, log_det = self.colour(draw.u, mel)
         return audio, draw.log_prob - log_det
@@ -175,27 +182,34 @@ class Vocoder(nn.Module):
     @torch.no_grad()
     def sample(
         self,
-        mel: Tensor,
-        noise: Tensor | None = None,
+        mel: Tensor | np.ndarray,
+        noise: Tensor | np.ndarray | None = None,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
         speaker: Tensor | None = None,
         segment_frames: int = 128,
         fast: bool = True,
         dtype: torch.dtype = torch.float32,
+        lengths: Tensor | Sequence[int] | None = None,
     ) -> Tensor:
         """Draws audio (B, F * hop_length); arguments as in `sample_and_log_prob`.
 
         In float32 on a CPU an engine draws, see `engine`: the same to 1e-5, a teacher's steps some 60 times faster, a student
-        some 2 to 5 times. `dtype` is that of its matrices. `fast=False` draws with the flow itself.
+        some 2 to 5 times. `dtype` is that of its matrices; where no engine draws, another than float32 is refused. `fast=False`
+        draws with the flow itself.
+
+        With `lengths`, the frames of each item, items are drawn one by one: each as it is alone, with the first part of its
+        row of the noise. Whatever the mel holds beyond them is ignored, and the audio there is zero.
 
         Where there is no engine and the flow's reach is short enough (a student's, a coupling's) it draws in segments, so that
         memory for its layers does not grow with the length. Each segment starts and ends that much outside itself, so the audio
         is that of one pass.
         """
-        self._check(mel, None if noise is None else noise.shape[-1])
-        noise = temperature * (self.noise(mel, generator) if noise is None else noise)
-        engine = self.engine(dtype) if fast and noise.dtype == torch.float32 else None
+        if lengths is not None:
+            how = segment_frames, fast, dtype
+            return self._sample_each(mel, noise, temperature, generator, speaker, *how, lengths=lengths)
+        mel, noise = self._inputs(mel, noise, generator)
+        noise, engine = temperature * noise, self._engine(dtype, fast)
         if isinstance(engine, ParallelEngine):
             return engine.sample_and_log_prob(mel, noise, speaker)[0]
         z, cond = self.excite(noise.unsqueeze(1), mel)[0], self.conditioning(mel, speaker)
@@ -215,10 +229,33 @@ class Vocoder(nn.Module):
             pieces.append(u[..., (first - start) * self.hop_length : (last - start) * self.hop_length])
         return self.colour(torch.cat(pieces, dim=-1), mel)[0]
 
+    def _sample_each(
+        self,
+        mel: Tensor | np.ndarray,
+        noise: Tensor | np.ndarray | None,
+        temperature: float,
+        generator: torch.Generator | None,
+        speaker: Tensor | None,
+        *how: Any,
+        lengths: Tensor | Sequence[int],
+    ) -> Tensor:
+        """Draws each item of a batch alone, as long as it is; zeros follow."""
+        mel, lengths = self._input("mel", mel), torch.as_tensor(lengths).tolist()
+        frames = mel.shape[-1]
+        if not isinstance(lengths, list) or len(lengths) != len(mel) or not all(n in range(1, frames + 1) for n in lengths):
+            raise ValueError(f"`lengths` must be {len(mel)} whole numbers of frames in 1 ... {frames}, got {lengths}.")
+        noise = self.noise(mel, generator) if noise is None else self._input("noise", noise)
+        audio = noise.new_zeros(len(mel), frames * self.hop_length)
+        for i, n in enumerate(map(int, lengths)):
+            item, samples = slice(i, i + 1), n * self.hop_length
+            who = None if speaker is None else speaker[item]
+            audio[item, :samples] = self.sample(mel[item, :, :n], noise[item, :samples], temperature, None, who, *how)
+        return audio
+
     def stream(
         self,
-        mel: Tensor | Iterable[Tensor],
-        noise: Tensor | None = None,
+        mel: Tensor | np.ndarray | Iterable[Tensor | np.ndarray],
+        noise: Tensor | np.ndarray | None = None,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
         speaker: Tensor | None = None,
@@ -228,13 +265,14 @@ class Vocoder(nn.Module):
         """Draws audio piece by piece as the mel comes: all pieces together are `sample` of the whole mel.
 
         A frame is drawn when the two after it are known. Memory does not grow with the length. By an engine (see there) pieces
-        and whole are equal to the last bit, otherwise to rounding.
+        and whole are equal to the last bit, otherwise to rounding. The weights are those of the moment at which it starts.
 
         Args:
-            mel: Chunks (B, n_mels, F) of any lengths; or a whole mel, which is cut into chunks of `chunk_frames`.
+            mel: Chunks (B, n_mels, F) of any lengths, F = 0 too; or a whole mel, which is cut into chunks of `chunk_frames`.
+                All items are of one length.
             noise: Standard noise (B, T) that fixes the draw; drawn as it is needed if not given.
             temperature: Multiplies the noise.
-            generator: Where noise is drawn from if none is given.
+            generator: Where noise is drawn from if none is given: the same as in `sample`.
             speaker: Ids (B,), for a model with speakers.
             chunk_frames: Frames to a chunk of a whole mel.
             dtype: Of the engine's matrices, see `engine`.
@@ -248,14 +286,21 @@ class Vocoder(nn.Module):
         from wavflow.synthesis.frame_step import FrameStream  # it builds on this file
 
         at_least(1, chunk_frames=chunk_frames)
-        engine, stream, given = self.engine(dtype), None, None if noise is None else Noise(noise)
+        engine, stream = self._engine(dtype), None
+        given = None if noise is None else Noise(self._input("noise", noise))
 
         def draw(samples: int) -> Tensor:
-            if given is not None:
-                return temperature * given(samples)
-            return temperature * self._noise(chunk, samples, generator)
+            more = self._noise(chunk, samples // self.hop_length, generator) if given is None else given(samples)
+            return temperature * more
 
-        for chunk in mel.split(chunk_frames, dim=-1) if isinstance(mel, Tensor) else mel:
+        if isinstance(mel, Tensor | np.ndarray):
+            mel = self._input("mel", mel)
+            self._check(mel, None)
+            mel = mel.split(chunk_frames, dim=-1)
+        for chunk in mel:
+            chunk = self._input("mel", chunk)
+            if chunk.ndim == 3 and not chunk.shape[-1]:
+                continue
             self.mel.check(chunk)
             if stream is None:
                 fast = isinstance(engine, ParallelEngine)
@@ -272,31 +317,29 @@ class Vocoder(nn.Module):
         Args:
             dtype: Of the engine's matrices: float32, or bfloat16 where the processor has it, for less than twice the speed.
         """
-        parameters = list(self.parameters())
-        if any(p.device.type != "cpu" or p.dtype != torch.float32 for p in parameters):
-            return None
-        weights = [(p.data_ptr(), p._version) for p in parameters]
-        if self._engines.get("weights") != weights:
-            self._engines = {"weights": weights}
-        if dtype not in self._engines:
-            if StepEngine.supports(self.flow):
-                self._engines[dtype] = StepEngine(self.flow, dtype)
-            elif ParallelEngine.supports(self):
-                self._engines[dtype] = ParallelEngine(self, dtype)
-        return self._engines.get(dtype)
+        return self._engines.get(self, dtype)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leaves the engines out of copies: they hold the weights once more."""
-        return {**self.__dict__, "_engines": {}}
+    def _engine(self, dtype: torch.dtype, fast: bool = True) -> StepEngine | ParallelEngine | None:
+        """Returns the engine that is to draw, or None; raises ValueError for a dtype that only an engine would have."""
+        engine = self.engine(dtype) if fast else None
+        if engine is None and dtype != torch.float32:
+            raise ValueError(
+                f"`dtype` is that of an engine's matrices, on a CPU, and no engine draws here: got {dtype}, leave it out."
+            )
+        return engine
 
-    def noise(self, mel: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draws standard noise (B, F * hop_length) for a mel; from a CPU generator it is the same on every device."""
-        return self._noise(mel, mel.shape[-1] * self.hop_length, generator)
+    def noise(self, mel: Tensor | np.ndarray, generator: torch.Generator | None = None) -> Tensor:
+        """Draws standard noise (B, F * hop_length) for a mel; from a CPU generator it is the same on every device.
 
-    def _noise(self, mel: Tensor, samples: int, generator: torch.Generator | None) -> Tensor:
-        device = mel.device if generator is None else generator.device
-        shape = (len(mel), samples)
-        return self.flow.base.standard_noise(shape, generator=generator, dtype=mel.dtype, device=device).to(mel.device)
+        It is drawn frame by frame, (B, hop_length) each, so that a stream draws the same.
+        """
+        return self._noise(as_tensor("mel", mel), mel.shape[-1], generator)
+
+    def _noise(self, like: Tensor, frames: int, generator: torch.Generator | None) -> Tensor:
+        device = like.device if generator is None else generator.device
+        draw, shape = self.flow.base.standard_noise, (len(like), self.hop_length)
+        noise = [draw(shape, generator=generator, dtype=like.dtype, device=device) for _ in range(frames)]
+        return torch.cat(noise, dim=-1).to(like.device)
 
     def excite(self, z: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
         """Maps noise z (B, 1, T) to v (B, 1, T), from which the flow draws; also log |dv/dz| (B, T)."""
@@ -311,6 +354,19 @@ class Vocoder(nn.Module):
         """Maps u (B, 1, T) to audio (B, T); also log |dx/du| (B, T)."""
         x, log_det = (u, log_det_of_identity(u)) if self.whitening is None else self.whitening.inverse(u, mel)
         return x.squeeze(1), log_det
+
+    def _inputs(
+        self, mel: Tensor | np.ndarray, noise: Tensor | np.ndarray | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns mel and noise as the model takes them; draws the noise if none is given."""
+        mel = self._input("mel", mel)
+        self._check(mel, None if noise is None else noise.shape[-1])
+        return mel, self.noise(mel, generator) if noise is None else self._input("noise", noise)
+
+    def _input(self, name: str, value: Tensor | np.ndarray) -> Tensor:
+        weight, value = next(self.parameters()), as_tensor(name, value)
+        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        return value.to(weight.device, dtype) if value.is_floating_point() else value  # whole numbers are refused as they are
 
     def _check(self, mel: Tensor, samples: int | None) -> None:
         if not torch.compiler.is_compiling():  # it looks at values: no part of a graph
