@@ -410,3 +410,41 @@ def test_a_model_put_together_by_hand_cannot_be_saved(tmp_path: Path) -> None:
     refused(lambda: save_model(by_hand, tmp_path / "model.safetensors"), "`vocoder` has no config", "models.teacher")
 
     assert list(tmp_path.iterdir()) == []
+
+
+# --- where a model is loaded
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+def test_a_loaded_model_has_the_dtype_of_its_file_and_not_the_default(
+    default: torch.dtype, stored: torch.dtype, tmp_path: Path
+) -> None:
+    """Only doubles stay what they are; what was rounded to a half is in float32 again."""
+    model = tiny_student()
+    save_model(model.to(torch.float64 if stored == torch.float64 else torch.float32), tmp_path / "model.safetensors")
+    if stored == torch.bfloat16:
+        save_model(model, tmp_path / "model.safetensors", dtype=stored)
+    torch.set_default_dtype(default)
+
+    loaded = load_model(tmp_path / "model.safetensors")
+
+    assert torch.get_default_dtype() == default
+    wanted = torch.float64 if stored == torch.float64 else torch.float32
+    assert {p.dtype for p in loaded.parameters()} == {loaded.mel.window.dtype} == {wanted}
+    assert loaded.sample(random_log_mel(3)).dtype == wanted
+
+
+def test_a_model_loaded_in_inference_mode_draws_and_trains(tmp_path: Path) -> None:
+    save_model(tiny_student().float(), tmp_path / "model.safetensors")
+    mel = random_log_mel(3).float()
+    with torch.inference_mode():
+        model = load_model(tmp_path / "model.safetensors")
+        noise = model.noise(mel)
+        audio = model.sample(mel, noise)
+        assert torch.equal(torch.cat(list(model.stream(mel, noise)), dim=-1), audio)
+    assert torch.equal(model.sample(mel, noise), audio)
+    assert not any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers()))
+    model.requires_grad_(True)
+    model.draw(mel, noise.clone()).log_prob.sum().backward()
+    assert next(model.flow.parameters()).grad is not None

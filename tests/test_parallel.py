@@ -101,12 +101,31 @@ def test_a_stream_without_an_engine(changes: dict) -> None:
     assert next(student.stream(mel, noise, speaker=speaker, chunk_frames=1)).shape == (2, student.hop_length)
 
 
-def test_noise_of_a_stream_is_that_of_the_whole() -> None:
-    student = student_of({"flows": 1, "layers": 2})
-    mel = random_log_mel(9).float()
+@pytest.mark.parametrize("hop_length", [16, 12])  # torch fills blocks of 16 numbers at once
+@pytest.mark.parametrize("base", ["gaussian", "logistic"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_noise_of_a_stream_is_that_of_the_whole(batch: int, base: str, hop_length: int) -> None:
+    student = student_of({"flows": 1, "layers": 2, "base": base, "mel": tiny_mel(hop_length=hop_length).spec})
+    mel = random_log_mel(9, batch).float()
     whole = student.sample(mel, None, 0.7, torch.Generator().manual_seed(3))
-    pieces = student.stream(mel, None, 0.7, torch.Generator().manual_seed(3), chunk_frames=2)
-    assert torch.equal(torch.cat(list(pieces), dim=-1), whole)
+    assert len(whole.unique()) > 0.99 * whole.numel(), "no two frames or items have the same noise"
+    for chunk_frames in (2, 9):
+        pieces = student.stream(mel, None, 0.7, torch.Generator().manual_seed(3), chunk_frames=chunk_frames)
+        assert torch.equal(torch.cat(list(pieces), dim=-1), whole)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_chunk_without_frames_is_no_error(dtype: torch.dtype) -> None:
+    student = tiny_student(flows=1, layers=2).to(dtype)
+    mel = random_log_mel(5, 2).to(dtype)
+    noise = student.noise(mel)
+    chunks = mel.split([0, 2, 0, 0, 3, 0], dim=-1)
+    pieces = list(student.stream(iter(chunks), noise))
+    assert all(piece.shape[-1] for piece in pieces)
+    torch.testing.assert_close(torch.cat(pieces, dim=-1), student.sample(mel, noise), rtol=0, atol=1e-9)
+    assert list(student.stream(iter([mel[..., :0]]))) == []
+    with pytest.raises(ValueError, match=r"`mel` must be float .*F >= 1"):
+        next(student.stream(mel[..., :0]))
 
 
 @pytest.mark.skipif(torch.bfloat16 not in dtypes(), reason="this processor does not multiply bfloat16")

@@ -1,11 +1,17 @@
 """Drawing in segments, and by fast steps."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import random_log_mel, randomised, tiny_flow, tiny_student, tiny_teacher
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from wavflow import Vocoder
 from wavflow.synthesis.parallel import ParallelEngine
 from wavflow.synthesis.steps import StepEngine
 
@@ -53,5 +59,138 @@ def test_engines_are_for_float32_alone_and_made_once() -> None:
     assert isinstance(teacher.engine(), StepEngine)
     assert isinstance(student.engine(), ParallelEngine)
     assert student.engine() is student.engine()
-    assert not copy.deepcopy(student)._engines, "a copy is no heavier than the model"
+    assert not copy.deepcopy(student)._engines._made, "a copy is no heavier than the model"
     assert tiny_flow("waveglow").float().engine() is None
+
+
+def _copy_into_data(model: Vocoder, other: Vocoder) -> None:
+    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        ours.data.copy_(theirs)
+
+
+def _through_numpy(model: Vocoder, other: Vocoder) -> None:
+    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        ours.detach().numpy()[...] = theirs.detach().numpy()
+
+
+def _average(model: Vocoder, other: Vocoder) -> None:
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.5))
+    averaged.update_parameters(model)
+    averaged.update_parameters(other)
+    _copy_into_data(model, averaged.module)
+
+
+def _optimize(model: Vocoder, other: Vocoder) -> None:
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+
+
+def _move(model: Vocoder, other: Vocoder) -> None:
+    for parameter in model.parameters():
+        parameter.data = 0.5 * parameter.data  # in new memory, as `.to` does
+
+
+def _in_inference_mode(model: Vocoder, other: Vocoder) -> None:
+    with torch.inference_mode():
+        model.load_state_dict(other.state_dict())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _copy_into_data,
+        _through_numpy,
+        _average,
+        _optimize,
+        _move,
+        _in_inference_mode,
+        lambda model, other: model.load_state_dict(other.state_dict()),
+        lambda model, other: model.load_state_dict(copy.deepcopy(other).state_dict(), assign=True),
+        lambda model, other: model.upsampler.mean.add_(0.5),
+        lambda model, other: setattr(model, "whitening", None),
+    ],
+)
+@pytest.mark.parametrize("make", [tiny_teacher, tiny_student])
+def test_draws_are_made_with_what_the_module_holds_now(make: Callable[..., Vocoder], change: Callable[..., Any]) -> None:
+    model, other, mel = make(std=0.2).float(), make(std=0.2).float(), random_log_mel(3).float()
+    noise = model.noise(mel)
+    before = model.sample(mel, noise)
+
+    change(model, other)
+
+    after = model.sample(mel, noise)
+    assert (after - before).abs().max() > 1e-4
+    torch.testing.assert_close(after, model.sample(mel, noise, fast=False), rtol=1e-4, atol=1e-5)
+    if model.draws_in_parallel:
+        assert torch.equal(torch.cat(list(model.stream(mel, noise)), dim=-1), after)
+
+
+# --- arguments
+
+
+def test_arrays_of_any_float_type_are_taken_as_tensors_are() -> None:
+    model, mel = tiny_student().float(), random_log_mel(3, batch=2).float()
+    noise = model.noise(mel, torch.Generator().manual_seed(0))
+    audio = model.sample(mel, noise)
+
+    for kind in (np.float32, np.float64):
+        arrays = mel.numpy().astype(kind), noise.numpy().astype(kind)
+        assert torch.equal(model.sample(*arrays), audio)
+        assert torch.equal(torch.cat(list(model.stream(*arrays)), dim=-1), audio)
+        assert torch.equal(torch.cat(list(model.stream(iter(np.split(arrays[0], 3, axis=-1)), arrays[1])), dim=-1), audio)
+        assert torch.equal(model.sample_and_log_prob(*arrays)[1], model.sample_and_log_prob(mel, noise)[1])
+        assert torch.equal(model.noise(arrays[0], torch.Generator().manual_seed(0)).to(noise), noise) or kind is np.float64
+    assert torch.equal(model.sample(mel.double(), noise.double()), audio)
+    teacher = tiny_teacher().float()
+    assert torch.equal(teacher.log_prob(audio.double().numpy(), mel.numpy()[..., ::-1]), teacher.log_prob(audio, mel.flip(-1)))
+    assert torch.equal(teacher.mel(audio.numpy()), teacher.mel(audio))
+    for wrong in (mel.tolist(), None):
+        with pytest.raises(ValueError, match="`mel` must be a tensor or a NumPy array, got"):
+            model.sample(wrong)
+    with pytest.raises(ValueError, match="`mel` must be float"):
+        model.sample(mel.numpy().astype(np.int16))
+
+
+def test_a_dtype_that_nothing_honours_is_refused() -> None:
+    student, mel = tiny_student().float(), random_log_mel(2).float()
+    for model, options in [(student, {"fast": False}), (tiny_student(), {}), (tiny_flow("waveglow").float(), {})]:
+        assert model.sample(mel, **options).isfinite().all()
+        for dtype in (torch.int8, torch.bfloat16, torch.float64):
+            with pytest.raises(ValueError, match="`dtype` is that of an engine's matrices"):
+                model.sample(mel, dtype=dtype, **options)
+    with pytest.raises(ValueError, match="`dtype` is that of an engine's matrices"):
+        next(tiny_student().stream(mel, dtype=torch.bfloat16))
+    with pytest.raises(ValueError, match="`dtype` must be one that this processor multiplies"):
+        student.sample(mel, dtype=torch.int8)
+
+
+# --- batches of unequal lengths
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("make", [tiny_teacher, partial(tiny_student, n_speakers=3), partial(tiny_flow, "waveglow")])
+def test_items_of_unequal_lengths_are_as_they_are_alone(make: Callable[..., Vocoder], dtype: torch.dtype) -> None:
+    model, mel, lengths = make().to(dtype), random_log_mel(7, batch=3).to(dtype), [4, 7, 1]
+    noise = model.noise(mel)
+    speaker = None if model.speakers is None else torch.tensor([2, 0, 1])
+    padded = mel.clone()
+    for item, n in enumerate(lengths):
+        padded[item, :, n:] = torch.nan
+
+    audio = model.sample(padded, noise, 0.8, speaker=speaker, lengths=torch.tensor(lengths))
+
+    assert audio.shape == noise.shape
+    for i, n in enumerate(lengths):
+        who = None if speaker is None else speaker[i : i + 1]
+        alone = model.sample(mel[i : i + 1, :, :n], noise[i : i + 1, : n * 16], 0.8, speaker=who)[0]
+        assert torch.equal(audio[i, : n * 16], alone)
+        assert (audio[i, n * 16 :] == 0).all()
+    draws = [model.sample(padded, None, 0.8, torch.Generator().manual_seed(1), speaker, lengths=lengths) for _ in range(2)]
+    assert torch.equal(*draws)
+
+
+@pytest.mark.parametrize("lengths", [[1, 2], [1, 2, 0], [1, 2, 5], [1, 2, 2.5], [1.0, 2.0, 4.5], 4, [[1, 2, 3]]])
+def test_lengths_that_can_not_be_are_refused(lengths: object) -> None:
+    with pytest.raises(ValueError, match=r"`lengths` must be 3 whole numbers of frames in 1 \.\.\. 4, got"):
+        tiny_student().sample(random_log_mel(4, batch=3), lengths=lengths)

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
 
 def choose(name: str, value: Any, options: Mapping[str, Any]) -> Any:
     """Returns the option of that name; raises ValueError, with all names, where there is none."""
@@ -18,3 +22,12 @@ def at_least(least: int, **values: int) -> None:
     for name, value in values.items():
         if value < least:
             raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+
+
+def as_tensor(name: str, value: Tensor | np.ndarray, device: torch.device | None = None) -> Tensor:
+    """Returns a tensor as it is, and an array as a tensor of its own on a device; raises ValueError for what is neither."""
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(np.array(value, order="C")).to(device)
+    if not isinstance(value, Tensor):
+        raise ValueError(f"`{name}` must be a tensor or a NumPy array, got {type(value).__name__}: convert it.")
+    return value

@@ -2,10 +2,12 @@
 
 import warnings
 
+import numpy as np
 import torch
 import torchaudio.functional as F
 from torch import Tensor, nn
 
+from wavflow.arguments import as_tensor
 from wavflow.nn.exact_buffers import ExactBuffers
 
 MEL_FLOOR = 1e-5
@@ -99,11 +101,11 @@ class MelSpectrogram(ExactBuffers):
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.spec.items())
 
-    def forward(self, audio: Tensor) -> Tensor:
+    def forward(self, audio: Tensor | np.ndarray) -> Tensor:
         """Computes the mel in the audio's dtype, whatever autocast says (float32 for half precision).
 
         Args:
-            audio: (B, T), in [-1, 1], T >= 1.
+            audio: (B, T), in [-1, 1], T >= 1; an array goes to where this module is.
 
         Returns:
             (B, n_mels, T // hop_length), natural log.
@@ -111,6 +113,7 @@ class MelSpectrogram(ExactBuffers):
         Raises:
             ValueError: The audio has another shape, or is not float.
         """
+        audio = as_tensor("audio", audio, self.window.device)
         if audio.ndim != 2 or audio.shape[-1] < 1 or not audio.is_floating_point():
             raise ValueError(f"`audio` must be float (B, T) with T >= 1, got {audio.dtype} {tuple(audio.shape)}: reshape it.")
         frames = audio.shape[-1] // self.hop_length

@@ -70,7 +70,6 @@ class MelEqualizer(ExactBuffers):
         Raises:
             ValueError: When `passes` is below 0, or audio and mel differ in length.
         """
-        at_least(0, passes=passes)
         if audio.ndim != 2 or audio.shape[-1] != mel.shape[-1] * self.hop_length:
             raise ValueError(
                 f"`audio` must be (B, {mel.shape[-1] * self.hop_length}) for a mel of {mel.shape[-1]} frames, got "
@@ -80,6 +79,7 @@ class MelEqualizer(ExactBuffers):
 
     def stream(self, passes: int) -> EqualizerStream:
         """Returns the same map for audio that comes piece by piece."""
+        at_least(0, passes=passes)
         return EqualizerStream(self, passes if self.n_mels else 0)
 
     def look_ahead(self, passes: int) -> int:

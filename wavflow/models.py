@@ -91,8 +91,11 @@ def save_model(
         save_file(weights, part, metadata)
 
 
+@torch.inference_mode(False)  # of its parameters, for a caller that has it on: they could never be trained
 def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Vocoder:
     """Loads a model written by `save_model`, in eval mode. Nothing is unpickled and only our own classes are built.
+
+    It is in float32, whatever torch's default dtype, or in float64 where its file is.
 
     Args:
         path: A file, or the name of a model that comes with the package; a file of that name goes first.
@@ -112,7 +115,11 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
     try:
         config, info = json.loads(metadata["config"]), json.loads(metadata.get("info", "{}"))
         _check_numbers(config, info, len(weights))
-        with _no_larger_than(sum(tensor.numel() for tensor in weights.values())):
+        double = any(tensor.dtype == torch.float64 for tensor in weights.values())
+        with (
+            _default_dtype(torch.float64 if double else torch.float32),
+            _no_larger_than(sum(map(torch.numel, weights.values()))),
+        ):
             vocoder = build(config)
         vocoder.load_state_dict(weights)
         vocoder.info = info
@@ -133,6 +140,16 @@ def _check_numbers(config: dict[str, Any], info: dict[str, Any], tensors: int) -
     names = info.get("speakers", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"`speakers` are no names, but {names!r}")
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @contextmanager

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wavflow.arguments import at_least
+from wavflow.arguments import as_tensor, at_least
 from wavflow.flows.autoregressive import Autoregressive
 from wavflow.flows.base import Flow, Inverse, log_det_of_identity
 from wavflow.flows.harmonic_source import HarmonicSource
@@ -18,8 +19,12 @@ from wavflow.mel import MelSpectrogram
 from wavflow.mel_equalizer import MelEqualizer
 from wavflow.mel_scale import check_scale, warn_of_log10
 from wavflow.nn.upsampler import Conditioning, Upsampler
+from wavflow.synthesis.engines import Engines
 from wavflow.synthesis.parallel import Noise, ParallelEngine
 from wavflow.synthesis.steps import StepEngine
+
+PASSES = 2
+"""Of the `MelEqualizer`, by default: a third one is hardly heard."""
 
 
 class Draw(NamedTuple):
@@ -36,6 +41,9 @@ class Vocoder(nn.Module):
 
     log p(x | mel) = log p(u | mel) + log |du/dx|. Direction decides the role: a flow that scores in one pass is a teacher
     (MAF), one that draws in one pass a student (IAF).
+
+    Mels, audio and noise may be tensors or NumPy arrays of any float type and device: they are taken to where the weights are,
+    in the weights' dtype, or in float32 where the weights are of half precision. So is what comes back.
 
     Args:
         mel: The convention of the mels that it is conditioned on; it travels with the model. With no bands the model is
@@ -72,7 +80,7 @@ class Vocoder(nn.Module):
             nn.init.zeros_(self.speakers.weight)  # whom training does not hear keeps what all voices have in common
         self.config: dict[str, Any] | None = None
         self.info: dict[str, Any] = {}
-        self._engines: dict[Any, Any] = {}
+        self._engines = Engines()
 
     @property
     def sample_rate(self) -> int:
@@ -126,7 +134,9 @@ class Vocoder(nn.Module):
             needed = "no speaker" if self.speakers is None else f"speaker ids (B,) below {self.speakers.num_embeddings}"
             raise ValueError(f"`speaker`: this model takes {needed}, got {speaker}.")
 
-    def log_prob(self, audio: Tensor, mel: Tensor | None = None, speaker: Tensor | None = None) -> Tensor:
+    def log_prob(
+        self, audio: Tensor | np.ndarray, mel: Tensor | np.ndarray | None = None, speaker: Tensor | None = None
+    ) -> Tensor:
         """Returns the exact log-density of audio (B, T) given its mel (B, n_mels, F): (B, T), nats per sample on [-1, 1).
 
         One pass for a teacher. A student (an IAF) has to undo its flows sample by sample: T steps for each. An unconditional
@@ -135,7 +145,8 @@ class Vocoder(nn.Module):
         Raises:
             ValueError: When T is not F * hop_length.
         """
-        mel = audio.new_zeros(len(audio), 0, audio.shape[-1] // self.hop_length) if mel is None else mel
+        audio = self._input("audio", audio)
+        mel = audio.new_zeros(len(audio), 0, audio.shape[-1] // self.hop_length) if mel is None else self._input("mel", mel)
         self._check(mel, audio.shape[-1])
         u, log_det = self.whiten(audio, mel)
         v, log_slope = self.flow.transform(u, self.conditioning(mel, speaker))
@@ -152,13 +163,15 @@ class Vocoder(nn.Module):
 
     def sample_and_log_prob(
         self,
-        mel: Tensor,
-        noise: Tensor | None = None,
+        mel: Tensor | np.ndarray,
+        noise: Tensor | np.ndarray | None = None,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
         speaker: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Draws audio (B, F * hop_length) for a mel (B, n_mels, F), with its exact log-density (B, T) in nats per sample.
+
+        The density is that of the audio returned here, which no equalizer has touched: `sample` with `passes=0`.
 
         One pass for a student, T cached steps for a teacher.
 
@@ -169,8 +182,7 @@ class Vocoder(nn.Module):
             generator: Where noise is drawn from if none is given.
             speaker: Ids (B,), for a model with speakers.
         """
-        self._check(mel, None if noise is None else noise.shape[-1])
-        noise = self.noise(mel, generator) if noise is None else noise
+        mel, noise = self._inputs(mel, noise, generator)
         draw = self.draw(mel, temperature * noise, speaker)
         audio, log_det = self.colour(draw.u, mel)
         return audio, draw.log_prob - log_det
@@ -178,70 +190,110 @@ class Vocoder(nn.Module):
     @torch.no_grad()
     def sample(
         self,
-        mel: Tensor,
-        noise: Tensor | None = None,
+        mel: Tensor | np.ndarray,
+        noise: Tensor | np.ndarray | None = None,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
         speaker: Tensor | None = None,
+        passes: int = PASSES,
         segment_frames: int = 128,
         fast: bool = True,
         dtype: torch.dtype = torch.float32,
+        lengths: Tensor | Sequence[int] | None = None,
     ) -> Tensor:
-        """Draws audio (B, F * hop_length); arguments as in `sample_and_log_prob`.
+        """Draws audio (B, F * hop_length) whose mel is near the given one; arguments as in `sample_and_log_prob`.
+
+        The draw goes through so many passes of the `MelEqualizer`; `passes=0` gives the draw itself.
 
         In float32 on a CPU an engine draws, see `engine`: the same to 1e-5, a teacher's steps some 60 times faster, a student
-        some 2 to 5 times. `dtype` is that of its matrices. `fast=False` draws with the flow itself.
+        some 2 to 5 times. `dtype` is that of its matrices; where no engine draws, another than float32 is refused. `fast=False`
+        draws with the flow itself.
+
+        With `lengths`, the frames of each item, items are drawn one by one: each as it is alone, with the first part of its
+        row of the noise. Whatever the mel holds beyond them is ignored, and the audio there is zero.
 
         Where there is no engine and the flow's reach is short enough (a student's, a coupling's) it draws in segments, so that
         memory for its layers does not grow with the length. Each segment starts and ends that much outside itself, so the audio
         is that of one pass.
         """
-        self._check(mel, None if noise is None else noise.shape[-1])
+        mel, noise = self._inputs(mel, noise, generator)
         check_scale(mel, self.mel)
         warn_of_log10(mel, self.mel, stacklevel=3)
-        noise = temperature * (self.noise(mel, generator) if noise is None else noise)
-        engine = self.engine(dtype) if fast and noise.dtype == torch.float32 else None
+        how = temperature, passes, segment_frames, fast, dtype
+        if lengths is None:
+            return self._sample(mel, noise, speaker, *how)
+        lengths = torch.as_tensor(lengths).tolist()
+        frames = mel.shape[-1]
+        if not isinstance(lengths, list) or len(lengths) != len(mel) or not all(n in range(1, frames + 1) for n in lengths):
+            raise ValueError(f"`lengths` must be {len(mel)} whole numbers of frames in 1 ... {frames}, got {lengths}.")
+        audio = torch.zeros_like(noise)
+        for i, n in enumerate(map(int, lengths)):
+            item, samples = slice(i, i + 1), n * self.hop_length
+            who = None if speaker is None else speaker[item]
+            audio[item, :samples] = self._sample(mel[item, :, :n], noise[item, :samples], who, *how)
+        return audio
+
+    def _sample(
+        self,
+        mel: Tensor,
+        noise: Tensor,
+        speaker: Tensor | None,
+        temperature: float,
+        passes: int,
+        segment_frames: int,
+        fast: bool,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """Draws audio whose items are all as long as the mel, see `sample`."""
+        noise, engine = temperature * noise, self._engine(dtype, fast)
         if isinstance(engine, ParallelEngine):
-            return engine.sample_and_log_prob(mel, noise, speaker)[0]
+            return self.equalizer(engine.sample_and_log_prob(mel, noise, speaker)[0], mel, passes)
         z, cond = self.excite(noise.unsqueeze(1), mel)[0], self.conditioning(mel, speaker)
-        if isinstance(engine, StepEngine):
-            return self.colour(engine.sample(z, cond), mel)[0]
+        u = engine.sample(z, cond) if isinstance(engine, StepEngine) else self._in_segments(z, cond, segment_frames)
+        return self.equalizer(self.colour(u, mel)[0], mel, passes)
+
+    def _in_segments(self, z: Tensor, cond: Conditioning, segment_frames: int) -> Tensor:
+        """Draws whitened audio (B, 1, T) by the flow itself, in segments where its reach is short enough."""
         before, after = self.flow.transform.reach
         if before + after > 4 * segment_frames * self.hop_length:  # pieces would cost more than they save
-            return self.colour(self.flow.sample(z, cond), mel)[0]
-        # a frame more at either end: interpolation between frames needs both neighbours
+            return self.flow.sample(z, cond)
+        # a frame more at either end: interpolation between frames needs both neighbors
         run_up, run_out = (-(-int(reach) // self.hop_length) + 1 for reach in (before, after))
-        pieces, frames = [], mel.shape[-1]
+        pieces, frames = [], cond.frames.shape[-1]
         for first in range(0, frames, segment_frames):
             last = min(first + segment_frames, frames)
             start, stop = max(0, first - run_up), min(last + run_out, frames)
             part = Conditioning(cond.frames[..., start:stop], cond.kernel)
             u = self.flow.sample(z[..., start * self.hop_length : stop * self.hop_length], part)
             pieces.append(u[..., (first - start) * self.hop_length : (last - start) * self.hop_length])
-        return self.colour(torch.cat(pieces, dim=-1), mel)[0]
+        return torch.cat(pieces, dim=-1)
 
     def stream(
         self,
-        mel: Tensor | Iterable[Tensor],
-        noise: Tensor | None = None,
+        mel: Tensor | np.ndarray | Iterable[Tensor | np.ndarray],
+        noise: Tensor | np.ndarray | None = None,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
         speaker: Tensor | None = None,
         chunk_frames: int = 8,
+        passes: int = PASSES,
         dtype: torch.dtype = torch.float32,
     ) -> Iterator[Tensor]:
         """Draws audio piece by piece as the mel comes: all pieces together are `sample` of the whole mel.
 
-        A frame is drawn when the two after it are known. Memory does not grow with the length. By an engine (see there) pieces
-        and whole are equal to the last bit, otherwise to rounding.
+        A frame is drawn when the two after it are known, and each pass of the equalizer looks ahead too, see
+        `MelEqualizer.look_ahead`. Memory does not grow with the length. By an engine (see there) pieces
+        and whole are equal to the last bit, otherwise to rounding. The weights are those of the moment at which it starts.
 
         Args:
-            mel: Chunks (B, n_mels, F) of any lengths; or a whole mel, which is cut into chunks of `chunk_frames`.
+            mel: Chunks (B, n_mels, F) of any lengths, F = 0 too; or a whole mel, which is cut into chunks of `chunk_frames`.
+                All items are of one length.
             noise: Standard noise (B, T) that fixes the draw; drawn as it is needed if not given.
             temperature: Multiplies the noise.
-            generator: Where noise is drawn from if none is given.
+            generator: Where noise is drawn from if none is given: the same as in `sample`.
             speaker: Ids (B,), for a model with speakers.
             chunk_frames: Frames to a chunk of a whole mel.
+            passes: Of the `MelEqualizer`; 0 gives the draw itself.
             dtype: Of the engine's matrices, see `engine`.
 
         Yields:
@@ -253,24 +305,32 @@ class Vocoder(nn.Module):
         from wavflow.synthesis.frame_step import FrameStream  # it builds on this file
 
         at_least(1, chunk_frames=chunk_frames)
-        engine, stream, given = self.engine(dtype), None, None if noise is None else Noise(noise)
+        engine, stream, equalized = self._engine(dtype), None, self.equalizer.stream(passes)
+        given = None if noise is None else Noise(self._input("noise", noise))
 
         def draw(samples: int) -> Tensor:
-            if given is not None:
-                return temperature * given(samples)
-            return temperature * self._noise(chunk, samples, generator)
+            more = self._noise(chunk, samples // self.hop_length, generator) if given is None else given(samples)
+            return temperature * more
 
-        for chunk in mel.split(chunk_frames, dim=-1) if isinstance(mel, Tensor) else mel:
+        if isinstance(mel, Tensor | np.ndarray):
+            mel = self._input("mel", mel)
+            self._check(mel, None)
+            mel = mel.split(chunk_frames, dim=-1)
+        for chunk in mel:
+            chunk = self._input("mel", chunk)
+            if chunk.ndim == 3 and not chunk.shape[-1]:
+                continue
             self.mel.check(chunk)
             check_scale(chunk, self.mel)
             if stream is None:
                 fast = isinstance(engine, ParallelEngine)
                 stream = engine.stream(len(chunk), speaker) if fast else FrameStream(self, len(chunk), speaker)
-            audio, _ = stream.push(chunk, draw)
+            audio = equalized.push(stream.push(chunk, draw)[0], chunk)
             if audio.shape[-1]:
                 yield audio
         if stream is not None:
-            yield stream.push(chunk[..., :0], draw, last=True)[0]
+            rest, nothing = stream.push(chunk[..., :0], draw, last=True)[0], chunk[..., :0]
+            yield equalized.push(rest, nothing, last=True)
 
     def engine(self, dtype: torch.dtype = torch.float32) -> StepEngine | ParallelEngine | None:
         """Returns the fastest exact way to draw on a CPU in float32, made anew when weights have changed; None for none.
@@ -278,31 +338,29 @@ class Vocoder(nn.Module):
         Args:
             dtype: Of the engine's matrices: float32, or bfloat16 where the processor has it, for less than twice the speed.
         """
-        parameters = list(self.parameters())
-        if any(p.device.type != "cpu" or p.dtype != torch.float32 for p in parameters):
-            return None
-        weights = [(p.data_ptr(), p._version) for p in parameters]
-        if self._engines.get("weights") != weights:
-            self._engines = {"weights": weights}
-        if dtype not in self._engines:
-            if StepEngine.supports(self.flow):
-                self._engines[dtype] = StepEngine(self.flow, dtype)
-            elif ParallelEngine.supports(self):
-                self._engines[dtype] = ParallelEngine(self, dtype)
-        return self._engines.get(dtype)
+        return self._engines.get(self, dtype)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leaves the engines out of copies: they hold the weights once more."""
-        return {**self.__dict__, "_engines": {}}
+    def _engine(self, dtype: torch.dtype, fast: bool = True) -> StepEngine | ParallelEngine | None:
+        """Returns the engine that is to draw, or None; raises ValueError for a dtype that only an engine would have."""
+        engine = self.engine(dtype) if fast else None
+        if engine is None and dtype != torch.float32:
+            raise ValueError(
+                f"`dtype` is that of an engine's matrices, on a CPU, and no engine draws here: got {dtype}, leave it out."
+            )
+        return engine
 
-    def noise(self, mel: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draws standard noise (B, F * hop_length) for a mel; from a CPU generator it is the same on every device."""
-        return self._noise(mel, mel.shape[-1] * self.hop_length, generator)
+    def noise(self, mel: Tensor | np.ndarray, generator: torch.Generator | None = None) -> Tensor:
+        """Draws standard noise (B, F * hop_length) for a mel; from a CPU generator it is the same on every device.
 
-    def _noise(self, mel: Tensor, samples: int, generator: torch.Generator | None) -> Tensor:
-        device = mel.device if generator is None else generator.device
-        shape = (len(mel), samples)
-        return self.flow.base.standard_noise(shape, generator=generator, dtype=mel.dtype, device=device).to(mel.device)
+        It is drawn frame by frame, (B, hop_length) each, so that a stream draws the same.
+        """
+        return self._noise(as_tensor("mel", mel), mel.shape[-1], generator)
+
+    def _noise(self, like: Tensor, frames: int, generator: torch.Generator | None) -> Tensor:
+        device = like.device if generator is None else generator.device
+        draw, shape = self.flow.base.standard_noise, (len(like), self.hop_length)
+        noise = [draw(shape, generator=generator, dtype=like.dtype, device=device) for _ in range(frames)]
+        return torch.cat(noise, dim=-1).to(like.device)
 
     def excite(self, z: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
         """Maps noise z (B, 1, T) to v (B, 1, T), from which the flow draws; also log |dv/dz| (B, T)."""
@@ -317,6 +375,19 @@ class Vocoder(nn.Module):
         """Maps u (B, 1, T) to audio (B, T); also log |dx/du| (B, T)."""
         x, log_det = (u, log_det_of_identity(u)) if self.whitening is None else self.whitening.inverse(u, mel)
         return x.squeeze(1), log_det
+
+    def _inputs(
+        self, mel: Tensor | np.ndarray, noise: Tensor | np.ndarray | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns mel and noise as the model takes them; draws the noise if none is given."""
+        mel = self._input("mel", mel)
+        self._check(mel, None if noise is None else noise.shape[-1])
+        return mel, self.noise(mel, generator) if noise is None else self._input("noise", noise)
+
+    def _input(self, name: str, value: Tensor | np.ndarray) -> Tensor:
+        weight, value = next(self.parameters()), as_tensor(name, value)
+        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        return value.to(weight.device, dtype) if value.is_floating_point() else value  # whole numbers are refused as they are
 
     def _check(self, mel: Tensor, samples: int | None) -> None:
         if not torch.compiler.is_compiling():  # it looks at values: no part of a graph

@@ -23,7 +23,7 @@ from llvmlite import binding, ir
 from numba import njit, types
 from numba.extending import intrinsic, models, overload, register_model
 
-from wavflow.kernels import TILE, VECTOR
+from wavflow.kernels import TILE, VECTOR, compiles
 
 
 class _BFloat(ir.Type):
@@ -59,6 +59,8 @@ Vector = VectorType(name="Vector")
 
 def compiled(function: Callable) -> Callable:
     """Compiles at the first call; kept on disk, beside its file or in the user's cache, where one of them can be written."""
+    if not compiles():
+        return function
     options = {"error_model": "numpy", "nogil": True}
     try:
         dispatcher = njit(cache=True, **options)(function)

@@ -118,7 +118,8 @@ class Upsampler(nn.Module):
         """Returns features (B, channels, F) of a log-mel (B, n_mels, F)."""
         if mel.shape[1]:
             x = (mel - self.mean) / self.scale
-            mixed = self.mix(torch.cat([x[..., :1], x, x[..., -1:]], dim=-1))  # edges held, as in `interpolate`
+            x = torch.cat([x[..., :1], x, x[..., -1:]], dim=-1)  # edges held, as in `interpolate`
+            mixed = self.mix(x.to(self.mix.weight.dtype))
         else:
             mixed = self.mix.bias.unsqueeze(-1).expand(mel.shape[0], -1, mel.shape[-1])
         return torch.nn.functional.leaky_relu(self.refine(torch.nn.functional.leaky_relu(mixed, 0.2)), 0.2)

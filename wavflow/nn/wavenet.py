@@ -100,7 +100,7 @@ class WaveNet(nn.Module):
     def forward(self, x: Tensor, cond: Conditioning | Tensor | None = None) -> Tensor:
         """Returns parameters (B, out_channels, T) for x (B, in_channels, T) and features."""
         cond, projected = self._project(cond)
-        h, skip = self.input(x.transpose(1, 2)), 0.0
+        h, skip = self._enter(x.transpose(1, 2)), 0.0
         ahead = 0 if self.causal else self.kernel_size // 2
         if self.compiled_layers and cond is not None and fits(h, cond.kernel, [*self.gates, *self.outputs]):
             cond.to_samples(projected[0, ..., :0], x.shape[-1])  # checks the length
@@ -136,7 +136,7 @@ class WaveNet(nn.Module):
             t = next(clock)
             if projected is not None and t % cond.hop_length == 0:  # a frame at a time: (hop_length, layers, B, 2 C)
                 samples = cond.frame_to_samples(projected, t // cond.hop_length).permute(2, 0, 1, 3)
-            h, skip = self.input(x), 0.0
+            h, skip = self._enter(x), 0.0
             for i, (dilation, ring) in enumerate(zip(self.dilations, rings, strict=True)):
                 # ring[t % size] is the oldest input, size = (kernel_size - 1) * dilation samples ago
                 size = len(ring)
@@ -147,6 +147,10 @@ class WaveNet(nn.Module):
             return self._params(skip)
 
         return step
+
+    def _enter(self, x: Tensor) -> Tensor:
+        """The input layer, for x (..., in_channels) of any float type: a net of half precision stands among float32 maps."""
+        return self.input(x.to(self.input.weight.dtype))
 
     def _layer(self, i: int, h: Tensor, taps: Tensor, features: Tensor | None, skip: Tensor | float) -> tuple[Tensor, Tensor]:
         """Layer i on its input h (..., C) and taps (..., kernel_size * C), the oldest first; returns the next h and skip."""

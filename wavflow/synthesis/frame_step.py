@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wavflow.flows.autoregressive import Autoregressive
-from wavflow.flows.base import Chain, Inverse, log_det_of_identity
+from wavflow.flows.base import Chain, Inverse, at_least_float32, log_det_of_identity
 from wavflow.flows.reshape import fold, fold_cond, unfold
 from wavflow.nn.upsampler import Conditioning
 from wavflow.nn.wavenet import WaveNet
@@ -50,7 +50,7 @@ class FrameStep(nn.Module):
     @torch.no_grad()
     def initial(self, batch: int = 1) -> State:
         """Returns the memory before the first frame, by name: zeros."""
-        like = self.vocoder.upsampler.mix.weight
+        like = at_least_float32(self.vocoder.upsampler.mix.weight)
         state = initial(self.flows, batch, like)
         if self.vocoder.source is not None:
             state["source.phase"] = self.vocoder.source.initial(batch, like)
@@ -115,7 +115,7 @@ class FrameStream:
     def __init__(self, vocoder: Vocoder, batch: int, speaker: Tensor | None = None) -> None:
         self.step, self.speaker = FrameStep(vocoder), speaker
         self.state = self.step.initial(batch)
-        like = vocoder.upsampler.mix.weight
+        like = at_least_float32(vocoder.upsampler.mix.weight)
         self.outside = like.new_full((batch, vocoder.mel.n_mels, WINDOW // 2), torch.nan)
         self.mel = self.outside
 
@@ -170,7 +170,7 @@ def initial(flows: list[Autoregressive], batch: int, like: Tensor) -> State:
         net = flow.conditioner
         state[f"flow{i}.noise"] = like.new_zeros(batch, net.input.in_features, 1)
         for j, dilation in enumerate(net.dilations):
-            state[f"flow{i}.layer{j}"] = like.new_zeros(batch, (net.kernel_size - 1) * dilation, net.channels)
+            state[f"flow{i}.layer{j}"] = net.input.weight.new_zeros(batch, (net.kernel_size - 1) * dilation, net.channels)
     return state
 
 
@@ -196,7 +196,7 @@ def parameters(net: WaveNet, x: Tensor, cond: Conditioning, past: list[Tensor]) 
     """
     cond, projected = net._project(cond)
     length, after = x.shape[-1], []
-    h, skip = net.input(x.transpose(1, 2)), 0.0
+    h, skip = net._enter(x.transpose(1, 2)), 0.0
     for i, (dilation, before) in enumerate(zip(net.dilations, past, strict=True)):
         inputs = torch.cat([before, h], dim=1)
         taps = torch.cat([inputs[:, k * dilation : k * dilation + length] for k in range(net.kernel_size)], dim=-1)
