@@ -71,7 +71,6 @@ def release(
         if (size := files[chosen].stat().st_size) > LARGEST:
             raise ValueError(f"`model` must fit into {LARGEST / 1e6:g} MB, got {size / 1e6:.1f} MB: release a smaller net.")
         save_model(variants[chosen], path, dtype=getattr(torch, chosen))
-        path.chmod(0o644)  # safetensors writes for the owner alone, and a package is for all
     return path
 
 
