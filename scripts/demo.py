@@ -9,6 +9,7 @@ It only calls the commands that you would call, and prints them.
 """
 
 import argparse
+import signal
 import subprocess
 import sys
 import time
@@ -65,9 +66,17 @@ def hours(minutes: float) -> str:
 
 
 def run(command: str, *options: str) -> None:
-    """Runs one of wavflow's commands in a process of its own, and ends with its status where it fails."""
+    """Runs one of wavflow's commands in a process of its own, and ends with its status where it fails or is stopped."""
     print(f"\n$ python -m wavflow.{command} {' '.join(options)}", flush=True)
-    status = subprocess.run([sys.executable, "-m", f"wavflow.{command}", *options], check=False).returncode
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process, which then ends the other
+    process = subprocess.Popen([sys.executable, "-m", f"wavflow.{command}", *options])
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        status = process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        told = process.wait() > 0  # by a training, which has saved
+        sys.exit(130 if told else "\nThe demo was interrupted: the same command begins it anew.")
     if status:
         sys.exit(status)
 

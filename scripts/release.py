@@ -16,13 +16,15 @@ import torch
 
 from wavflow import Vocoder, load_model, save_model
 from wavflow.data import AudioDataModule
+from wavflow.data.split import read_split
+from wavflow.evaluate import hold_out
 from wavflow.evaluation.intervals import mean_interval
 from wavflow.evaluation.metrics import log_spectral_distance
 from wavflow.evaluation.systems import Clip, divergences, likelihoods
 from wavflow.evaluation.tables import markdown_table
 from wavflow.models import HALVES, RELEASED
 
-KEPT = ("steps", "stage", "seconds", "speakers")  # of what a run notes in its model file
+KEPT = ("steps", "stage", "seconds", "speakers", "split")  # of what a run notes in its model file
 LARGEST = 16_000_000  # bytes
 
 
@@ -34,18 +36,22 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RELEASED, help="a folder (default: that of the package)")
     parser.add_argument("--teacher", help="of a student, for the KL")
     parser.add_argument("--data", type=Path, help="what the run was trained on, for the held-out clips; the bundled corpus")
+    parser.add_argument("--split", help="a JSON file of the clips held out, for a run that kept no record of them")
     parser.add_argument("--clips", type=int, default=8, help="of the test files (default: 8)")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each clip (default: 4)")
     parser.add_argument("--fact", action="append", default=[], metavar="KEY=VALUE", help="to note in the file")
     args = parser.parse_args()
-    model = load_model(args.model)
+    model, teacher = load_model(args.model), args.teacher and load_model(args.teacher)
+    if args.split:
+        model.info["split"] = read_split(args.split)
     data = AudioDataModule(model.mel, args.data, segment_length=model.hop_length, max_clip_seconds=args.seconds)
+    hold_out(data, {"model": model} | ({"teacher": teacher} if teacher else {}), {"model": args.model, "teacher": args.teacher})
     clips = [
         Clip(item["name"][0], item["audio"], item["mel"])
         for item, _ in zip(data.test_dataloader(), range(args.clips), strict=False)
     ]
     facts = dict(fact.split("=", 1) for fact in args.fact)
-    path = release(model, args.output / f"{args.name}.safetensors", clips, args.teacher and load_model(args.teacher), facts)
+    path = release(model, args.output / f"{args.name}.safetensors", clips, teacher, facts)
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {load_model(path).info}")
 
 
@@ -71,7 +77,6 @@ def release(
         if (size := files[chosen].stat().st_size) > LARGEST:
             raise ValueError(f"`model` must fit into {LARGEST / 1e6:g} MB, got {size / 1e6:.1f} MB: release a smaller net.")
         save_model(variants[chosen], path, dtype=getattr(torch, chosen))
-        path.chmod(0o644)  # safetensors writes for the owner alone, and a package is for all
     return path
 
 

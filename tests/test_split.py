@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from helpers import tiny_mel
+from helpers import tiny_mel, tiny_teacher
 
+import wavflow
 from wavflow.data import AudioDataModule, split_files
 from wavflow.data.split import SPLITS, file_name, follow_split, read_split
+from wavflow.evaluate import hold_out
 
 
 def paths(folder: Path, count: int, first: int = 0) -> list[Path]:
@@ -146,3 +148,29 @@ def test_the_data_keep_to_a_split_that_they_are_given(tmp_path: Path) -> None:
     other.follow({"test": ["of another corpus"]}, must_fit=True)
     with pytest.raises(ValueError, match="`split` does not fit the files below"):
         other.setup()
+
+
+def test_models_are_tested_on_what_all_of_them_held_out(tmp_path: Path) -> None:
+    for i in range(6):
+        soundfile.write(tmp_path / f"{i}.wav", np.random.default_rng(i).uniform(-0.1, 0.1, 800), 8000)
+    models = {name: tiny_teacher() for name in ("one", "two", "old")}
+    models["one"].info = {"split": {"test": ["4", "1", "2"]}, "steps": 1}
+    models["two"].info = {"split": {"test": ["2", "3", "4"]}, "steps": 1}
+    models["old"].info = {"steps": 1}
+    paths = {name: Path(f"{name}.safetensors") for name in models}
+
+    data = AudioDataModule(tiny_mel(), tmp_path, segment_length=160)
+    with pytest.warns(UserWarning, match="old.safetensors does not tell which clips were held out"):
+        hold_out(data, models, paths)
+    assert [path.stem for path in data.test_files] == ["4", "2"]
+
+    models["two"].info["split"]["test"] = ["3"]
+    with pytest.raises(ValueError, match=r"`model`: no clip was held out from the training of all of one\.safetensors, two"):
+        hold_out(data, models, paths)
+
+
+def test_the_released_models_tell_what_they_held_out() -> None:
+    splits = [wavflow.load_model(name).info["split"] for name in ("lj-teacher", "lj-student")]
+    assert splits[0] == splits[1]
+    assert [len(splits[0][part]) for part in ("validation", "test")] == [8, 15]
+    assert "LJ027-0006" in splits[0]["test"], "the clip that comes with them"

@@ -15,7 +15,7 @@ from wavflow.benchmarking.measure import Sizes, jobs, with_random_weights
 from wavflow.benchmarking.report import growth_picture, headline, machine, text_table
 from wavflow.benchmarking.synthesis import growth
 from wavflow.benchmarking.timing import Stopwatch, threads
-from wavflow.cli import command, number, output_folder, quiet
+from wavflow.cli import command, given, number, output_folder, quiet
 from wavflow.devices import pick_device
 from wavflow.evaluate import named
 from wavflow.evaluation.tables import plain_rows
@@ -37,7 +37,7 @@ def main(cfg: DictConfig) -> None:
     models = {name: model.to(device) for name, model in chosen(cfg).items()}
     data = instantiate(cfg.data, mel=next(iter(models.values())).mel)
     todo = jobs(values(cfg.part), models, data, sizes)
-    folder, tables = output_folder(cfg.output), {}
+    folder, tables = output_folder(cfg.output, new=not given("output")), {}
     with threads(count):
         found = {"machine": machine(device), "settings": OmegaConf.to_container(cfg, resolve=True)}
         print("measuring the machine", file=sys.stderr)

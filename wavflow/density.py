@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from wavflow.cli import command, number, output_folder, quiet
+from wavflow.cli import command, given, number, output_folder, quiet
 from wavflow.evaluation.tables import csv_table, markdown_table, plain_rows
 from wavflow.files import aside
 from wavflow.tabular import bench, densities, pictures
@@ -35,7 +35,8 @@ def main(cfg: DictConfig) -> None:
     densities.density(flow, len(data.columns), data.levels)  # refuses what can't be built before anything is trained or made
     if cfg.peer:
         densities.peer(flow, len(data.columns), data.levels)
-    folder = output_folder(cfg.output)  # minutes of work must not end in a folder that can't be written
+    # already here: minutes of work must not end in a folder that can't be written
+    folder = output_folder(cfg.output, new=not given("output"))
     kinds = [False] + [True] * (cfg.peer is not None)
     fits = [bench.fit_all(data, flow, options, seed, noise, of_zuko, progress) for of_zuko in kinds]
     table = bench.rows(data, fits)

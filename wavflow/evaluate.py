@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import textwrap
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from omegaconf import DictConfig, ListConfig
 from tqdm import tqdm
 
 from wavflow.cli import command, newest_model, number, output_folder, quiet
-from wavflow.data import ClipDataset
+from wavflow.data import AudioDataModule, ClipDataset
+from wavflow.data.split import read_split
 from wavflow.devices import pick_device
 from wavflow.evaluation.judging import RECORDING
 from wavflow.evaluation.report import Report, write_report
@@ -65,7 +67,9 @@ def of_models(cfg: DictConfig) -> Report:
     paths |= named(listed(cfg.model), "model", {*NOT_MODELS, *roles})
     models = {name: load_model(path, device) for name, path in paths.items()}
     check(models, paths, roles)
-    clips = test_clips(cfg, next(iter(models.values())).mel, device, check_speakers(models, paths))
+    data = instantiate(cfg.data, mel=next(iter(models.values())).mel)
+    hold_out(data, models, paths)
+    clips = test_clips(cfg, data, device, check_speakers(models, paths))
     output_folder(cfg.output)  # hours of work must not end in a folder that can't be written
     print(f"drawing {len(clips)} clips; what draws sample by sample takes the longest", file=sys.stderr)
     teacher = models["teacher"] if "teacher" in roles else None
@@ -156,14 +160,39 @@ def named(paths: list[str], option: str, taken: Iterable[str]) -> dict[str, Path
     return {}
 
 
-def test_clips(cfg: DictConfig, mel: torch.nn.Module, device: torch.device, speakers: list[str]) -> list[Clip]:
-    """Reads the first test clips of the configured data, with the place of each one's speaker among `speakers`."""
-    data = instantiate(cfg.data, mel=mel)
+def hold_out(data: AudioDataModule, models: dict[str, Vocoder], paths: dict[str, Path]) -> None:
+    """Lets the data be split as it was for the models: what is tested on is what all of them held out.
+
+    Of a model that was trained by an earlier version, which kept no record, a warning says so.
+
+    Raises:
+        ValueError: No clip was held out from all of them.
+    """
+    held_out = {
+        name: read_split(model.info["split"]).get("test", []) for name, model in models.items() if "split" in model.info
+    }
+    if held_out:
+        first, *others = held_out.values()
+        common = [name for name in first if all(name in other for other in others)]
+        if not common:
+            told = ", ".join(str(paths[name]) for name in held_out)
+            raise ValueError(f"`model`: no clip was held out from the training of all of {told}: evaluate them one by one.")
+        data.follow({"test": common})
+    if silent := [str(paths[name]) for name, model in models.items() if "split" not in model.info and "steps" in model.info]:
+        warnings.warn(
+            f"{', '.join(silent)} does not tell which clips were held out from its training: some of those below may have been "
+            "trained on. data.split=<split.json> names others.",
+            stacklevel=2,
+        )
+
+
+def test_clips(cfg: DictConfig, data: AudioDataModule, device: torch.device, speakers: list[str]) -> list[Clip]:
+    """Reads the first test clips of the data, with the place of each one's speaker among `speakers`."""
     files = data.test_files[: at_least_one(cfg, "clips") or 8]
     if speakers:
         data.number_speakers(speakers)
     clips = []
-    for item in ClipDataset(files, mel, cfg.seconds, cfg.seed, speakers=data.speaker_ids(files)):
+    for item in ClipDataset(files, data.mel, cfg.seconds, cfg.seed, speakers=data.speaker_ids(files)):
         speaker = torch.tensor([item["speaker"]], device=device) if "speaker" in item else None
         clips.append(Clip(item["name"], item["audio"][None].to(device), item["mel"][None].to(device), speaker))
     return clips

@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from wavflow.audio import audio_length, check_audio, read_segment
-from wavflow.cli import one_line_errors
+from wavflow.cli import one_line_errors, output_folder
 from wavflow.data.corpora import find_corpus, read_table
 from wavflow.data.files import find_audio
 from wavflow.data.shards import import_litdata
@@ -180,6 +180,7 @@ def prepare(
     settings["lengths"] = {path.as_posix(): length for path, length in lengths.items()}
     speakers = {str(path): name for path in lengths if (name := found[path]) is not None}
     settings |= {"speakers": speakers or None, "split": "by hash"}
+    output_folder(output)
     check_same(output / "settings.json", settings)
     rows, parts = [], dict(zip(SPLITS, split_files(list(lengths), validation, test, seed, source), strict=True))
     with aside(output / "split.json") as part:

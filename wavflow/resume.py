@@ -18,6 +18,7 @@ from wavflow.files import aside
 LEFT_BEHIND = (
     "model.safetensors",
     "config.yaml",
+    "split.json",
     "checkpoints/*.ckpt",
     "checkpoints/*.damaged",
     "logs/metrics.*",
@@ -101,11 +102,13 @@ def _check(path: Path, task: nn.Module) -> int:
 def check_unused(folder: str | Path, overwrite: bool) -> None:
     """Sees to it that a new run does not mix with an old one in its folder: removes the old one if `overwrite` allows it.
 
+    What was stopped before its first step has neither model nor checkpoint, and gives way.
+
     Raises:
         FileExistsError: When there is one and it may not be overwritten.
     """
     there = [path for pattern in LEFT_BEHIND for path in Path(folder).glob(pattern)]
-    if there and not overwrite:
+    if not overwrite and any(path.suffix in (".safetensors", ".ckpt", ".damaged") for path in there):
         raise FileExistsError(
             f"`output`: {folder} holds a run already: go on with it by resume=auto, name another folder, or say overwrite=true."
         )

@@ -181,6 +181,10 @@ def telling_how_to_go_on(cfg: DictConfig) -> Iterator[None]:
         if rank_zero_only.rank == 0:
             print(f"wavflow: {stop}: {go_on}", file=sys.stderr)
         raise SystemExit(128 + stop.signum) from None  # as a shell counts it
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # before the first step or after the last; Lightning says nothing
+            raise KeyboardInterrupt from None
+        raise
     except OSError as error:
         raise OSError(f"{error}: what was saved before is whole. Make room, or put right what is wrong, and {go_on}") from error
     except ValueError as error:

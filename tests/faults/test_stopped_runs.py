@@ -66,6 +66,38 @@ def test_a_signal_saves_and_says_how_to_go_on(
     assert_same(tmp_path / "run", tmp_path / "whole")
 
 
+def test_ctrl_c_before_the_first_step_leaves_nothing_in_the_way(
+    sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [*teacher_options(sounds), "trainer.max_steps=1", f"output={tmp_path / 'run'}"]
+    with monkeypatch.context() as patch:
+        in_each(patch, "validation_step", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        outcome = call("train", *options)
+    assert outcome.status == 130
+    assert outcome.err.splitlines()[-1] == "wavflow: interrupted"
+    assert (tmp_path / "run" / "config.yaml").is_file()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning ignores it from there on
+    succeeds("train", *options)
+
+
+def test_resume_auto_takes_up_the_newest_run_of_the_stage(
+    sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = [*teacher_options(sounds), "trainer.val_check_interval=9", "resume=auto"]
+
+    first = succeeds("train", *options, "trainer.max_steps=1")
+    assert "resume=auto: there is no checkpoint in any run of runs/teacher, so training begins from the beginning." in first.out
+    (run,) = (tmp_path / "runs" / "teacher").iterdir()
+    second = succeeds("train", *options, "trainer.max_steps=2")
+    assert f"Going on with runs/teacher/{run.name}/checkpoints/last.ckpt, after 1 steps." in second.out
+    assert list((tmp_path / "runs" / "teacher").iterdir()) == [run]
+    assert "there is no checkpoint in other, so" in succeeds("train", *options, "trainer.max_steps=1", "output=other").out
+
+    sweep = call("train", "--multirun", *options, "trainer.max_steps=2,3", f"hydra.sweep.dir={tmp_path / 'sweeps'}")
+    assert "`resume`: auto can't find the runs of a sweep by itself" in sweep.err
+
+
 def test_a_stopped_run_of_a_sweep_goes_on_alone(sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = [*teacher_options(sounds), *STEPS, f"output={tmp_path / 'run'}", f"hydra.sweep.dir={tmp_path / 'sweeps'}"]
 
