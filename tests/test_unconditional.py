@@ -226,7 +226,6 @@ def test_scores_rank_and_show_recordings(chain: Chain, tmp_path: Path) -> None:
 
 
 def test_compression_is_lossless_and_tells_no_mel(chain: Chain, tmp_path: Path) -> None:
-    pytest.importorskip("constriction", reason="needs constriction: pip install 'wavflow[compress]'")
     source, coded, again = chain.sounds / "0.wav", tmp_path / "a.wavflow", tmp_path / "a.wav"
     outcome = succeeds("compress", f"model={chain.teacher}", f"input={source}", f"output={coded}")
     assert "0.000 of mel" in outcome.out

@@ -15,7 +15,6 @@ from wavflow.audio import check_audio
 from wavflow.cli import command, newest_model, number
 from wavflow.files import aside
 from wavflow.likelihood.codec import decode, encode, read_header
-from wavflow.likelihood.range_coding import constriction
 from wavflow.models import load_model
 from wavflow.synthesize import speaker_id
 from wavflow.vocoder import Vocoder
@@ -36,10 +35,6 @@ def main(cfg: DictConfig) -> None:
         raise ValueError(f"`output` must end in {' or '.join(endings)} for {source.name}, got {target}: choose another name.")
     if target.resolve() == source.resolve():
         raise ValueError(f"`output` would overwrite the input {source}: choose another name.")
-    try:
-        constriction()
-    except ImportError as error:
-        raise ValueError(str(error)) from error
     (decompress if decoding else compress)(cfg, source, target)
 
 
@@ -69,7 +64,10 @@ def decompress(cfg: DictConfig, source: Path, target: Path) -> None:
     started = time.perf_counter()
     size = header["samples"] * header["channels"]
     with tqdm(total=size, desc="decoding", unit="sample", unit_scale=True, disable=None) as bar:
-        pcm, sample_rate = decode(data, load_teacher(cfg), bar.update)
+        try:
+            pcm, sample_rate = decode(data, load_teacher(cfg), bar.update)
+        except ImportError as error:
+            raise ValueError(str(error)) from error
     elapsed = time.perf_counter() - started
     write(target, as_file(pcm, sample_rate, FORMATS[target.suffix.lower()]))
     print(f"{pcm.size} samples, exactly as they were; {pcm.shape[1] / sample_rate / elapsed:.2f} x real time: {target}")

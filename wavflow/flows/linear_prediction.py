@@ -77,7 +77,7 @@ class LinearPrediction(MelBlocks):
         self.register_buffer("to_spectrum", to_spectrum, persistent=False)
         self.register_buffer("spectrum_offset", offset, persistent=False)
         self.register_buffer("beyond", beyond, persistent=False)
-        to_autocorrelation = _spectrum_to_autocorrelation(mel.n_fft, order) * _lag_window(mel.sample_rate, order)
+        to_autocorrelation = spectrum_to_autocorrelation(mel.n_fft, order) * _lag_window(mel.sample_rate, order)
         self.register_buffer("to_autocorrelation", to_autocorrelation, persistent=False)
 
     def predictor(self, mel: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,10 +162,10 @@ def _usual_spectrum(mel: MelSpectrogram, level: float = 0.1, corner: float = 600
     """
     hertz = torch.arange(mel.n_fft // 2 + 1, dtype=torch.float64) * mel.sample_rate / mel.n_fft
     density = 1.0 / (1.0 + (hertz / corner).square())
-    return level**2 * density / (density @ _spectrum_to_autocorrelation(mel.n_fft, 0))
+    return level**2 * density / (density @ spectrum_to_autocorrelation(mel.n_fft, 0))
 
 
-def _spectrum_to_autocorrelation(n_fft: int, order: int) -> Tensor:
+def spectrum_to_autocorrelation(n_fft: int, order: int) -> Tensor:
     """Returns the cosine transform (bins, order + 1) of a power spectrum of n_fft / 2 + 1 bins."""
     n_bins = n_fft // 2 + 1
     angle = 2.0 * math.pi / n_fft * torch.outer(torch.arange(n_bins), torch.arange(order + 1)).double()

@@ -1,15 +1,18 @@
 """Lossless coding of 16-bit audio: a teacher tells the probabilities of each next sample, and a range coder does the rest.
 
-A file holds the coarse mel of a channel, then its samples, coded given that mel; then the next channel::
+A file holds a stream of bytes for each channel: its coarse mel, then its samples, coded given that mel::
 
-    "wavflow1" | length of the header | header, JSON | range-coded words | CRC-32 of all before
+    "wavflow2" | length of the header | header, JSON | stream of each channel | CRC-32 of all before
 
-Decoding repeats the encoder's arithmetic in floating point, so it is certain on the kind of machine that encoded (processor,
-versions of torch and Numba); elsewhere a number may differ in its last bit, and then nothing after it can be read. The checksum
-of the samples tells: wrong audio never comes out.
+Pieces of 1,024 samples that the teacher finds dearer than 16 bits a sample go as they are, and so does a channel: a stream that
+is as long as the samples themselves is the samples. So no file is longer than them and its header.
+
+Decoding repeats the encoder's arithmetic, which is the same everywhere, see `wavflow.likelihood.arithmetic`. Files of the first
+version are read as before, see `wavflow.likelihood.first_format`. A checksum guards the samples: wrong audio never comes out.
 
 References:
-    Shannon (1948), section 9: -log2 p bits for what has probability p. Range coding: Martin (1979).
+    Shannon (1948), section 9: -log2 p bits for what has probability p. Range coding: Martin (1979). Ballé, Johnston & Minnen,
+    Integer networks for data compression with latent-variable models (2019): a decoder must compute what the encoder did.
 """
 
 from __future__ import annotations
@@ -19,22 +22,23 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wavflow.likelihood.levels import LevelDensity
+from wavflow.likelihood.exact_density import ExactDensity
+from wavflow.likelihood.exact_steps import FULL_SCALE
+from wavflow.likelihood.first_format import decode_first
 from wavflow.likelihood.mel_code import coarse, code_mel, fine
-from wavflow.likelihood.range_coding import Coder, Reader, Writer, constriction
-from wavflow.synthesis.coding_kernels import FULL_SCALE, HIGHEST, LOWEST
+from wavflow.likelihood.range_coding import reader, writer, written
+from wavflow.synthesis.steps import StepEngine
 from wavflow.vocoder import Vocoder
 
-MAGIC = b"wavflow1"
-LEAST_BITS = -math.log2(1 - 2.0**-8)  # of a sample: the coder keeps 2^-24 for each of 2^16 levels
+NAME, VERSION = b"wavflow", 2
+LEAST_BITS = {1: -math.log2(1 - 2.0**-8), 2: -math.log2(1 - 2.0**-14)}  # of a sample: what is kept for other levels
 
 
 class Coded(NamedTuple):
@@ -75,29 +79,34 @@ def encode(
     if not 1 <= mel_stride <= 16:
         raise ValueError(f"`mel_stride` must be from 1 to 16 frames, got {mel_stride}: 2 is a good value.")
     _check(teacher)
-    with _one_thread():
-        grids = [coarse(_mel(channel, teacher), mel_step, mel_stride) for channel in pcm]
-        numbers = np.concatenate(grids, axis=None)
-        header = {
-            "samples": pcm.shape[1],
-            "channels": len(pcm),
-            "sample_rate": sample_rate,
-            "speaker": speaker,
-            "mel_step": mel_step,
-            "mel_stride": mel_stride,
-            "mel_range": [int(numbers.min()), int(numbers.max())] if numbers.size else [0, 0],
-            "crc32": zlib.crc32(np.ascontiguousarray(pcm, "<i2")),
-            "model": fingerprint(teacher),
-        }
-        writer, mel_bits = Writer(), 0
-        for channel, grid in zip(pcm, grids, strict=True):
-            mel_bits -= writer.bits
-            code_mel(writer, grid, *header["mel_range"])
-            mel_bits += writer.bits
-            _code_samples(writer, channel, teacher, _told(grid, header, teacher), speaker, progress)
-    text, words = json.dumps(header, separators=(",", ":")).encode(), writer.words()
-    data = MAGIC + struct.pack("<I", len(text)) + text + words
-    return Coded(data + struct.pack("<I", zlib.crc32(data)), mel_bits, 8 * len(words) - mel_bits)
+    grids = [coarse(_mel(channel, teacher), mel_step, mel_stride) for channel in pcm]
+    numbers = np.concatenate(grids, axis=None)
+    header = {
+        "samples": pcm.shape[1],
+        "channels": len(pcm),
+        "sample_rate": sample_rate,
+        "speaker": speaker,
+        "mel_step": mel_step,
+        "mel_stride": mel_stride,
+        "mel_range": [int(numbers.min()), int(numbers.max())] if numbers.size else [0, 0],
+        "crc32": zlib.crc32(np.ascontiguousarray(pcm, "<i2")),
+        "model": fingerprint(teacher),
+    }
+    streams, mel_bits = [], 0
+    for channel, grid in zip(pcm, grids, strict=True):
+        samples = np.ascontiguousarray(channel)
+        coder = writer(3 * samples.size + 4 * grid.size)
+        code_mel(coder, grid, *header["mel_range"])
+        of_mel = 8 * int(coder.at[0])
+        for done in _density(grid, header, teacher).code(coder, samples):
+            progress(done)
+        stream, plain = written(coder), samples.astype("<i2").tobytes()
+        streams.append(stream if len(stream) < len(plain) else plain)
+        mel_bits += of_mel if len(stream) < len(plain) else 0
+    header["bytes"] = [len(stream) for stream in streams]
+    text = json.dumps(header, separators=(",", ":")).encode()
+    data = b"".join([NAME, str(VERSION).encode(), struct.pack("<I", len(text)), text, *streams])
+    return Coded(data + struct.pack("<I", zlib.crc32(data)), mel_bits, 8 * sum(header["bytes"]) - mel_bits)
 
 
 def decode(data: bytes, teacher: Vocoder, progress: Callable[[int], None] = lambda samples: None) -> tuple[np.ndarray, int]:
@@ -112,30 +121,38 @@ def decode(data: bytes, teacher: Vocoder, progress: Callable[[int], None] = lamb
         ValueError: The file is damaged or was made with another model, or this machine computes otherwise.
     """
     header, words = read_header(data)
+    version = int(data[len(NAME) : len(NAME) + 1])
     _check(teacher)
-    if header["model"] != fingerprint(teacher):
+    if header["model"] != (own := fingerprint(teacher, version)):
         raise ValueError(
-            f"`model` must be the one that encoded, with the fingerprint {header['model'][:12]}…, got "
-            f"{fingerprint(teacher)[:12]}…: name the right one."
+            f"`model` must be the one that encoded, with the fingerprint {header['model'][:12]}…, got {own[:12]}…: "
+            "name the right one."
         )
-    channels, length, bands = header["channels"], header["samples"], teacher.mel.n_mels
-    pcm, reader = np.zeros((channels, length), np.int16), Reader(words)
-    hops = -(-length // teacher.hop_length)
-    try:
-        with _one_thread():
-            for channel in pcm:
-                grid = np.zeros((bands, -(-hops // header["mel_stride"])), np.int32)
-                code_mel(reader, grid, *header["mel_range"])
-                _code_samples(reader, channel, teacher, _told(grid, header, teacher), header["speaker"], progress)
-        readable = zlib.crc32(np.ascontiguousarray(pcm, "<i2")) == header["crc32"]
-    except AssertionError:  # constriction's, of words that no encoder writes
-        readable = False
-    if not readable:
-        raise ValueError(
-            "`input` can't be decoded here: its samples don't add up to their checksum, because this machine computes "
-            "otherwise than the one that encoded: decode where it was encoded."
-        )
+    if version == 1:
+        pcm = decode_first(header, words, teacher, progress)
+        reason = "because this machine computes otherwise than the one that encoded: decode where it was encoded"
+    else:
+        pcm = _decode(header, words, teacher, progress)
+        reason = "which no machine should come to: report it, with your versions of wavflow and Numba"
+    if zlib.crc32(np.ascontiguousarray(pcm, "<i2")) != header["crc32"]:
+        raise ValueError(f"`input` can't be decoded here: its samples don't add up to their checksum, {reason}.")
     return pcm, header["sample_rate"]
+
+
+def _decode(header: dict, words: bytes, teacher: Vocoder, progress: Callable[[int], None]) -> np.ndarray:
+    pcm, start = np.zeros((header["channels"], header["samples"]), np.int16), 0
+    hops = -(-header["samples"] // teacher.hop_length)
+    for channel, size in zip(pcm, header["bytes"], strict=True):
+        stream, start = words[start : start + size], start + size
+        if size == 2 * len(channel):
+            channel[:] = np.frombuffer(stream, "<i2")
+            progress(len(channel))
+            continue
+        coder, grid = reader(stream), np.zeros((teacher.mel.n_mels, -(-hops // header["mel_stride"])), np.int32)
+        code_mel(coder, grid, *header["mel_range"])
+        for done in _density(grid, header, teacher).code(coder, channel):
+            progress(done)
+    return pcm
 
 
 def read_header(data: bytes) -> tuple[dict, bytes]:
@@ -144,12 +161,16 @@ def read_header(data: bytes) -> tuple[dict, bytes]:
     Raises:
         ValueError: The data are not a whole coded file.
     """
-    start = len(MAGIC) + 4
-    if data[: len(MAGIC)] != MAGIC:
+    start = len(NAME) + 5
+    digit = data[len(NAME) : start - 4]
+    if data[: len(NAME)] != NAME or not b"1" <= digit <= b"9":
         raise ValueError("`input` must be a file that wavflow.compress made, but it does not begin like one: name another.")
+    version = int(digit)
+    if version > VERSION:
+        raise ValueError(f"`input` must be of version {VERSION} at most, got {version}: update wavflow.")
     if len(data) < start + 4 or struct.unpack("<I", data[-4:])[0] != zlib.crc32(data[:-4]):
         raise ValueError("`input` must be a whole file, but its checksum is not that of its bytes: fetch it again.")
-    end = start + struct.unpack("<I", data[len(MAGIC) : start])[0]
+    end = start + struct.unpack("<I", data[start - 4 : start])[0]
     try:
         header, words = json.loads(data[start:end]), data[end:-4]
         whole = {name: header[name] for name in ("samples", "channels", "sample_rate", "mel_stride", "crc32")}
@@ -157,9 +178,13 @@ def read_header(data: bytes) -> tuple[dict, bytes]:
         low, high = header["mel_range"]
         fits &= type(low) is type(high) is int and -1000 <= low <= high <= 1000 and 0.05 <= header["mel_step"] < math.inf
         fits &= header["speaker"] is None or (type(header["speaker"]) is int and 0 <= header["speaker"] < 2**32)
-        fits &= header["mel_stride"] <= 16 and isinstance(header["model"], str) and len(words) % 4 == 0
+        fits &= header["mel_stride"] <= 16 and isinstance(header["model"], str) and len(words) % 4 * (version == 1) == 0
+        if version > 1:
+            sizes = header["bytes"]
+            fits = fits and len(sizes) == header["channels"] and all(type(size) is int and size >= 0 for size in sizes)
+            fits = fits and sum(sizes) == len(words)
         # More samples than so many bits can tell: the sizes lie.
-        fits = fits and header["samples"] * header["channels"] * LEAST_BITS <= 8 * len(words) + 64
+        fits = fits and header["samples"] * header["channels"] * LEAST_BITS[version] <= 8 * len(words) + 64
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"`input` holds a header that no encoder writes ({error}): make it again.") from error
     if not fits:
@@ -167,27 +192,13 @@ def read_header(data: bytes) -> tuple[dict, bytes]:
     return header, words
 
 
-def fingerprint(teacher: Vocoder) -> str:
-    """Returns the SHA-256 of a model's configuration and weights."""
-    digest = hashlib.sha256(json.dumps(teacher.config, sort_keys=True).encode())
+def fingerprint(teacher: Vocoder, version: int = VERSION) -> str:
+    """Returns the SHA-256 of a model's weights; in the first version of its configuration too, which later ones may extend."""
+    digest = hashlib.sha256(json.dumps(teacher.config, sort_keys=True).encode() if version == 1 else b"")
     for name, tensor in sorted(teacher.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _code_samples(
-    coder: Coder, samples: np.ndarray, teacher: Vocoder, mel: Tensor, speaker: int | None, progress: Callable[[int], None]
-) -> None:
-    """Codes one channel (T,): writes it, or fills it as it reads."""
-    density = LevelDensity(teacher, mel, None if speaker is None else torch.tensor([speaker]))
-    model = constriction().stream.model.CustomModel(density.cdf, density.quantile, LOWEST, HIGHEST)
-    level = 0
-    for t, symbol in enumerate(samples.tolist()):
-        density.advance(level)
-        samples[t] = level = coder(symbol, model)
-        if t % 1024 == 1023 or t == len(samples) - 1:
-            progress(t % 1024 + 1)
 
 
 @torch.no_grad()
@@ -197,22 +208,17 @@ def _mel(channel: np.ndarray, teacher: Vocoder) -> Tensor:
     return teacher.mel(torch.nn.functional.pad(audio, (0, -len(audio) % teacher.hop_length))[None])
 
 
-def _told(grid: np.ndarray, header: dict, teacher: Vocoder) -> Tensor:
-    return fine(grid, header["mel_step"], header["mel_stride"], -(-header["samples"] // teacher.hop_length))
+def _density(grid: np.ndarray, header: dict, teacher: Vocoder) -> ExactDensity:
+    frames = -(-header["samples"] // teacher.hop_length)
+    return ExactDensity(teacher, fine(grid, header["mel_step"], header["mel_stride"], frames), header["speaker"])
 
 
 def _check(teacher: Vocoder) -> None:
     weights = next(teacher.parameters())
     if weights.device.type != "cpu" or weights.dtype != torch.float32:
         raise ValueError(f"`teacher` must be in float32 on the CPU, got {weights.dtype} on {weights.device}: move it there.")
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums that are split over threads depend on their number: encoder and decoder must not."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    if not StepEngine.supports(teacher.flow):
+        raise ValueError(
+            "`teacher` must be one causal WaveNet over audio with an affine or a mixture density, as wavflow.models.teacher "
+            "makes: name one."
+        )

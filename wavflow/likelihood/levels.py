@@ -1,4 +1,4 @@
-"""A teacher's density over the 65536 levels of the next 16-bit sample, one sample after another."""
+"""A teacher's density over the 65536 levels of the next 16-bit sample, as files of the first version have it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from wavflow.distributions import Gaussian
 from wavflow.flows.elementwise import MixtureCDF
+from wavflow.flows.linear_prediction import LinearPrediction, levinson_durbin, spectrum_to_autocorrelation
 from wavflow.flows.pitch_prediction import PitchPrediction
 from wavflow.synthesis.packing import BLOCK, whole
 from wavflow.synthesis.steps import PIECE, StepEngine
@@ -23,14 +24,14 @@ class LevelDensity:
     Args:
         teacher: A model whose flow `StepEngine` can step, in float32 on the CPU.
         mel: (1, n_mels, F).
-        speaker: Ids (1,), for a model with speakers.
+        speaker: Id, for a model with speakers.
 
     Raises:
         ValueError: For another model.
     """
 
     @torch.no_grad()
-    def __init__(self, teacher: Vocoder, mel: Tensor, speaker: Tensor | None = None) -> None:
+    def __init__(self, teacher: Vocoder, mel: Tensor, speaker: int | None = None) -> None:
         from wavflow.synthesis import coding_kernels  # Numba takes a second to import
 
         self._kernels, self._teacher, self._mel = coding_kernels, teacher, mel
@@ -40,7 +41,7 @@ class LevelDensity:
         self._bijection = (components, float(tau.bound))
         kind = tau.component if components else type(teacher.flow.base)
         self._gaussian, self._mixture = kind is Gaussian, np.zeros((3, max(1, components)))
-        self._conditioning = teacher.conditioning(mel, speaker)
+        self._conditioning = teacher.conditioning(mel, None if speaker is None else torch.tensor([speaker]))
         self._kernel = self._conditioning.kernel.detach().float().contiguous().numpy()
         maps = [] if teacher.whitening is None else list(teacher.whitening.transforms)
         self._linear = maps[0] if maps else None
@@ -112,7 +113,7 @@ class LevelDensity:
         mel, linear, pitch = self._mel[..., around], self._linear, self._pitch
         blocks = linear.hop_length // linear.block_length
         inside = slice(blocks, -blocks)  # the frames around are there for the interpolation
-        coefficients, log_gain = (part[0, inside] for part in linear.predictor(mel))
+        coefficients, log_gain = (part[0, inside] for part in _predictor(linear, self._pitch, mel))
         lags, weights = coefficients.new_zeros(len(log_gain), 0).long(), coefficients.new_zeros(len(log_gain), 0)
         if pitch is not None:
             period, strength = (part[0, inside] for part in pitch.pitch(pitch.at_blocks(mel)))
@@ -120,3 +121,15 @@ class LevelDensity:
             weights = strength.unsqueeze(-1) * kernel
         arrays = (part.double().contiguous().numpy() for part in (coefficients, log_gain.exp()))
         return linear.block_length, *arrays, lags.contiguous().numpy(), weights.double().contiguous().numpy()
+
+
+def _predictor(linear: LinearPrediction, pitch: PitchPrediction | None, mel: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns coefficients and log-gains as `LinearPrediction.predictor` did: before its spectra were smoothed."""
+    log_mel = linear.at_blocks(mel)
+    power = torch.exp(log_mel @ linear.to_spectrum.double() + linear.spectrum_offset.double())
+    upper_half = power[..., power.shape[-1] // 2 :].mean(dim=-1, keepdim=True)
+    power = torch.cat([power, upper_half * linear.beyond.double()], dim=-1) + linear.floor**2
+    if pitch is not None:
+        power = power * pitch.pitch.innovation_share(pitch.pitch(log_mel)[1], power.shape[-1])
+    coefficients, error = levinson_durbin(power @ spectrum_to_autocorrelation(2 * power.shape[-1] - 2, linear.order))
+    return coefficients, 0.5 * error.log()

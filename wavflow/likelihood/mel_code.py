@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from wavflow.likelihood.range_coding import Coder, constriction
+from wavflow.kernels.vectors import compiled
+from wavflow.likelihood.range_coding import LAPLACE, Coder, code
 
 # Least squares on LJSpeech at pairs of frames: the band in the frame before, its lower and its upper neighbour there, and the
 # lower neighbour now. They add up to 1, so that a level of any unit is predicted as itself.
@@ -27,35 +28,33 @@ def coarse(mel: Tensor, step: float, stride: int) -> np.ndarray:
     return torch.round(means[0].double() / step).to(torch.int32).numpy()
 
 
-def fine(grid: np.ndarray, step: float, stride: int, frames: int) -> Tensor:
-    """Returns the mel (1, n_mels, frames), float32, that a grid of whole steps tells: linear between its columns."""
-    mel = torch.from_numpy(step * grid.astype(np.float64))[None]
-    if not len(grid):
-        return mel.new_zeros(1, 0, frames, dtype=torch.float32)
-    if stride > 1:
-        mel = functional.interpolate(mel, scale_factor=stride, mode="linear", align_corners=False)
-    return mel[..., :frames].float()
+def fine(grid: np.ndarray, step: float, stride: int, frames: int) -> np.ndarray:
+    """Returns the mel (n_mels, frames), float64, that a grid of whole steps tells: linear between its columns."""
+    position = np.maximum((np.arange(frames) + 0.5) / stride - 0.5, 0.0)
+    left = position.astype(np.int64)
+    right, share = np.minimum(left + 1, grid.shape[1] - 1), position - left
+    return step * ((1.0 - share) * grid[:, left] + share * grid[:, right])
 
 
+@compiled
 def code_mel(coder: Coder, grid: np.ndarray, low: int, high: int) -> None:
     """Codes a grid (n_mels, F) of numbers from `low` to `high`, frame by frame: writes it, or fills it as it reads.
 
     Each number is Laplace-distributed around what its neighbours tell, as wide as the last ones have strayed from that.
     """
     bands, frames = grid.shape
-    before, strayed = [float(high + low) / 2] * bands, [START] * bands
-    family = constriction().stream.model.QuantizedLaplace
+    before, now, strayed = np.full(bands, 0.5 * (high + low)), np.zeros(bands), np.full(bands, START)
+    laplace = np.ones((3, 1))
     for f in range(frames):
-        now, nearby = [0.0] * bands, START
+        nearby = START
         for b in range(bands):
-            if b == 0:
-                expected = before[0]
-            else:
+            expected = before[0]
+            if b:
                 expected = SAME * before[b] + LOWER * before[b - 1] + UPPER * before[min(b + 1, bands - 1)] + BELOW * now[b - 1]
-            model = family(low, max(high, low + 1), expected, 0.1 + 0.4 * (strayed[b] + nearby))
-            grid[b, f] = coder(int(grid[b, f]), model)
-            now[b] = float(grid[b, f])
+            laplace[1, 0], laplace[2, 0] = expected, 0.1 + 0.4 * (strayed[b] + nearby)
+            grid[b, f] = code(coder, grid[b, f], low, high, laplace, LAPLACE)
+            now[b] = grid[b, f]
             distance = abs(now[b] - expected)
             strayed[b] += 0.1 * (distance - strayed[b])
             nearby += 0.5 * (distance - nearby)
-        before = now
+        before, now = now, before

@@ -1,57 +1,188 @@
-"""Range coding by constriction, to and fro through one function."""
+"""Range coding in whole numbers: a symbol narrows the range to its share, and the bytes name a number within.
+
+Shares are of 2^30. The range has 64 bits of which the upper 8 are never all zero, so that nothing is lost by rounding shares.
+
+References:
+    Martin (1979), Range encoding.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import ModuleType
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-Coder = Callable[[int, Any], int]
-"""Takes a symbol and its model and returns the symbol: a writer's own, a reader's whatever it was given."""
+from wavflow.kernels.vectors import compiled
+from wavflow.likelihood.arithmetic import exp, normal_cdf
+
+SHARE_BITS = 30
+WHOLE = 2**SHARE_BITS
+GAUSSIAN, LOGISTIC, LAPLACE = range(3)
+_SHARE_BITS, _WHOLE, _BYTE, _TOP, _LEAST = (np.uint64(n) for n in (SHARE_BITS, WHOLE, 8, 56, 2**56))
 
 
-def constriction() -> ModuleType:
-    """Imports the library.
+class Coder(NamedTuple):
+    """A writer or a reader, made by `writer` or `reader`."""
 
-    Raises:
-        ImportError: It is not installed.
+    data: np.ndarray  # uint8
+    at: np.ndarray  # (1,) int64: bytes written, or read
+    state: np.ndarray  # (2,) uint64: where the range starts (of a reader: how far behind that its number is), and its length
+    reads: bool
+
+
+def writer(size: int) -> Coder:
+    """Returns one with room for so many bytes, and the few that end them."""
+    return Coder(np.zeros(size + 16, np.uint8), np.zeros(1, np.int64), np.array([0, 2**64 - 1], np.uint64), False)
+
+
+def reader(data: bytes) -> Coder:
+    """Returns one; after the data there are zeros."""
+    start = int.from_bytes(data[:8].ljust(8, b"\0"), "big")
+    return Coder(np.frombuffer(data, np.uint8).copy(), np.array([8]), np.array([start, 2**64 - 1], np.uint64), True)
+
+
+def written(coder: Coder) -> bytes:
+    """Returns all that a writer wrote, and a last byte that names a number in its range; nothing can be written after that."""
+    number = int(coder.state[0]) + 2**56 - 1
+    if number >= 2**64:
+        _carry(coder.data, coder.at[0])
+    coder.data[coder.at[0]] = number >> 56 & 255
+    return coder.data[: coder.at[0] + 1].tobytes()
+
+
+@compiled
+def put(coder: Coder, start: int, width: int) -> None:
+    """Writes the symbol of the shares from `start` on."""
+    data, at, state = coder.data, coder.at, coder.state
+    unit = state[1] >> _SHARE_BITS
+    low = state[0] + unit * np.uint64(start)
+    if low < state[0]:
+        _carry(data, at[0])
+    length = unit * np.uint64(width)
+    while length < _LEAST:
+        data[at[0]] = low >> _TOP
+        at[0] += 1
+        low, length = low << _BYTE, length << _BYTE
+    state[0], state[1] = low, length
+
+
+@compiled
+def put_all(coder: Coder, shares: np.ndarray) -> None:
+    """Writes symbols, given their first shares and how many each has, (n, 2)."""
+    for i in range(len(shares)):
+        put(coder, shares[i, 0], shares[i, 1])
+
+
+@compiled
+def peek(coder: Coder) -> int:
+    """Returns a share of the next symbol."""
+    return min(np.int64(coder.state[0] // (coder.state[1] >> _SHARE_BITS)), WHOLE - 1)
+
+
+@compiled
+def take(coder: Coder, start: int, width: int) -> None:
+    """Reads the symbol of the shares from `start` on, once `peek` has told it."""
+    data, at, state = coder.data, coder.at, coder.state
+    unit = state[1] >> _SHARE_BITS
+    behind, length = state[0] - unit * np.uint64(start), unit * np.uint64(width)
+    while length < _LEAST:
+        byte = data[at[0]] if at[0] < len(data) else np.uint8(0)
+        at[0] += 1
+        behind, length = (behind << _BYTE) | np.uint64(byte), length << _BYTE
+    state[0], state[1] = behind, length
+
+
+@compiled
+def start_of(symbol: int, lowest: int, highest: int, mixture: np.ndarray, kind: int) -> int:
+    """Returns the first share of a symbol: of `highest + 1` that is all of them. Each symbol has one share at least.
+
+    Args:
+        symbol: From `lowest` to `highest + 1`.
+        lowest: The first symbol; it has all that is below it, too.
+        highest: The last one.
+        mixture: (3, K): weights, centres and scales, in symbols.
+        kind: Of the components.
     """
-    try:
-        import constriction
-    except ImportError as error:
-        raise ImportError("Coding needs constriction, which is not installed: pip install 'wavflow[compress]'.") from error
-    return constriction
+    if symbol <= lowest:
+        return 0
+    if symbol > highest:
+        return WHOLE
+    # A half less: then 1 and the number before 1 give the same.
+    return int(cdf(symbol - 0.5, mixture, kind) * (WHOLE - (highest - lowest + 1) - 0.5)) + symbol - lowest
 
 
-class Writer:
-    """A range encoder; `words` is what it has written, `bits` how much that is."""
-
-    def __init__(self) -> None:
-        self._encoder = constriction().stream.queue.RangeEncoder()
-
-    def __call__(self, symbol: int, model: Any) -> int:
-        """Writes a symbol."""
-        self._encoder.encode(symbol, model)
-        return symbol
-
-    @property
-    def bits(self) -> int:
-        """So far."""
-        return self._encoder.num_bits()
-
-    def words(self) -> bytes:
-        """Returns all of it, in words of 32 bits, the low byte first."""
-        return self._encoder.get_compressed().astype("<u4").tobytes()
+@compiled
+def cdf(x: float, mixture: np.ndarray, kind: int) -> float:
+    """Returns the probability of all that is below x."""
+    below = 0.0
+    for i in range(mixture.shape[1]):
+        z = (x - mixture[1, i]) / mixture[2, i]
+        if kind == GAUSSIAN:
+            below += mixture[0, i] * normal_cdf(z)
+        elif kind == LOGISTIC:
+            below += mixture[0, i] / (1.0 + exp(-z))
+        else:
+            below += mixture[0, i] * (0.5 * exp(z) if z < 0.0 else 1.0 - 0.5 * exp(-z))
+    return min(below, 1.0)
 
 
-class Reader:
-    """A range decoder of what a `Writer` wrote."""
+@compiled
+def find(share: int, lowest: int, highest: int, mixture: np.ndarray, kind: int) -> int:
+    """Returns the symbol that has a share."""
+    low, high = lowest, highest
+    while low < high:
+        middle = (low + high + 1) // 2
+        if start_of(middle, lowest, highest, mixture, kind) <= share:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
-    def __init__(self, words: bytes) -> None:
-        self._decoder = constriction().stream.queue.RangeDecoder(np.frombuffer(words, "<u4").astype(np.uint32))
 
-    def __call__(self, symbol: int, model: Any) -> int:
-        """Reads the next symbol."""
-        return self._decoder.decode(model)
+@compiled
+def code(coder: Coder, symbol: int, lowest: int, highest: int, mixture: np.ndarray, kind: int) -> int:
+    """Writes a symbol, or reads the next one; returns it."""
+    if coder.reads:
+        symbol = find(peek(coder), lowest, highest, mixture, kind)
+    start = start_of(symbol, lowest, highest, mixture, kind)
+    width = start_of(symbol + 1, lowest, highest, mixture, kind) - start
+    if coder.reads:
+        take(coder, start, width)
+    else:
+        put(coder, start, width)
+    return symbol
+
+
+@compiled
+def code_rare(coder: Coder, event: bool) -> bool:
+    """Writes whether something happened that does so once in 64 times, or reads it; returns it."""
+    common = WHOLE - WHOLE // 64
+    if coder.reads:
+        event = peek(coder) >= common
+    start, width = (common, WHOLE - common) if event else (0, common)
+    if coder.reads:
+        take(coder, start, width)
+    else:
+        put(coder, start, width)
+    return event
+
+
+@compiled
+def code_evenly(coder: Coder, symbols: np.ndarray, lowest: int, bits: int) -> None:
+    """Writes symbols (n,) of so many bits each, from `lowest` on, or fills them as it reads."""
+    width = WHOLE >> bits
+    for i in range(len(symbols)):
+        if coder.reads:
+            symbols[i] = peek(coder) // width + lowest
+            take(coder, (symbols[i] - lowest) * width, width)
+        else:
+            put(coder, (symbols[i] - lowest) * width, width)
+
+
+@compiled
+def _carry(data, at):
+    at -= 1
+    while data[at] == 255:
+        data[at] = 0
+        at -= 1
+    data[at] += 1

@@ -1,4 +1,4 @@
-"""Machine code of lossless coding: the density of each next 16-bit level, given the levels before it.
+"""Machine code of lossless coding in its first version: the density of each next 16-bit level, given the levels before it.
 
 The WaveNet's step is that of drawing, `kernels.predict`, for samples that are given. Encoder and decoder call the same function
 once a sample, with the same numbers, so that both get the same bits.
