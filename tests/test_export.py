@@ -69,7 +69,7 @@ def test_step_graph_is_the_model_frame_by_frame(student: Vocoder, graphs: Path, 
 
     audio = run(open_graph(graphs / "step.onnx"), mel, noise, SPEAKER[:batch])
 
-    expected = student.sample(mel, noise, speaker=SPEAKER[:batch], fast=False)
+    expected = student.sample(mel, noise, speaker=SPEAKER[:batch], passes=0, fast=False)
     torch.testing.assert_close(torch.from_numpy(audio), expected, rtol=0, atol=1e-5)
 
 

@@ -228,7 +228,7 @@ def test_drawing_in_segments_is_drawing_at_once(group: int, upsampling: str) -> 
     whole = student.sample_and_log_prob(mel, noise)[0]
 
     for segment_frames in (1, 5, 22):
-        pieces = student.sample(mel, noise, segment_frames=segment_frames)
+        pieces = student.sample(mel, noise, passes=0, segment_frames=segment_frames)
         torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-12)
 
 

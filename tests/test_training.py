@@ -204,7 +204,7 @@ def test_rms_ratio_is_that_of_the_student_to_the_recording(folder: Path) -> None
     ratio = task._values(batch, noise)[0]["rms_ratio"]
     louder = task._values(batch | {"audio": 2.0 * batch["audio"]}, noise)[0]["rms_ratio"]
 
-    drawn = task.net.sample(batch["mel"], noise)
+    drawn = task.net.sample(batch["mel"], noise, passes=0)
     torch.testing.assert_close(ratio, drawn.square().mean().sqrt() / batch["audio"].square().mean().sqrt())
     torch.testing.assert_close(louder, ratio / 2)
 

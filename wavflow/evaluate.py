@@ -61,6 +61,7 @@ def of_models(cfg: DictConfig) -> Report:
     """Reports on `model`, or on `teacher` and `student`, on held-out clips of `data`."""
     device, temperature = pick_device(cfg.device), number("temperature", cfg.temperature, 0.0)
     jobs = at_least_one(cfg, "jobs")
+    passes = number("passes", cfg.passes, 0)
     memory = [number("memory", seconds, 0.0) for seconds in cfg.memory]
     paths = {role: Path(cfg[role] or newest_model(role)) for role in ("teacher", "student") if cfg[role] or cfg.model is None}
     roles = list(paths)
@@ -73,7 +74,7 @@ def of_models(cfg: DictConfig) -> Report:
     output_folder(cfg.output)  # hours of work must not end in a folder that can't be written
     print(f"drawing {len(clips)} clips; what draws sample by sample takes the longest", file=sys.stderr)
     teacher = models["teacher"] if "teacher" in roles else None
-    return report_on_models(clips, models, paths, teacher, temperature, cfg.voicing, memory, jobs, progress)
+    return report_on_models(clips, models, paths, teacher, temperature, cfg.voicing, memory, jobs, progress, passes)
 
 
 def of_folders(cfg: DictConfig) -> Report:

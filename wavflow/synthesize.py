@@ -73,6 +73,7 @@ def synthesize(cfg: DictConfig, pairs: Sequence[Pair], vocoder: Vocoder) -> Shar
     """Synthesizes some of the inputs."""
     temperature, seed = number("temperature", cfg.temperature, 0.0), number("seed", cfg.seed, 0)
     speaker = None if cfg.speaker is None and vocoder.speakers is None else speaker_id(cfg.speaker, vocoder)
+    passes = number("passes", cfg.passes, 0)
     dtype, scale = matrix_dtype(cfg.precision, vocoder), read_scale(cfg.mel_scale, cfg.mel_mean, cfg.mel_std)
     skipped: dict[Path | int, Exception] = {}
     seconds = 0.0
@@ -87,13 +88,13 @@ def synthesize(cfg: DictConfig, pairs: Sequence[Pair], vocoder: Vocoder) -> Shar
             else:
                 mel = load_mel(source, vocoder.mel, scale).to(vocoder.device)
             if cfg.stream:
-                pieces = vocoder.stream(mel, None, temperature, generator, speaker, dtype=dtype)
+                pieces = vocoder.stream(mel, None, temperature, generator, speaker, passes=passes, dtype=dtype)
                 samples = write_pieces(target, (piece[0] for piece in pieces), vocoder.sample_rate)
             else:
                 with warnings.catch_warnings():
                     if scale is not None:  # it was said what it is
                         warnings.filterwarnings("ignore", message="`mel` looks like")
-                    audio = vocoder.sample(mel, None, temperature, generator, speaker, dtype=dtype)[0]
+                    audio = vocoder.sample(mel, None, temperature, generator, speaker, passes=passes, dtype=dtype)[0]
                 write_audio(target, audio.float().cpu(), vocoder.sample_rate)
                 samples = len(audio)
         except (ValueError, OSError) as error:  # the other files are none the worse for it

@@ -37,13 +37,15 @@ class Engine(NamedTuple):
 def engines(vocoder: Vocoder, compile: bool = False) -> dict[str, Engine]:
     """Returns what can draw from a vocoder here. To add an engine, add an entry."""
     found = {name: Engine(in_one_pass(vocoder, form), form.dtype) for name, form in forms(vocoder, compile).items()}
-    found["eager in segments, float32"] = Engine(lambda mel, z: [vocoder.sample(mel, z, fast=False)], "float32")
+    found["eager in segments, float32"] = Engine(lambda mel, z: [vocoder.sample(mel, z, passes=0, fast=False)], "float32")
     if isinstance(vocoder.engine(), ParallelEngine):
         for dtype in dtypes():
             name = str(dtype).removeprefix("torch.")
-            found[f"compiled engine, {name}"] = Engine(lambda mel, z, d=dtype: [vocoder.sample(mel, z, dtype=d)], name)
-            by_frames = partial(vocoder.stream, dtype=dtype, chunk_frames=1)
-            found[f"... streamed, {name}"] = Engine(partial(vocoder.stream, dtype=dtype), name, by_frames)
+            found[f"compiled engine, {name}"] = Engine(
+                lambda mel, z, d=dtype: [vocoder.sample(mel, z, passes=0, dtype=d)], name
+            )
+            by_frames = partial(vocoder.stream, passes=0, dtype=dtype, chunk_frames=1)
+            found[f"... streamed, {name}"] = Engine(partial(vocoder.stream, passes=0, dtype=dtype), name, by_frames)
     return found
 
 

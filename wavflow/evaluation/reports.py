@@ -16,7 +16,7 @@ from wavflow.evaluation.pitch import HOP_LENGTH
 from wavflow.evaluation.report import Report
 from wavflow.evaluation.resources import synthesis_costs
 from wavflow.evaluation.systems import ENVELOPE, PULSES, WHITENING, WORLD, Clip, divergences, likelihoods, render
-from wavflow.vocoder import Vocoder
+from wavflow.vocoder import PASSES, Vocoder
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 QUALITY = "M-STFT"  # what the comparison plots show: needs no library and tells trained from untrained
@@ -39,6 +39,7 @@ def report_on_models(
     memory: Sequence[float] = (),
     jobs: int | None = None,
     progress: Progress = lambda items, name: items,
+    passes: int = PASSES,
 ) -> Report:
     """Renders, judges and scores the clips with every model and anchor.
 
@@ -52,8 +53,9 @@ def report_on_models(
         memory: Seconds of audio to measure time and memory for.
         jobs: Processes that judge; all processors if None.
         progress: Wraps what takes long, with its name.
+        passes: Of the `MelEqualizer` that models and pulses go through.
     """
-    renderings = render(clips, models, temperature, jobs, progress)
+    renderings = render(clips, models, temperature, jobs, progress, passes)
     sounds = {clip.name: {name: rendering.audio[i] for name, rendering in renderings.items()} for i, clip in enumerate(clips)}
     first = next(iter(models.values()))
     paired = first.mel.n_mels > 0  # if not, a draw is no version of the recording
@@ -76,6 +78,10 @@ def report_on_models(
     if WHITENING in renderings:
         filters = "the envelope and pitch of the mel" if paired else "the envelope that all audio is given"
         notes.append(f"{WHITENING}: noise through {filters}, which is an untrained student without pulses")
+    if any(name.endswith(" passes") for name in renderings):
+        notes.append(
+            f"models are equalized to the mel by {passes} passes; 0 passes: the draw as it is, which the density is of"
+        )
     if PULSES in renderings:
         notes.append(f"{PULSES}: a pulse for each period of the mel's pitch, and noise, through the same: an untrained student")
     longest = max(clip.audio.shape[-1] for clip in clips) / first.sample_rate

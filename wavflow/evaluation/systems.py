@@ -22,7 +22,7 @@ from wavflow.flows import Whitening
 from wavflow.losses import DensityDistillation
 from wavflow.mel import MelSpectrogram
 from wavflow.models import build
-from wavflow.vocoder import Vocoder, check_pair
+from wavflow.vocoder import PASSES, Vocoder, check_pair
 
 GRIFFIN_LIM, WORLD, RANDOM_PHASE = "Griffin-Lim", "WORLD", "random phase"
 ENVELOPE = "envelope alone"  # the whitening without its pitch: noise through it whispers
@@ -54,10 +54,12 @@ def render(
     temperature: float = 1.0,
     jobs: int | None = None,
     progress: Callable[[Iterable[Any], str], Iterable[Any]] = lambda items, name: items,
+    passes: int = PASSES,
 ) -> dict[str, Rendering]:
     """Renders every clip with the anchors and from its mel with the models; one that draws sample by sample draws all at once.
 
-    Noise is the same for every system that takes noise: clip i has seed i. An anchor whose library is missing is left out.
+    Draws of models are equalized, see `MelEqualizer`; the draws themselves and equalized pulses stand beside them.
+    Noise is the same for all systems: clip i has seed i. An anchor whose library is missing is left out.
 
     Args:
         clips: Held-out recordings.
@@ -65,6 +67,7 @@ def render(
         temperature: Of the noise.
         jobs: Processes that make the anchors, each with one thread; all processors if None.
         progress: Wraps the clips as they are made, with the system's name.
+        passes: Of the equalizer.
     """
     model = next(iter(models.values()))
     mel = copy.deepcopy(model.mel).cpu()
@@ -89,16 +92,28 @@ def render(
             )[0][0]
     for name, own in models.items():
         systems[name] = lambda i, clip, own=own: own.sample(
-            clip.mel, _noise(own, clip, i), temperature, speaker=_speaker(own, clip)
+            clip.mel, _noise(own, clip, i), temperature, speaker=_speaker(own, clip), passes=0
         )[0]
+    passes = passes if model.mel.n_mels else 0
     for name, draw in systems.items():
         started = time.perf_counter()
         if name in models and not models[name].draws_in_parallel:
             audio = _draw_together(models[name], clips, temperature)
         else:
             audio = [draw(i, clip) for i, clip in enumerate(progress(clips, name))]
-        audio = [signal.float().cpu() for signal in audio]
-        renderings[name] = Rendering(audio, sum(lengths) / (time.perf_counter() - started))
+        drawn = time.perf_counter() - started
+        unequalized = Rendering([signal.float().cpu() for signal in audio], sum(lengths) / drawn)
+        if not passes or name in (ENVELOPE, WHITENING):
+            renderings[name] = unequalized
+            continue
+        started = time.perf_counter()
+        pairs = zip(audio, clips, strict=True)
+        audio = [model.equalizer(signal[None], clip.mel, passes)[0].float().cpu() for signal, clip in pairs]
+        equalized = Rendering(audio, sum(lengths) / (drawn + time.perf_counter() - started))
+        if name == PULSES:
+            renderings |= {name: unequalized, f"{name}, {passes} passes": equalized}
+        else:
+            renderings |= {f"{name}, 0 passes": unequalized, name: equalized}
     return renderings
 
 
@@ -213,5 +228,5 @@ def _draw_together(model: Vocoder, clips: Sequence[Clip], temperature: float) ->
     noise = [_noise(model, clip, i) for i, clip in enumerate(clips)]
     noise = torch.cat([torch.nn.functional.pad(z, (0, samples - z.shape[-1])) for z in noise])
     speaker = None if model.speakers is None else torch.cat([clip.speaker for clip in clips])
-    audio = model.sample(mel, noise, temperature, speaker=speaker)
+    audio = model.sample(mel, noise, temperature, speaker=speaker, passes=0)
     return [row[: clip.audio.shape[-1]] for row, clip in zip(audio, clips, strict=True)]
