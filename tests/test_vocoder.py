@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import random_log_mel, randomised, tiny_flow, tiny_student, tiny_teacher
+from helpers import PARALLEL_FLOWS, random_log_mel, randomised, tiny_flow, tiny_student, tiny_teacher
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wavflow import Vocoder
+from wavflow.flows.base import Chain, Inverse
 from wavflow.synthesis.parallel import ParallelEngine
 from wavflow.synthesis.steps import StepEngine
 
@@ -107,7 +108,7 @@ def _in_inference_mode(model: Vocoder, other: Vocoder) -> None:
         _in_inference_mode,
         lambda model, other: model.load_state_dict(other.state_dict()),
         lambda model, other: model.load_state_dict(copy.deepcopy(other).state_dict(), assign=True),
-        lambda model, other: model.upsampler.mean.add_(0.5),
+        lambda model, other: model.upsampler.mean.add_(20.0),
         lambda model, other: setattr(model, "whitening", None),
     ],
 )
@@ -115,15 +116,15 @@ def _in_inference_mode(model: Vocoder, other: Vocoder) -> None:
 def test_draws_are_made_with_what_the_module_holds_now(make: Callable[..., Vocoder], change: Callable[..., Any]) -> None:
     model, other, mel = make(std=0.2).float(), make(std=0.2).float(), random_log_mel(3).float()
     noise = model.noise(mel)
-    before = model.sample(mel, noise)
+    before = model.sample(mel, noise, passes=0)
 
     change(model, other)
 
-    after = model.sample(mel, noise)
+    after = model.sample(mel, noise, passes=0)
     assert (after - before).abs().max() > 1e-4
-    torch.testing.assert_close(after, model.sample(mel, noise, fast=False), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(after, model.sample(mel, noise, passes=0, fast=False), rtol=1e-4, atol=1e-5)
     if model.draws_in_parallel:
-        assert torch.equal(torch.cat(list(model.stream(mel, noise)), dim=-1), after)
+        assert torch.equal(torch.cat(list(model.stream(mel, noise, passes=0)), dim=-1), after)
 
 
 # --- arguments
@@ -150,6 +151,27 @@ def test_arrays_of_any_float_type_are_taken_as_tensors_are() -> None:
             model.sample(wrong)
     with pytest.raises(ValueError, match="`mel` must be float"):
         model.sample(mel.numpy().astype(np.int16))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("make", [tiny_teacher, tiny_student, *(partial(tiny_flow, name) for name in PARALLEL_FLOWS)])
+def test_a_model_in_half_precision_draws_and_scores_in_float32(make: Callable[..., Vocoder], dtype: torch.dtype) -> None:
+    model, mel = make(std=0.1).float(), random_log_mel(3, batch=2).float()
+    noise = model.noise(mel)
+    audio, log_prob = model.sample_and_log_prob(mel, noise)
+
+    half = copy.deepcopy(model).to(dtype)
+
+    for given in (mel, mel.to(dtype)):
+        drawn, density = half.sample_and_log_prob(given, noise)
+        assert drawn.dtype == density.dtype == torch.float32
+        assert ((drawn - audio).square().mean().sqrt() / audio.std()) < 0.05
+        assert (density - log_prob).abs().mean() < 0.05
+    torch.testing.assert_close(half.sample(mel, noise, passes=0), half.sample_and_log_prob(mel, noise)[0], rtol=0, atol=1e-2)
+    assert half.log_prob(audio.to(dtype), mel).dtype == torch.float32
+    if type(model.flow.transform) is Chain and all(type(step) is Inverse for step in model.flow.transform.transforms):
+        pieces = torch.cat(list(half.stream(mel, noise)), dim=-1)
+        torch.testing.assert_close(pieces, half.sample(mel, noise), rtol=0, atol=1e-2)
 
 
 def test_a_dtype_that_nothing_honours_is_refused() -> None:

@@ -216,18 +216,19 @@ class Vocoder(nn.Module):
         memory for its layers does not grow with the length. Each segment starts and ends that much outside itself, so the audio
         is that of one pass.
         """
+        mel = self._input("mel", mel)
+        if lengths is not None:
+            lengths = _check_lengths(lengths, mel)
+            beyond = torch.arange(mel.shape[-1], device=mel.device) >= lengths.view(-1, 1, 1)
+            mel = torch.where(beyond, mel[..., :1], mel)  # whatever stands there is not looked at
         mel, noise = self._inputs(mel, noise, generator)
         check_scale(mel, self.mel)
         warn_of_log10(mel, self.mel, stacklevel=3)
         how = temperature, passes, segment_frames, fast, dtype
         if lengths is None:
             return self._sample(mel, noise, speaker, *how)
-        lengths = torch.as_tensor(lengths).tolist()
-        frames = mel.shape[-1]
-        if not isinstance(lengths, list) or len(lengths) != len(mel) or not all(n in range(1, frames + 1) for n in lengths):
-            raise ValueError(f"`lengths` must be {len(mel)} whole numbers of frames in 1 ... {frames}, got {lengths}.")
         audio = torch.zeros_like(noise)
-        for i, n in enumerate(map(int, lengths)):
+        for i, n in enumerate(lengths.tolist()):
             item, samples = slice(i, i + 1), n * self.hop_length
             who = None if speaker is None else speaker[item]
             audio[item, :samples] = self._sample(mel[item, :, :n], noise[item, :samples], who, *how)
@@ -397,6 +398,14 @@ class Vocoder(nn.Module):
                 f"`mel` has {mel.shape[-1]} frames of {self.hop_length} samples, the audio or noise {samples} samples, "
                 f"not {mel.shape[-1] * self.hop_length}: cut or pad it to whole frames."
             )
+
+
+def _check_lengths(lengths: Tensor | Sequence[int], mel: Tensor) -> Tensor:
+    """Returns the lengths (B,) of a batch's items, in frames; raises ValueError unless they can be."""
+    values, (batch, *_, frames) = torch.as_tensor(lengths, device=mel.device), mel.shape
+    if values.shape != (batch,) or not ((values >= 1) & (values <= frames) & (values == values.long())).all():
+        raise ValueError(f"`lengths` must be {batch} whole numbers of frames in 1 ... {frames}, got {values.tolist()}.")
+    return values.long()
 
 
 def check_pair(student: Vocoder, teacher: Vocoder) -> None:

@@ -90,9 +90,10 @@ class InvertibleLinear(Transform):
 
     def _triangles(self) -> tuple[Tensor, Tensor]:
         """Returns L and U + diag(s), both (C, C)."""
-        identity = torch.eye(self.channels, dtype=self.factors.dtype, device=self.factors.device)
-        s = self.sign * torch.exp(self.factors.diagonal())
-        return self.factors.tril(-1) + identity, self.factors.triu(1) + s.diag()
+        factors = at_least_float32(self.factors)
+        identity = torch.eye(self.channels, dtype=factors.dtype, device=factors.device)
+        s = self.sign * torch.exp(factors.diagonal())
+        return factors.tril(-1) + identity, factors.triu(1) + s.diag()
 
 
 class Householder(Transform):
@@ -134,7 +135,7 @@ class Householder(Transform):
 
 
 def _mix(weight: Tensor, x: Tensor) -> Tensor:
-    return torch.einsum("ij,bjt->bit", weight, at_least_float32(check_channels(x, weight.shape[1])))
+    return torch.einsum("ij,bjt->bit", at_least_float32(weight), at_least_float32(check_channels(x, weight.shape[1])))
 
 
 def _exact(x: Tensor) -> torch.autocast:

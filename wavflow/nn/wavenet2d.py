@@ -43,7 +43,7 @@ class WaveNet2d(WaveNet):
         """Returns parameters (B, n_params * H, T) for rows (B, H, T) and features at the rate of the columns."""
         cond, projected = self._project(cond)
         rows = functional.pad(x, (0, 0, 1, -1))  # row i is given row i - 1
-        h, skip = self.input(rows.transpose(1, 2).unsqueeze(-1)), 0.0  # (B, T, H, C)
+        h, skip = self._enter(rows.transpose(1, 2).unsqueeze(-1)), 0.0  # (B, T, H, C)
         for i in range(len(self.dilations)):
             above = [_down(h, k) for k in reversed(range(self.height_kernel_size))]
             features = None if projected is None else cond.to_samples(projected[i], x.shape[-1]).unsqueeze(2)
@@ -59,7 +59,7 @@ class WaveNet2d(WaveNet):
         past: list[list[Tensor]] = [[] for _ in self.dilations]
 
         def step(row: Tensor) -> Tensor:
-            h, skip = self.input(row.unsqueeze(-1)), 0.0  # (B, T, C)
+            h, skip = self._enter(row.unsqueeze(-1)), 0.0  # (B, T, C)
             for i, rows in enumerate(past):
                 rows.append(h)
                 missing = max(0, self.height_kernel_size - len(rows))
