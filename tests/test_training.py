@@ -25,13 +25,13 @@ from wavflow.callbacks import (
     Kernels,
     Listen,
     MovingAverage,
-    ProgressBar,
     SaveModel,
     SkipNonFinite,
     warm_ema,
 )
 from wavflow.data import AudioDataModule
 from wavflow.losses import ContrastiveDivergence, DensityDistillation, MultiResolutionSTFTLoss, PowerLoss
+from wavflow.progress import ProgressBar
 from wavflow.training import (
     DistillationTask,
     LikelihoodTask,
@@ -547,7 +547,21 @@ def test_the_bar_counts_to_the_end_of_training(folder: Path, tmp_path: Path) -> 
     bar, task = ProgressBar(), likelihood()
     seen = AfterEachStep(lambda _: (bar.train_progress_bar.n, bar.train_progress_bar.total))
     trainer(tmp_path, 2, [bar, seen], accumulate_grad_batches=2, enable_progress_bar=True).fit(task, data(folder, task))
-    assert seen.seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert seen.seen == [(0, 2), (1, 2), (1, 2), (2, 2)]
+
+
+def test_the_bar_counts_minutes_where_time_is_the_limit(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bar, task = ProgressBar(), likelihood()
+    seen = AfterEachStep(lambda _: (bar.train_progress_bar.n, bar.train_progress_bar.total))
+    runs = trainer(tmp_path, 3, [bar, seen], max_time="00:02:00:00", enable_progress_bar=True)
+    runs.fit(task, data(folder, task))
+    assert [total for _, total in seen.seen] == pytest.approx([120.0] * 3, abs=0.01)
+    assert all(0 < n < 10 for n, _ in seen.seen)
+    assert "of 120.0 minutes, step=3" in capsys.readouterr().out
 
 
 def test_other_kernels_are_for_cuda_and_named() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import signal
@@ -15,7 +16,7 @@ from typing import Any
 import matplotlib.image
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Checkpoint, TQDMProgressBar, WeightAveraging
+from pytorch_lightning.callbacks import Checkpoint, WeightAveraging
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 
@@ -105,11 +106,11 @@ class Listen(pl.Callback):
     Args:
         folder: Where the files go.
         seconds: Of the clip, for a model that draws in parallel.
-        stepwise_seconds: The same for a model that draws sample by sample.
+        stepwise_seconds: The same for a model that draws sample by sample; the engine for CPUs draws it, on a GPU too.
         temperature: Of the noise.
     """
 
-    def __init__(self, folder: str, seconds: float = 4.0, stepwise_seconds: float = 0.25, temperature: float = 1.0) -> None:
+    def __init__(self, folder: str, seconds: float = 4.0, stepwise_seconds: float = 2.0, temperature: float = 1.0) -> None:
         self.folder = Path(folder)
         self.seconds = seconds
         self.stepwise_seconds = stepwise_seconds
@@ -120,13 +121,15 @@ class Listen(pl.Callback):
             return
         net, batch = pl_module.net, next(iter(trainer.val_dataloaders))
         seconds = self.seconds if net.draws_in_parallel else self.stepwise_seconds
+        if net.device.type != "cpu" and not net.draws_in_parallel:
+            net = copy.deepcopy(net).cpu()  # a GPU takes some hundred of such steps a second, the engine thousands
         # A quarter into the clip, where a short piece is likely to be speech.
         frames = max(1, min(batch["mel"].shape[-1], int(seconds * net.sample_rate / net.hop_length)))
         first = (batch["mel"].shape[-1] - frames) // 4
-        mel = batch["mel"][:1, :, first : first + frames].to(pl_module.device)
+        mel = batch["mel"][:1, :, first : first + frames].to(net.device)
         recording = batch["audio"][0, first * net.hop_length : (first + frames) * net.hop_length]
         noise = net.noise(mel, torch.Generator().manual_seed(0))
-        speaker = batch["speaker"].to(pl_module.device) if "speaker" in batch else None
+        speaker = batch["speaker"].to(net.device) if "speaker" in batch else None
         audio = net.sample(mel, noise, self.temperature, speaker=speaker).float().cpu()[0]
         stem = self.folder / f"step-{trainer.global_step:07d}"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -135,8 +138,9 @@ class Listen(pl.Callback):
         for logger in trainer.loggers:
             if isinstance(logger, pl.loggers.TensorBoardLogger):
                 picture = matplotlib.image.imread(stem.with_suffix(".png"))
-                logger.experiment.add_image("sample", picture, trainer.global_step, dataformats="HWC")
-                logger.experiment.add_audio("sample", audio.clamp(-1, 1), trainer.global_step, net.sample_rate)
+                # two tags: of one tag TensorBoard shows neither
+                logger.experiment.add_image("spectrogram", picture, trainer.global_step, dataformats="HWC")
+                logger.experiment.add_audio("sound", audio.clamp(-1, 1), trainer.global_step, net.sample_rate)
 
 
 class Stopped(Exception):
@@ -331,16 +335,3 @@ def _compile(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, WaveNet):
             module.compile()
-
-
-class ProgressBar(TQDMProgressBar):
-    """Counts to the end of training: the data have none."""
-
-    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        super().on_train_start()
-        bar, batches = self.train_progress_bar, trainer.max_steps * trainer.accumulate_grad_batches
-        bar.reset(batches if batches > 0 else None)
-        bar.initial = bar.n = trainer.fit_loop.total_batch_idx + 1
-
-    def on_train_epoch_start(self, *_: Any) -> None:
-        """Leaves the bar as it is."""

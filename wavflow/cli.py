@@ -119,8 +119,8 @@ def quiet() -> None:
 def newest_model(stage: str, key: str | None = None, runs: str | Path = "runs") -> Path:
     """Returns the model file of the newest run of a stage; `key` is the option that names another, `stage` if not given.
 
-    Where there is no run, and a model is only to be used (its option is `model`), that of the package takes its place, and a
-    line on stderr says so: training and comparing go by the models that you made.
+    A line on stderr names it. Where there is no run, and a model is only to be used (its option is `model`), that of the
+    package takes its place: training and comparing go by the models that you made.
 
     Raises:
         FileNotFoundError: When there is none, with the command that makes one.
@@ -135,6 +135,7 @@ def newest_model(stage: str, key: str | None = None, runs: str | Path = "runs") 
             f"`{key}`: no {stage} was named and there is none in {runs}/{stage}: "
             f"train one with `python -m wavflow.train stage={stage}`, or name one with {key}=<model.safetensors>."
         )
+    print(f"No {stage} was named: {key}={models[-1]}, the newest of {runs}/{stage}.", file=sys.stderr)
     return models[-1]
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from wavflow.callbacks import ProgressBar, Stopped
+from wavflow.callbacks import Stopped
 from wavflow.cli import command, given, newest_model, number, output_folder, quiet
 from wavflow.data import AudioDataModule
 from wavflow.data.split import Split, read_split
@@ -27,6 +27,7 @@ from wavflow.devices import pick_precision
 from wavflow.files import aside, sweep
 from wavflow.mel import MelSpectrogram
 from wavflow.models import build, load_model
+from wavflow.progress import OneEventFile, ProgressBar, opening
 from wavflow.record import changed_options, newest_run, read_record, run_of
 from wavflow.resume import Checkpoint, check_unused, find_checkpoint, keep_curves
 from wavflow.synthesize import speaker_names
@@ -72,7 +73,10 @@ def main(cfg: DictConfig) -> None:
         prepare_output(cfg, resume, data.split, trainer.loggers[0])
         if resume is not None:
             print("\n  ".join([f"Going on with {resume.path}, after {resume.step} steps.", *changed]))
-    with telling_how_to_go_on(cfg):
+        for logger in trainer.loggers:
+            logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+        print(opening(task, data, trainer, cfg.output, None if teacher is None else cfg.teacher), flush=True)
+    with contextlib.closing(trainer.loggers[1]), telling_how_to_go_on(cfg):
         if resume is None:
             trainer.validate(task, data, verbose=False)  # the curves start with the untrained model
         trainer.fit(task, data, ckpt_path=resume and resume.path, weights_only=resume is not None)
@@ -146,7 +150,7 @@ def keep_split(data: AudioDataModule, run: Path | None, model: Vocoder | None) -
 def make_trainer(cfg: DictConfig, resume: Checkpoint | None) -> pl.Trainer:
     """Returns Lightning's trainer, with its loggers and callbacks."""
     place = {"save_dir": cfg.output, "name": "", "version": "logs"}
-    loggers = [CSVLogger(**place), TensorBoardLogger(**place, purge_step=None if resume is None else resume.step)]
+    loggers = [CSVLogger(**place), OneEventFile(**place, purge_step=resume and resume.step, default_hp_metric=False)]
     callbacks = list(instantiate(cfg.callbacks).values())
     if cfg.trainer.get("enable_progress_bar", True):
         callbacks.append(ProgressBar())
@@ -167,7 +171,7 @@ def prepare_output(cfg: DictConfig, resume: Checkpoint | None, split: Split, log
         part.write_text(json.dumps(split, indent=1))
 
 
-@contextmanager
+@contextlib.contextmanager
 def telling_how_to_go_on(cfg: DictConfig) -> Iterator[None]:
     """Ends a run that a signal or the disk stopped with a line that holds the command to go on with."""
     hydra = HydraConfig.get()

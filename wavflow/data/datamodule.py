@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from wavflow.audio import audio_rate
+from wavflow.audio import audio_length, audio_rate
 from wavflow.data.corpora import find_corpus, read_table
 from wavflow.data.datasets import ClipDataset, CropDataset, check_segment_length
 from wavflow.data.files import find_audio, usable_files
@@ -106,6 +106,39 @@ class AudioDataModule(pl.LightningDataModule):
         """How many files there are to train on, and of what kind the first is."""
         first = self.train_files[0]
         return len(self.train_files), f"{first.suffix[1:]}, {audio_rate(first)} Hz"
+
+    @property
+    def summary(self) -> str:
+        """Files, length, split and speakers, in words."""
+        files, speakers = self._all_files(), self.speakers
+        minutes = sum(audio_length(path, self.mel.sample_rate) for path in files) / self.mel.sample_rate / 60
+        length = f"{minutes:.1f} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"
+        train, validation, test = (len(self._files(part)) for part in range(3))
+        voices = f"; {len(speakers)} speakers" if speakers else ""
+        return f"{len(files)} files, {length}: {train} to train on, {validation} to validate, {test} held out to test{voices}"
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is unusual about the files: rates below the mel's, and clips shorter than its window."""
+        files, rate, remarks = self._all_files(), self.mel.sample_rate, []
+        low = {path: found for path in files if (found := audio_rate(path)) < rate}
+        if low:
+            remarks.append(
+                f"{len(low)} of {len(files)} files have fewer samples per second than the model's {rate}, as few as "
+                f"{min(low.values())}: above half of that there is nothing to learn; audio=... chooses another rate. "
+                f"The first: {next(iter(low))}"
+            )
+        for part, doing in ((1, "validate"), (2, "test"), (0, "train")):
+            short = [path for path in self._files(part) if audio_length(path, rate) < self.mel.n_fft]
+            if short:
+                remarks.append(
+                    f"{len(short)} of {len(self._files(part))} files to {doing} with are shorter than {self.mel.n_fft} "
+                    f"samples, a window of the mel: {', '.join(map(str, short[:3]))}{', ...' * (len(short) > 3)}"
+                )
+        return remarks
+
+    def _all_files(self) -> list[Path]:
+        return list(dict.fromkeys(path for part in range(3) for path in self._files(part)))
 
     @property
     def train_files(self) -> list[Path]:

@@ -281,6 +281,18 @@ class ShardDataModule(AudioDataModule):
         return len(shards.files), f"shards, {self.mel.sample_rate} Hz, {mels}"
 
     @property
+    def summary(self) -> str:
+        """Shards and pieces, in words."""
+        count, kind = self.contents
+        pieces = ", ".join(f"{len(self._shards[split])} pieces to {split}" for split in SPLITS)
+        return f"{count} {kind}: {pieces.replace('validation', 'validate')}"
+
+    @property
+    def remarks(self) -> list[str]:
+        """Nothing: the preparation told."""
+        return []
+
+    @property
     def test_files(self) -> list[Path]:
         """There are none.
 

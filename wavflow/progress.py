@@ -1,0 +1,89 @@
+"""What a training says as it begins, the bar that it shows, and its curves for TensorBoard."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Timer, TQDMProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
+
+SLOW_ON_A_CPU = 1_000_000
+"""Parameters of a net from which on a step takes seconds there."""
+
+
+def opening(
+    task: pl.LightningModule, data: pl.LightningDataModule, trainer: pl.Trainer, output: str, teacher: str | None
+) -> str:
+    """Returns the lines that a training begins with: data, net, places; and what is unusual about them."""
+    device = trainer.strategy.root_device
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {torch.get_num_threads()} threads"
+    size = sum(parameter.numel() for parameter in task.net.parameters())
+    limits = [f"{trainer.max_steps:,} steps"] if trainer.max_steps > 0 else []
+    limits += [f"{timer.time_remaining() / 60:,.0f} minutes" for timer in _timers(trainer)]
+    lines = [
+        f"Data: {data.summary}.",
+        f"Net: {size:,} parameters, on {where}, {trainer.precision}; at most {' or '.join(limits) or 'until it is stopped'}.",
+        f"Output: {output}" + (f"; teacher: {teacher}" if teacher else ""),
+    ]
+    notes = list(data.remarks)
+    if device.type == "cpu" and size >= SLOW_ON_A_CPU:
+        notes.append(
+            f"{size / 1e6:.1f} million parameters take seconds a step on a CPU, and days in all: the nets for it are "
+            "net=teacher_small, net=student_small and the like, or take the recipe experiment=cpu_small."
+        )
+    return "\n".join([*lines, *(f"Note: {note}" for note in notes)])
+
+
+class ProgressBar(TQDMProgressBar):
+    """Counts to the end of training, which the data have not: in minutes where time is limited, or else in steps."""
+
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        super().on_train_start()
+        bar, (n, total) = self.train_progress_bar, self._place(trainer)
+        if _timers(trainer):
+            bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f} of {total:.1f} minutes{postfix}"
+        bar.reset(total)
+        bar.initial = bar.n = n
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        """Leaves the bar as it is."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        bar, (n, total) = self.train_progress_bar, self._place(trainer)
+        if self._should_update(trainer.fit_loop.total_batch_idx + 1, bar.total) or n == total:
+            if not bar.disable:
+                bar.n = n
+            bar.set_postfix(self.get_metrics(trainer, pl_module))
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """Returns what stands behind the bar."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return ({"step": trainer.global_step} if _timers(trainer) else {}) | metrics
+
+    def _place(self, trainer: pl.Trainer) -> tuple[float, float | None]:
+        """Returns where the training stands, and where it ends."""
+        for timer in _timers(trainer):
+            done = timer.time_elapsed() / 60
+            return done, done + max(0.0, timer.time_remaining()) / 60
+        return trainer.global_step, trainer.max_steps if trainer.max_steps > 0 else None
+
+
+class OneEventFile(TensorBoardLogger):
+    """Writes one file for all of a run, where Lightning begins another for each validation outside of the training."""
+
+    def finalize(self, status: str) -> None:
+        """Writes what waits."""
+        if self._experiment is not None:
+            self._experiment.flush()
+
+    def close(self) -> None:
+        """Ends the file."""
+        if self._experiment is not None:
+            self._experiment.close()
+
+
+def _timers(trainer: pl.Trainer) -> list[Timer]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, Timer) and callback.time_remaining() is not None]
