@@ -1,11 +1,15 @@
 """What a user can get wrong: one line that says what to do, a status that is not 0, and nothing half-written."""
 
+import contextlib
+import importlib
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,18 +104,28 @@ def test_a_teacher_of_other_settings_is_refused(place: Place) -> None:
         ("train", "stage=studnet", "`stage` has no option 'studnet'|student, teacher"),
         ("train", "audio=23k", "`audio` has no option '23k'|16k, 22k, 24k"),
         ("train", "stage", "`stage` can't be read as an option|key=value"),
-        ("train", "output=a,b", "`output=a,b` can't be read as an option|double quotes"),
+        ("train", "net.layers=2,3", "`net.layers` takes one value, got 2,3|add -m"),
+        ("train", "größe=3", "`größe=3` can't be read as an option|key=value"),
+        ("train", "data.lengths=[1,2", "`data.lengths=[1,2` can't be read: a list is written [a,b]"),
+        ("train", "--seed=3", "`--seed=3`: there is no such flag: write seed=3"),
+        ("train", "output=", "`output` is empty"),
+        ("train", "batch_size=4", "`batch_size`: there is no such key: did you mean data.batch_size?"),
+        ("train", "data.batch_size=four", "`data.batch_size` must be a number, got 'four'"),
+        ("train", "data.batch_size=2.5", "`data.batch_size` must be a whole number"),
+        ("train", "net.layers=many", "`net.layers` must be a number, got 'many'"),
+        ("train", "data.dequantise=perhaps", "`data.dequantise` must be true or false, got 'perhaps'"),
+        ("train", "data.max_clip_seconds=-3", "`data.max_clip_seconds` must not be negative, got -3"),
         ("train", "data=folder", "`data.path` is needed|data.path=<value>"),
-        ("train", "net.density=gauss", "`density` must be one of gaussian, logistic"),
-        ("train", "net.layers=0", "`layers` must be at least 1, got 0"),
+        ("train", "net.density=gauss", "`net.density` must be one of gaussian, logistic"),
+        ("train", "net.layers=0", "`net.layers` must be at least 1, got 0"),
         ("train", "+net.lairs=2", "`config` does not fit teacher|'lairs'"),
         ("train", "net.n_speakers=4", "`net.n_speakers`|leave it at 0"),
-        ("train", "audio.sample_rate=3", "`f_min` and `f_max`"),
-        ("train", "data.segment_length=1000", "`segment_length`|hop_length 256|take 768"),
-        ("train", "data.batch_size=0", "`batch_size` must be at least 1"),
+        ("train", "audio.sample_rate=3", "`audio.f_min` and `audio.f_max`"),
+        ("train", "data.segment_length=1000", "`data.segment_length`|hop_length 256|take 768"),
+        ("train", "data.batch_size=0", "`data.batch_size` must be a whole number of at least 1, got 0"),
         ("train", "trainer.accelerator=abacus", "invalid accelerator|abacus|cpu"),
-        ("train", "trainer.max_steps=many", "`trainer`"),
-        ("train", "seed=now", "`seed` must be a whole number of at least 0, got 'now'"),
+        ("train", "trainer.max_steps=many", "`trainer.max_steps` must be a number, got 'many'"),
+        ("train", "seed=now", "`seed` must be a number, got 'now'"),
         ("evaluate", "clipps=3", "`clipps`|did you mean clips?"),
         ("synthesize", "inptu=a.wav", "`inptu`|did you mean input?"),
         ("synthesize", "seed=1", "`input` is needed|input=<value>"),
@@ -123,7 +137,7 @@ def test_wrong_options_are_named(place: Place, command: str, option: str, words:
 
 @pytest.mark.parametrize("form", ["clsed", "closed"])
 def test_a_form_that_is_not_there_or_does_not_fit_is_named_before_training(place: Place, form: str) -> None:
-    words = "`form` must be one of closed, rao_blackwell, path" if form == "clsed" else "use 'rao_blackwell'"
+    words = "`stage.density.form` must be one of closed, rao_blackwell, path" if form == "clsed" else "use 'rao_blackwell'"
     options = [f"teacher={place.teacher}", f"data.path={place.sounds}", f"output={place.root / 'run'}", "net.base=logistic"]
     place.refuses("train", *DISTIL, *options, f"stage.density.form={form}", words=words)
 
@@ -133,8 +147,8 @@ def test_a_form_that_is_not_there_or_does_not_fit_is_named_before_training(place
     [
         ("device=abacus", "`device` 'abacus' can't be used here|try cpu"),
         ("device=meta", "`device` 'meta' can't be used here|try cpu"),
-        ("temperature=warm", "`temperature` must be a number of at least 0.0, got 'warm'"),
-        ("temperature=-1", "`temperature` must be a number of at least 0.0, got -1"),
+        ("temperature=warm", "`temperature` must be a number, got 'warm'"),
+        ("temperature=-1", "`temperature` must not be negative, got -1"),
         ("speaker=1", "`speaker`|knows no speakers"),
         ("seed=0.5", "`seed` must be a whole number of at least 0, got 0.5"),
     ],
@@ -154,7 +168,7 @@ def test_speakers_that_a_model_does_not_know_are_refused(place: Place) -> None:
 def test_evaluation_needs_clips_and_a_device(place: Place) -> None:
     models = [f"teacher={place.teacher}", f"student={place.student}", "data=folder", f"data.path={place.sounds}"]
     place.refuses("evaluate", *models, "clips=0", words="`clips` must be a whole number of at least 1, got 0")
-    place.refuses("evaluate", *models, "seconds=0", words="`max_seconds` must be above 0")
+    place.refuses("evaluate", *models, "seconds=0", words="`seconds` must be a number above 0")
     place.refuses("evaluate", *models, "memory=[long]", words="`memory` must be a number")
     place.refuses("evaluate", *models, "device=abacus", words="`device` 'abacus'")
     place.refuses("evaluate", *models, "jobs=0", words="`jobs` must be a whole number of at least 1, got 0")
@@ -325,8 +339,10 @@ def test_outputs_that_cannot_be_written_are_refused(place: Place) -> None:
     models, data = [f"teacher={place.teacher}", f"student={place.student}"], ["data=folder", f"data.path={place.sounds}"]
     place.refuses("train", *TRAIN, f"data.path={place.sounds}", f"output={below}", words="`output`|choose another place")
     place.refuses("evaluate", *models, *data, f"output={below}", words="`output`|choose another place")
-    place.refuses_to_synthesize(f"output={below}/a.wav", words="must be writable|choose another place")
-    place.refuses_to_synthesize(f"input={place.sounds}", f"output={below}", words="must be writable|choose another place")
+    place.refuses_to_synthesize(f"output={below}/a.wav", words="`output` must be writable|choose another place")
+    place.refuses_to_synthesize(
+        f"input={place.sounds}", f"output={below}", words="`output` must be writable|choose another place"
+    )
 
 
 def test_inputs_are_not_overwritten(place: Place) -> None:
@@ -407,6 +423,48 @@ def test_a_mel_beyond_all_measure_writes_nothing(place: Place) -> None:
     np.save(place.root / "loud.npy", random_log_mel(4)[0].numpy() + 1e4)
     words = "loud.npy|no value below 0"
     place.refuses_to_synthesize(f"input={place.root / 'loud.npy'}", f"output={place.root / 'loud.wav'}", words=words)
+
+
+def test_any_name_is_taken_and_several_inputs_too(place: Place) -> None:
+    for i, name in enumerate(("über", "it's (x)", "a=b")):
+        shutil.copy(place.sounds / "0.wav", place.root / f"{name}.wav")
+        succeeds("synthesize", f"model={place.student}", f"input={name}.wav", f"output=o{i}/{name} # &;.wav")
+        assert (place.root / f"o{i}" / f"{name} # &;.wav").is_file()
+    (place.root / "other").mkdir()
+    shutil.copy(place.sounds / "0.wav", place.root / "other")
+    both = ["sounds/0.wav", "other/0.wav"]
+    succeeds("synthesize", f"model={place.student}", "über.wav", "a=b.wav", "-o", "out")
+    succeeds("synthesize", f"model={place.student}", *both, "-o", "both")
+    assert contents(place.root / "out") == {"über.wav", "a=b.wav"}
+    assert contents(place.root / "both") == {"sounds", "sounds/0.wav.wav", "other", "other/0.wav.wav"}
+    words = "`output` must be a folder for several inputs"
+    place.refuses("synthesize", f"model={place.student}", *both, "-o", "one.wav", words=words)
+    place.refuses("synthesize", f"model={place.student}", "über.wav", "über.wav", "-o", "out", words="names a file twice")
+    succeeds("score", f"model={place.teacher}", *both, "-o", "scores", "pictures=0")
+    rows = (place.root / "scores" / "scores.csv").read_text()
+    assert "sounds/0.wav" in rows
+    assert "other/0.wav" in rows
+
+
+def test_a_sweep_has_an_output_for_each_run(place: Place) -> None:
+    given = [f"model={place.student}", "input=sounds/0.wav", "hydra.sweep.dir=sweep"]
+    succeeds("synthesize", "-m", *given, "output=o/y.wav", "temperature=0.7,0.9")
+    assert contents(place.root / "o") == {"y-0.wav", "y-1.wav"}
+    assert (place.root / "o" / "y-0.wav").read_bytes() != (place.root / "o" / "y-1.wav").read_bytes()
+
+
+def test_names_in_another_encoding_are_read_and_written(place: Place) -> None:
+    name = os.fsdecode(b"lat\xe9in.wav")
+    shutil.copy(place.sounds / "0.wav", place.root / name)
+    succeeds("synthesize", f"model={place.student}", f"input={name}", "output=out")
+    assert contents(place.root / "out") == {name}
+
+
+def test_a_notebooks_own_warnings_stay_its_own(place: Place) -> None:
+    form, filters, typed = warnings.formatwarning, list(warnings.filters), list(sys.argv)
+    with pytest.raises(SystemExit), contextlib.redirect_stderr(io.StringIO()):
+        importlib.import_module("wavflow.train").main()
+    assert (warnings.formatwarning, warnings.filters, sys.argv) == (form, filters, typed)
 
 
 # --- the process itself ------------------------------------------------------------------------------------------------

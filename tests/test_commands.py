@@ -13,11 +13,10 @@ import pytest
 import safetensors.torch
 import soundfile
 import torch
-from commands import TRAIN, Outcome, call, contents, is_refused, make_sounds, succeeds, tone
+from commands import TRAIN, Outcome, contents, is_refused, make_sounds, succeeds, tone
 from helpers import tiny_flow
 
 import wavflow
-from wavflow import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 # Variants of training need no picture of what they sound like.
@@ -345,21 +344,6 @@ def test_folders_of_foreign_sounds_are_compared(tmp_path: Path) -> None:
     assert (tmp_path / "one" / "listen.html").stat().st_size > 1000
 
 
-@pytest.mark.parametrize(
-    ("option", "read"),
-    [
-        ("model=a,b", "model=[a,b]"),
-        ("model=a", "model=a"),
-        ("model=[a,b]", "model=[a,b]"),
-        ("models=a,b", "models=a,b"),
-        ("output=a,b", "output=a,b"),
-        ("--help", "--help"),
-    ],
-)
-def test_options_that_may_be_lists_take_commas(option: str, read: str) -> None:
-    assert cli._as_list(option, ("model", "generated")) == read
-
-
 CONTRASTIVE = "stage.contrastive={_target_: wavflow.losses.ContrastiveDivergence}"
 
 
@@ -416,13 +400,3 @@ def test_the_plain_script_makes_what_the_command_makes(chain: Chain, tmp_path: P
     assert failed.stderr.startswith("wavflow: `device` 'abacus' can't be used here")
     assert failed.stderr.count("\n") == 1
     assert contents(tmp_path) == {"script.wav", "command.wav"}
-
-
-@pytest.mark.parametrize("command", ["train", "synthesize", "evaluate"])
-def test_help_names_what_can_be_set(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    outcome = call(command, "--help")
-    assert outcome.status == 0
-    assert f"python -m wavflow.{command}" in outcome.out
-    assert "output" in outcome.out
-    assert not contents(tmp_path)

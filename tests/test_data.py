@@ -10,7 +10,7 @@ import pytest
 import soundfile as sf
 import torch
 
-from wavflow.audio import MelSpectrogram, read_audio
+from wavflow.audio import READABLE, MelSpectrogram, read_audio
 from wavflow.data import (
     AudioDataModule,
     ClipDataset,
@@ -20,6 +20,7 @@ from wavflow.data import (
     usable_files,
 )
 from wavflow.data.datasets import read_crop
+from wavflow.data.files import scan
 
 STEP = 2.0**-15
 
@@ -73,6 +74,61 @@ def test_find_audio_refuses_folders_without_audio(tmp_path: Path) -> None:
         find_audio(tmp_path)
     with pytest.raises(ValueError, match=r"got the file .*notes\.txt"):
         find_audio(tmp_path / "notes.txt")
+
+
+def test_find_audio_lists_every_format_that_is_read(tmp_path: Path) -> None:
+    sound = np.random.default_rng(0).uniform(-0.5, 0.5, 4800)
+    kinds = {"wave": "WAV", "oga": "OGG", "aif": "AIFF", "aifc": "AIFF", "snd": "AU", "sph": "NIST"}
+    for ending in READABLE:
+        if ending == "opus":
+            sf.write(tmp_path / "a.opus", sound, 48000, "OPUS", format="OGG")
+        else:
+            subtype = "PCM_16" if ending == "sph" else None
+            sf.write(tmp_path / f"a.{ending}", sound, 48000, subtype, format=kinds.get(ending, ending.upper()))
+    assert {path.suffix[1:] for path in find_audio(tmp_path)} == set(READABLE)
+    found = scan(find_audio(tmp_path))
+    assert (len(found.files), found.skipped) == (len(READABLE), {})
+    assert found.seconds == pytest.approx(0.1 * len(READABLE))
+    assert str(found._replace(seconds=5400)) == f"{len(READABLE)} files, 1.50 hours"
+
+
+def test_audio_that_is_not_read_is_counted_and_named(tmp_path: Path) -> None:
+    for name in ("a.m4a", "b/c.WMA", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    words = r"2 audio file\(s\) of a format that can't be read are left out: .*a\.m4a, .*c\.WMA\. Convert"
+    with pytest.warns(UserWarning, match=words), pytest.raises(ValueError, match="holds none"):
+        find_audio(tmp_path)
+    write_noise(tmp_path / "a.wav", 500)
+    with pytest.warns(UserWarning, match=words):
+        assert find_audio(tmp_path) == [tmp_path / "a.wav"]
+
+
+def test_links_to_folders_are_followed_and_cycles_end(tmp_path: Path) -> None:
+    data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    for path in (data / "real" / "a.wav", elsewhere / "b.wav", elsewhere / "deep" / "c.wav"):
+        write_noise(path, 500)
+    (data / "real" / "loop").symlink_to(data)
+    (data / "again").symlink_to(data / "real")  # sorts before the real one, whose name counts
+    (data / "link").symlink_to(elsewhere)
+    (elsewhere / "deep" / "back").symlink_to(elsewhere)
+    (data / "deep").symlink_to(elsewhere / "deep")
+    (data / "one.wav").symlink_to(elsewhere / "b.wav")
+    (data / "nowhere").symlink_to(tmp_path / "gone")
+    expected = ["deep/c.wav", "link/b.wav", "one.wav", "real/a.wav"]
+    assert [path.relative_to(data).as_posix() for path in find_audio(data)] == expected
+    (tmp_path / "door").symlink_to(data)
+    assert [path.relative_to(tmp_path / "door").as_posix() for path in find_audio(tmp_path / "door")] == expected
+
+
+def test_a_scan_tells_files_hours_and_what_is_wrong(tmp_path: Path) -> None:
+    files = [write_noise(tmp_path / f"{i}.wav", 8000) for i in range(5)]
+    for path in files[1:3]:
+        path.write_bytes(path.read_bytes()[:5000])
+    files[3].write_bytes(b"")
+    found = scan(files)
+    assert (found.files, found.seconds) == ([files[0], files[4]], 2.0)
+    assert str(found) == "2 files, 0.00 hours, 3 skipped (2 is truncated, 1 is empty (0 bytes))"
 
 
 def test_unusable_files_are_counted_named_and_skipped(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -31,3 +33,21 @@ def as_tensor(name: str, value: Tensor | np.ndarray, device: torch.device | None
     if not isinstance(value, Tensor):
         raise ValueError(f"`{name}` must be a tensor or a NumPy array, got {type(value).__name__}: convert it.")
     return value
+
+
+@contextmanager
+def about(option: str, *arguments: str, within: bool = False) -> Iterator[None]:
+    """Lets errors name the option that was typed, instead of the arguments of the functions that it went to.
+
+    Args:
+        option: What was typed.
+        arguments: Names that stand for it in the errors.
+        within: They are parts of it instead: `layers` becomes `net.layers`.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if len(error.args) == 1:
+            typed = rf"`{option}.\1`" if within else f"`{option}`"
+            error.args = (re.sub(rf"`({'|'.join(arguments)})`", typed, str(error)),)
+        raise

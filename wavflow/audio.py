@@ -18,10 +18,12 @@ import torchaudio.functional as F
 from torch import Tensor
 
 from wavflow.files import aside
+from wavflow.headers import fault, with_its_length
 from wavflow.mel import MelSpectrogram
 
 __all__ = [
     "FORMATS",
+    "READABLE",
     "MelSpectrogram",
     "audio_length",
     "audio_rate",
@@ -34,6 +36,15 @@ __all__ = [
 ]
 
 FORMATS = ("wav", "flac", "ogg", "mp3")
+"""What is written."""
+OGG = ("ogg", "oga", "opus")
+READABLE = (*FORMATS, "wave", "rf64", "w64", "oga", "opus", "aiff", "aif", "aifc", "au", "snd", "caf", "sph")
+"""What is read: the endings under which a folder is searched."""
+UNREADABLE = (
+    *("m4a", "m4b", "mp4", "aac", "wma", "amr", "3gp", "ape", "wv", "tta", "alac", "mka", "webm", "weba", "spx", "ac3", "dts"),
+    *("mpc", "ra", "dsf", "mp2", "raw", "pcm"),
+)
+"""Audio that is not read, so that it can be named."""
 
 # Kaiser-windowed sinc of 64 zero crossings: the stop band lies below 16-bit noise, the pass band ends at .95 Nyquist.
 _RESAMPLING = {
@@ -65,7 +76,7 @@ def read_audio(path: str | os.PathLike[str], sample_rate: int | None = None) -> 
     """Reads a whole file, mixed down to one channel (the mean) and resampled.
 
     Args:
-        path: wav, flac, ogg or mp3; any rate, sample format and channel count.
+        path: wav, flac, ogg, opus, mp3, aiff, au or what else libsndfile reads; any rate, sample format and channel count.
         sample_rate: In Hz; the file's own where none is given.
 
     Returns:
@@ -75,7 +86,7 @@ def read_audio(path: str | os.PathLike[str], sample_rate: int | None = None) -> 
         FileNotFoundError: There is no such file.
         ValueError: The file is empty, cut short, damaged or not audio, or holds NaN.
     """
-    with _open(Path(path)) as file:
+    with open_audio(Path(path)) as file:
         rate = file.samplerate if sample_rate is None else sample_rate
         length = _resampled_length(file.frames, *_ratio(file, rate))
     return read_segment(path, 0, length, rate), rate
@@ -99,7 +110,7 @@ def read_segment(path: str | os.PathLike[str], start: int, length: int, sample_r
     """
     if length < 0:
         raise ValueError(f"`length` must be at least 0 samples, got {length}: ask for what you need.")
-    with _open(Path(path)) as file:
+    with open_audio(Path(path)) as file:
         up, down = _ratio(file, sample_rate)
         first, last = max(start, 0), min(start + length, _resampled_length(file.frames, up, down))
         if first >= last:
@@ -124,7 +135,7 @@ def audio_length(path: str | os.PathLike[str], sample_rate: int | None = None) -
         FileNotFoundError: There is no such file.
         ValueError: The header is not that of an audio file, states no length, or states more than the file holds.
     """
-    with _open(Path(path)) as file:
+    with open_audio(Path(path)) as file:
         return _resampled_length(file.frames, *_ratio(file, sample_rate))
 
 
@@ -135,12 +146,12 @@ def audio_rate(path: str | os.PathLike[str]) -> int:
         FileNotFoundError: There is no such file.
         ValueError: The header is not that of an audio file.
     """
-    with _open(Path(path)) as file:
+    with open_audio(Path(path)) as file:
         return file.samplerate
 
 
-def check_audio(path: str | os.PathLike[str]) -> None:
-    """Raises unless the file looks whole: a fit header, readable to its end, finite where it could be otherwise.
+def check_audio(path: str | os.PathLike[str]) -> float:
+    """Returns a file's seconds; raises unless it looks whole: a fit header, readable to its end, finite where it could not be.
 
     Decodes no more than the last samples, so damage in the middle stays unseen; only float files, which may hold NaN,
     are read from end to end.
@@ -149,10 +160,11 @@ def check_audio(path: str | os.PathLike[str]) -> None:
         FileNotFoundError: There is no such file.
         ValueError: The file can't be used; the message says why.
     """
-    with _open(Path(path)) as file:
+    with open_audio(Path(path)) as file:
         first = 0 if file.subtype in ("FLOAT", "DOUBLE") else max(0, file.frames - _SHORTFALL - 1)
         for start in range(first, file.frames, _PIECE):
             _read_frames(file, start, min(start + _PIECE, file.frames), exact=False)
+        return file.frames / file.samplerate
 
 
 def write_audio(path: str | os.PathLike[str], audio: Tensor, sample_rate: int, subtype: str | None = None) -> None:
@@ -202,7 +214,7 @@ def write_pieces(path: str | os.PathLike[str], pieces: Iterable[Tensor], sample_
     subtype = _default_subtype(file_format)
     with aside(path) as part:
         try:
-            with sf.SoundFile(part, "w", sample_rate, 1, subtype, format=file_format) as file:
+            with sf.SoundFile(os.fsencode(part), "w", sample_rate, 1, subtype, format=file_format) as file:
                 for piece in pieces:
                     if not torch.isfinite(piece).all():
                         raise ValueError(f"`pieces` must be finite, got NaN or inf: check the model. {path} was not written.")
@@ -258,17 +270,24 @@ def encode_audio(audio: Tensor, sample_rate: int, file_format: str = "flac", sub
     return encoded.getvalue()
 
 
-def _open(path: Path) -> sf.SoundFile:
+def open_audio(path: Path) -> sf.SoundFile:
+    """Opens a file with its true length, as `read_audio` does.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It can't be used.
+    """
     if not path.exists():
         raise FileNotFoundError(f"`path` must name an audio file, but there is no {path}: check the name.")
     if path.is_dir():
         raise ValueError(f"`path` must name an audio file, got the folder {path}: name a file in it.")
     if path.stat().st_size == 0:
         raise _unusable(path, "is empty (0 bytes)")
-    if _is_cut_short(path):
-        raise _unusable(path, "is truncated")
+    if wrong := fault(path):
+        raise _unusable(path, wrong)
     try:
-        file = sf.SoundFile(path)
+        file = sf.SoundFile(with_its_length(path) or os.fsencode(path))
+        file.path = path
     except (sf.LibsndfileError, TypeError) as error:  # TypeError: .raw, which has no header
         raise _unusable(path, "is not audio that can be decoded", "convert it to wav or remove it") from error
     if lie := _lie(file, path.stat().st_size):
@@ -292,23 +311,6 @@ def _unusable(path: Path, finding: str, remedy: str = "fetch it again or remove 
     return ValueError(f"`path` must name a whole, readable audio file, but {path} {finding}: {remedy}.")
 
 
-def _is_cut_short(path: Path) -> bool:
-    # libsndfile silently reads what is left of a truncated WAV or Ogg, so look at the size that a RIFF header states
-    # (all ones = never filled in, by a program that wrote to a pipe) and at the last Ogg page's end-of-stream mark.
-    with path.open("rb") as file:
-        head = file.read(8)
-        size = file.seek(0, os.SEEK_END)
-        if head[:4] == b"RIFF":
-            stated = int.from_bytes(head[4:], "little") + 8
-            return stated < 2**31 and size < stated - 64  # 64: some writers count padding that they leave out
-        if head[:4] == b"OggS":
-            file.seek(max(0, size - 2**16))
-            tail = file.read()
-            page = tail.rfind(b"OggS")
-            return page < 0 or not any(flags & 4 for flags in tail[page + 5 : page + 6])
-    return False
-
-
 def _read_frames(file: sf.SoundFile, first: int, last: int, exact: bool = True) -> np.ndarray:
     """Frames first … last - 1 of an open file as float32 (last - first,), channels mixed down."""
     begin = max(0, first - _RUN_UP.get(file.format, 0)) if exact else first
@@ -324,14 +326,14 @@ def _read_frames(file: sf.SoundFile, first: int, last: int, exact: bool = True) 
             position += len(block)
             mono[position - len(kept) - first : position - first] = kept
     except (sf.LibsndfileError, MemoryError, ValueError) as error:  # ValueError: soundfile's, where a seek went astray
-        raise _unusable(file.name, "is damaged or truncated") from error
+        raise _unusable(file.path, "is damaged or truncated") from error
     if position < min(last, file.frames - _SHORTFALL):
-        raise _unusable(file.name, "is truncated")
+        raise _unusable(file.path, "is truncated")
     peak = np.abs(mono).max(initial=0.0)  # NaN and inf come through
     if not np.isfinite(peak):
-        raise _unusable(file.name, "holds NaN or inf", "repair it or remove it")
+        raise _unusable(file.path, "holds NaN or inf", "repair it or remove it")
     if peak > _LOUDEST:
-        raise _unusable(file.name, f"reaches {peak:g}, not 1", "divide 16-bit numbers by 32768")
+        raise _unusable(file.path, f"reaches {peak:g}, not 1", "divide 16-bit numbers by 32768")
     return mono
 
 

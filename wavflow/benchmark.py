@@ -15,7 +15,7 @@ from wavflow.benchmarking.measure import Sizes, jobs, with_random_weights
 from wavflow.benchmarking.report import growth_picture, headline, machine, text_table
 from wavflow.benchmarking.synthesis import growth
 from wavflow.benchmarking.timing import Stopwatch, threads
-from wavflow.cli import command, given, number, output_folder, quiet
+from wavflow.cli import command, given, number, output_folder
 from wavflow.devices import pick_device
 from wavflow.evaluate import named
 from wavflow.evaluation.tables import plain_rows
@@ -27,7 +27,6 @@ from wavflow.vocoder import Vocoder
 @command("benchmark", lists=("part", "model", "lengths"))
 def main(cfg: DictConfig) -> None:
     """Measures, writes benchmark.json and benchmark.png, and prints the tables."""
-    quiet()
     device, count = pick_device(cfg.device), number("threads", cfg.threads, 1)
     stopwatch = Stopwatch(device, number("repeats", cfg.repeats, 1), number("budget", cfg.budget, 0.0), cfg.clock)
     if stopwatch.clock == "processor" and (device.type != "cpu" or count > 1):

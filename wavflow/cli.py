@@ -5,48 +5,75 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
+import io
 import itertools
 import logging
 import os
 import re
+import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from wavflow.files import lock, unlock_all
+from wavflow.help import help_text
 from wavflow.models import released_models
+from wavflow.options import overrides
 
 
-def command(config: str, lists: tuple[str, ...] = ()) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Makes a function of a configuration a command: it reads conf/<config>.yaml and the overrides, and fails in one line.
+def command(
+    config: str, lists: tuple[str, ...] = (), plain: str | None = None
+) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Makes a function of a configuration a command: it reads conf/<config>.yaml and what was typed, and fails in one line.
 
-    Options named in `lists` take several values as `key=a,b`, where Hydra itself wants `key=[a,b]`.
+    Each run of a sweep (`-m`) has an output of its own, by its number.
+
+    Args:
+        config: Name of the configuration.
+        lists: Options that take several values as `key=a,b`, where Hydra itself wants `key=[a,b]`.
+        plain: The option that arguments without a key are values of.
     """
 
     def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
         @functools.wraps(function)
-        def job(cfg: DictConfig) -> None:
-            with one_line_errors():  # here already, since Hydra prints a line of its own for what comes out of a job
-                function(cfg)
-
-        @functools.wraps(function)
         def main() -> None:
-            sys.argv = [sys.argv[0], *(_as_list(option, lists) for option in sys.argv[1:])]
+            typed = list(sys.argv)
+
+            @functools.wraps(function)
+            def job(cfg: DictConfig) -> None:
+                sys.argv = typed
+                with one_line_errors():  # here already, since Hydra prints a line of its own for what comes out of a job
+                    if HydraConfig.get().mode == RunMode.MULTIRUN:
+                        cfg.output = numbered(cfg.output, HydraConfig.get().job.num)
+                    check_kinds(cfg, config)
+                    function(cfg)
+
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print, and we word it
             try:
-                with one_line_errors():
+                with one_line_errors(), quiet():
+                    if "--version" in typed:
+                        return print(f"wavflow {version('wavflow')}")
+                    asked = {"-h", "--help"}.intersection(typed)
+                    options = overrides([item for item in typed[1:] if item not in asked], lists, plain)
+                    if asked:
+                        return print(help_text(config, options))
+                    sys.argv = [typed[0], *options]
                     hydra.main(version_base="1.3", config_path="pkg://wavflow.conf", config_name=config)(job)()
             finally:
+                sys.argv = typed
                 unlock_all()
 
         return main
@@ -54,19 +81,50 @@ def command(config: str, lists: tuple[str, ...] = ()) -> Callable[[Callable[[Dic
     return decorate
 
 
-def _as_list(option: str, lists: tuple[str, ...]) -> str:
-    key, _, value = option.partition("=")
-    return f"{key}=[{value}]" if key in lists and "," in value and not value.startswith("[") else option
+def check_kinds(cfg: DictConfig, config: str) -> None:
+    """Raises ValueError where an option is of another kind than its default: a word for a number, a negative number.
+
+    Numbers may be null, or auto where the option knows that word; those of the trainer may be -1, which is Lightning's for all.
+    """
+    choices = HydraConfig.get().runtime.choices
+    typed = [option.partition("=")[0].lstrip("+") for option in HydraConfig.get().overrides.task]
+    groups = [f"{key}={choices[key]}" for key in typed if choices.get(key) is not None]
+    values = [key for key in typed if key not in choices]
+    defaults = compose(config, groups) if values else cfg
+    for key in values:
+        default, value = OmegaConf.select(defaults, key), OmegaConf.select(cfg, key)
+        if value is None or value == "auto":
+            continue
+        if isinstance(default, bool) and not isinstance(value, bool):
+            raise ValueError(f"`{key}` must be true or false, got {value!r}.")
+        if isinstance(default, int | float) and not isinstance(default, bool):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"`{key}` must be a number, got {value!r}.")
+            if value < 0 <= default and not key.startswith("trainer."):
+                raise ValueError(f"`{key}` must not be negative, got {value!r}.")
+
+
+def numbered(output: str, number: int) -> str:
+    """Returns the place of one run of a sweep: `out/y.wav` becomes `out/y-0.wav`, a folder `out` becomes `out-0`."""
+    path = Path(output)
+    return str(path.with_name(f"{path.stem}-{number}{path.suffix}" if path.suffix[1:2].isalpha() else f"{path.name}-{number}"))
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Ends the process with one clear line and status 1 where a user's input is at fault.
 
-    Set WAVFLOW_TRACEBACK=1 to see where an error came from. Errors that we did not foresee keep their traceback.
+    Set WAVFLOW_TRACEBACK=1 to see where an error came from. Errors that we did not foresee keep their traceback. Names that
+    the terminal can't show are printed with escapes; who closes the pipe that is printed to (`| head`) has read enough.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it flushes at its end
+        raise SystemExit(128 + signal.SIGPIPE) from None  # as a shell counts it
     except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
         if os.environ.get("WAVFLOW_TRACEBACK"):
             traceback.print_exc()
@@ -82,38 +140,57 @@ def explain(error: BaseException) -> str:
     cause = error.__cause__
     if isinstance(error, InstantiationException) and cause is not None:
         text, part = explain(cause), re.search(r"full_key: (\S+)", str(error))
-        return text if part is None or "`" in text else f"`{part[1]}`: {text}"  # our own name the argument
+        if part is None:
+            return text
+        return re.sub(r"^`(\w+)`", rf"`{part[1]}.\1`", text) if text.startswith("`") else f"`{part[1]}`: {text}"
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         return f"`{group}` has no option {name!r}: choose one of {', '.join(error.options)}."
-    if isinstance(error, OverrideParseException) or "Ambiguous value" in str(error):
-        override = re.search(r"'(.*)'", str(error).splitlines()[0])
-        return (
-            f"`{override[1] if override else error}` can't be read as an option: write key=value, and put a value with special "
-            f"characters in double quotes within single ones: 'key=\"value, 1\"'."
-        )
+    if isinstance(error, OverrideParseException):
+        return f"`{error.override}` can't be read as an option: write key=value."
     if isinstance(error, MissingMandatoryValue):
         return f"`{error.full_key}` is needed and was not given: add {error.full_key}=<value>."
     if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException) and cause.full_key:
         known = [str(key) for key in cause.parent_node or () if key != "hydra"]
         near = difflib.get_close_matches(str(cause.key), known, 1)
         parent = cause.full_key.removesuffix(str(cause.key))
+        if elsewhere := _found_below(cause.parent_node, str(cause.key)):
+            return f"`{cause.full_key}`: there is no such key: did you mean {' or '.join(elsewhere)}?"
         hint = f"did you mean {parent}{near[0]}?" if near else f"choose one of {', '.join(known)}."
         return f"`{cause.full_key}`: there is no such key: {hint}"
     return str(error)
 
 
-def quiet() -> None:
-    """Leaves warnings to what a user can act on: not Lightning's advertisements and not its own deprecations."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.formatwarning = lambda message, *_args, **_kwargs: f"wavflow: warning: {message}\n"
-    for message in (
-        r"`isinstance\(treespec, LeafSpec\)`",
-        "The '.*_dataloader' does not have many workers",
-        "Experiment logs directory",
-        "The dirpath has changed",
-    ):
-        warnings.filterwarnings("ignore", message=message)
+def _found_below(node: Any, key: str, prefix: str = "") -> list[str]:
+    """Returns the full keys below a node that end in a key."""
+    found = []
+    for name, value in OmegaConf.to_container(node).items() if OmegaConf.is_dict(node) else node.items():
+        if name != "hydra" and isinstance(value, dict):
+            found += [f"{prefix}{name}.{key}"] if key in value else []
+            found += _found_below(value, key, f"{prefix}{name}.")
+    return found
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leaves warnings to what a user can act on, each as one line: not Lightning's advertisements and its own deprecations."""
+    lightning, form = logging.getLogger("pytorch_lightning"), warnings.formatwarning
+    level = lightning.level
+    with warnings.catch_warnings():
+        for message in (
+            r"`isinstance\(treespec, LeafSpec\)`",
+            "The '.*_dataloader' does not have many workers",
+            "Experiment logs directory",
+            "The dirpath has changed",
+        ):
+            warnings.filterwarnings("ignore", message=message)
+        try:
+            lightning.setLevel(logging.WARNING)
+            warnings.formatwarning = lambda message, *_args, **_kwargs: f"wavflow: warning: {message}\n"
+            yield
+        finally:  # what comes after it, in a notebook, is the user's own
+            lightning.setLevel(level)
+            warnings.formatwarning = form
 
 
 def newest_model(stage: str, key: str | None = None, runs: str | Path = "runs") -> Path:
@@ -172,13 +249,19 @@ def output_folder(path: str | Path, new: bool = False) -> Path:
     return folder
 
 
-def number(name: str, value: Any, least: float) -> Any:
-    """Returns the value of an option if it is a number of at least `least`, and whole where `least` is.
+def listed(value: Any) -> list[str]:
+    """Returns the values of an option that may hold none, one or several."""
+    return [] if value is None else [str(item) for item in value] if isinstance(value, ListConfig) else [str(value)]
+
+
+def number(name: str, value: Any, least: float, above: bool = False) -> Any:
+    """Returns the value of an option if it is a number of at least `least`, and whole where `least` is; or above that.
 
     Raises:
         ValueError: When it is not.
     """
     kind = int if isinstance(least, int) else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kind) or not value >= least:
-        raise ValueError(f"`{name}` must be a {'whole ' * (kind is int)}number of at least {least}, got {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, kind) or not (value > least if above else value >= least):
+        needed = "above" if above else "of at least"
+        raise ValueError(f"`{name}` must be a {'whole ' * (kind is int)}number {needed} {least}, got {value!r}.")
     return value

@@ -11,7 +11,8 @@ import soundfile
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from wavflow.audio import check_audio
+from wavflow.arguments import about
+from wavflow.audio import check_audio, open_audio
 from wavflow.cli import command, newest_model, number
 from wavflow.files import aside
 from wavflow.likelihood.codec import decode, encode, read_header
@@ -23,7 +24,7 @@ CODED = ".wavflow"
 FORMATS = {".wav": "WAV", ".flac": "FLAC"}
 
 
-@command("compress")
+@command("compress", plain="input")
 def main(cfg: DictConfig) -> None:
     """Codes the input, or decodes it if its name ends in .wavflow, and prints what that took."""
     source, target = Path(cfg.input), Path(cfg.output)
@@ -79,8 +80,9 @@ def read_pcm(path: Path) -> tuple[np.ndarray, int]:
     Raises:
         ValueError: The file is not whole, or not of 16 bits.
     """
-    check_audio(path)
-    with soundfile.SoundFile(path) as file:
+    with about("input", "path"):
+        check_audio(path)
+    with open_audio(path) as file:
         if file.subtype != "PCM_16":
             raise ValueError(f"`input` must be 16-bit PCM, got {file.subtype} in {path}: convert it to 16 bits first.")
         return np.ascontiguousarray(file.read(dtype="int16", always_2d=True).T), file.samplerate
@@ -102,7 +104,8 @@ def as_file(pcm: np.ndarray, sample_rate: int, file_format: str) -> bytes:
 
 def load_teacher(cfg: DictConfig) -> Vocoder:
     """Loads the model, on the CPU, whose steps are the same each time."""
-    return load_model(cfg.model or newest_model("teacher", key="model"), "cpu")
+    with about("model", "path"):
+        return load_model(cfg.model or newest_model("teacher", key="model"), "cpu")
 
 
 def write(path: Path, data: bytes) -> None:

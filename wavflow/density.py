@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from wavflow.cli import command, given, number, output_folder, quiet
+from wavflow.cli import command, given, number, output_folder
 from wavflow.evaluation.tables import csv_table, markdown_table, plain_rows
 from wavflow.files import aside
 from wavflow.tabular import bench, densities, pictures
@@ -25,7 +25,6 @@ EXAMPLES = 8  # rows that the Jacobian's pattern is a mean of
 @command("density")
 def main(cfg: DictConfig) -> None:
     """Trains, judges, writes the results and prints their table."""
-    quiet()
     if cfg.peer not in (None, "zuko"):
         raise ValueError(f"`peer` must be zuko or null, got {cfg.peer!r}.")
     seed, noise, flow = number("seed", cfg.seed, 0), number("noise", cfg.noise, 0.0), OmegaConf.to_container(cfg.flow)

@@ -15,10 +15,11 @@ from urllib.parse import quote
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 from tqdm import tqdm
 
-from wavflow.cli import command, newest_model, number, output_folder, quiet
+from wavflow.arguments import about
+from wavflow.cli import command, listed, newest_model, number, output_folder
 from wavflow.data import AudioDataModule, ClipDataset
 from wavflow.data.split import read_split
 from wavflow.devices import pick_device
@@ -36,10 +37,9 @@ LIKELIHOOD = {"bits/sample": "bits", "KL": "KL"}
 BRIEF = {name: name for name in ("level dB", "M-STFT", "ESTOI", "PESQ", "voicing F1", "DIO F1", "x real time")} | LIKELIHOOD
 
 
-@command("evaluate", lists=("model", "generated"))
+@command("evaluate", lists=("model", "generated"), plain="model")
 def main(cfg: DictConfig) -> None:
     """Evaluates and writes the report folder."""
-    quiet()
     if int(os.environ.get("RANK", "0")):
         return  # under torchrun the first process alone: the report is one, and judging has processes of its own (`jobs`)
     links = page_links(cfg.see_also, cfg.output)
@@ -62,11 +62,12 @@ def of_models(cfg: DictConfig) -> Report:
     device, temperature = pick_device(cfg.device), number("temperature", cfg.temperature, 0.0)
     jobs = at_least_one(cfg, "jobs")
     passes = number("passes", cfg.passes, 0)
+    number("seconds", cfg.seconds, 0.0, above=True)
     memory = [number("memory", seconds, 0.0) for seconds in cfg.memory]
     paths = {role: Path(cfg[role] or newest_model(role)) for role in ("teacher", "student") if cfg[role] or cfg.model is None}
     roles = list(paths)
     paths |= named(listed(cfg.model), "model", {*NOT_MODELS, *roles})
-    models = {name: load_model(path, device) for name, path in paths.items()}
+    models = {name: load(path, device, name if name in roles else "model") for name, path in paths.items()}
     check(models, paths, roles)
     data = instantiate(cfg.data, mel=next(iter(models.values())).mel)
     hold_out(data, models, paths)
@@ -75,6 +76,12 @@ def of_models(cfg: DictConfig) -> Report:
     print(f"drawing {len(clips)} clips; what draws sample by sample takes the longest", file=sys.stderr)
     teacher = models["teacher"] if "teacher" in roles else None
     return report_on_models(clips, models, paths, teacher, temperature, cfg.voicing, memory, jobs, progress, passes)
+
+
+def load(path: Path, device: torch.device, option: str) -> Vocoder:
+    """Loads the model that an option names."""
+    with about(option, "path"):
+        return load_model(path, device)
 
 
 def of_folders(cfg: DictConfig) -> Report:
@@ -140,11 +147,6 @@ def page_links(page: str | None, folder: str | Path) -> dict[str, str]:
     title = re.search(r"<title>(.*?)</title>", Path(page).read_text(encoding="utf-8"), re.DOTALL)
     address = Path(os.path.relpath(page, folder)).as_posix()
     return {html.unescape(title[1]) if title else address: quote(address)}
-
-
-def listed(value: Any) -> list[str]:
-    """Returns the values of an option that may hold none, one or several."""
-    return [] if value is None else [str(item) for item in value] if isinstance(value, ListConfig) else [str(value)]
 
 
 def named(paths: list[str], option: str, taken: Iterable[str]) -> dict[str, Path]:

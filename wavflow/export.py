@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from wavflow.arguments import choose
-from wavflow.cli import command, newest_model, quiet
+from wavflow.arguments import about, choose
+from wavflow.cli import command, newest_model
 from wavflow.models import load_model
 from wavflow.synthesis.export import export_library, export_step, export_whole, quantize
 from wavflow.synthesis.export_check import check
@@ -17,17 +17,17 @@ from wavflow.synthesis.frame_step import inverse_flows
 FORMS = {"whole": ["whole"], "step": ["step"], "both": ["whole", "step"]}
 
 
-@command("export")
+@command("export", plain="model")
 def main(cfg: DictConfig) -> None:
     """Writes the graphs, holds each against the model on some noise, and prints what they are worth."""
-    quiet()
     forms, output = choose("form", cfg.form, FORMS), Path(cfg.output)
     if output.suffix != ".onnx":
         raise ValueError(f"`output` must be an .onnx file, got {output}: add the ending.")
     for library in ("onnx", "onnxscript", "onnxruntime"):  # before minutes of work
         export_library(library)
-    vocoder = load_model(cfg.model or newest_model("student", key="model"))
-    inverse_flows(vocoder)
+    with about("model", "path", "vocoder"):
+        vocoder = load_model(cfg.model or newest_model("student", key="model"))
+        inverse_flows(vocoder)
     # Half a second of a hiss: its mel is one that a sound has.
     length = vocoder.sample_rate // 2 // vocoder.hop_length * vocoder.hop_length
     mel = vocoder.mel(0.05 * torch.randn(1, length, generator=torch.Generator().manual_seed(0)))

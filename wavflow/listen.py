@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from importlib.metadata import version
 
 from wavflow.cli import one_line_errors, output_folder
 from wavflow.evaluation.scores import score, write_scores
@@ -14,8 +15,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m wavflow.listen", description=__doc__)
     parser.add_argument("results", nargs="+", metavar="results.csv", help="files that listen.html saved, all of one page")
     parser.add_argument("--output", metavar="FOLDER", help="also write scores.json, scores.png, mushra.csv and abx.csv there")
-    options = parser.parse_args()
+    parser.add_argument("--version", action="version", version=f"wavflow {version('wavflow')}")
     with one_line_errors():
+        options = parser.parse_args()
         scores = score(options.results)
         for heading, rows in (("MUSHRA", scores.mushra), ("ABX", scores.abx)):
             if rows:

@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from wavflow.arguments import at_least
-from wavflow.audio import audio_length, read_audio, read_segment
+from wavflow.arguments import about, at_least
+from wavflow.audio import OGG, audio_length, read_audio, read_segment
 from wavflow.mel import MelSpectrogram
 from wavflow.mel_scale import MelScale, check_scale, warn_of_log10
 
@@ -36,7 +36,8 @@ def load_mel(path: str | os.PathLike[str], mel: MelSpectrogram, scale: MelScale 
     if not path.is_file():
         raise FileNotFoundError(f"`input`: there is no file {path}.")
     if path.suffix.lower().lstrip(".") not in MEL_FORMATS:
-        audio, _ = read_audio(path, mel.sample_rate)
+        with about("input", "path"):
+            audio, _ = read_audio(path, mel.sample_rate)
         with torch.no_grad():
             short = -len(audio) % mel.hop_length  # the last frame whole, so that no sound is lost
             return mel(torch.nn.functional.pad(audio, (0, short))[None].to(mel.window.device))
@@ -87,20 +88,22 @@ def mel_chunks(
     """
     at_least(1, frames=frames)
     ending = Path(path).suffix.lower().lstrip(".")
-    if not Path(path).is_file() or ending in MEL_FORMATS or ending == "ogg":  # Vorbis can only be read from its start
+    if not Path(path).is_file() or ending in MEL_FORMATS or ending in OGG:  # which can only be read from its start
         whole = load_mel(path, mel, scale)
         if scale is None and ending in MEL_FORMATS:
             warn_of_log10(whole, mel)
         yield from whole.split(frames, dim=-1)
         return
-    length = audio_length(path, mel.sample_rate)
+    with about("input", "path"):
+        length = audio_length(path, mel.sample_rate)
     count, context = -(-length // mel.hop_length), -(-mel.n_fft // mel.hop_length)
     for first in range(0, count, frames):
         last = min(first + frames, count)
         # as many frames more on either side as a window reaches over: those at the cut are not the file's
         start, stop = max(0, first - context), min(last + context, count)
         samples = min(stop * mel.hop_length, length) - start * mel.hop_length
-        audio = read_segment(path, start * mel.hop_length, samples, mel.sample_rate)
+        with about("input", "path"):
+            audio = read_segment(path, start * mel.hop_length, samples, mel.sample_rate)
         audio = torch.nn.functional.pad(audio, (0, -len(audio) % mel.hop_length))
         with torch.no_grad():
             yield mel(audio[None].to(mel.window.device))[..., first - start : last - start]

@@ -15,6 +15,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from wavflow.audio import audio_length, check_audio, read_segment
-from wavflow.cli import one_line_errors, output_folder
+from wavflow.cli import one_line_errors, output_folder, quiet
 from wavflow.data.corpora import find_corpus, read_table
 from wavflow.data.files import find_audio
 from wavflow.data.shards import import_litdata
@@ -272,17 +273,15 @@ def read_notes(folder: Path) -> list[dict[str, Any]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Makes the shards, and prints a table of what there is in them and which files were left out."""
-    arguments = parse_arguments(argv)
-    warnings.formatwarning = lambda message, *_args, **_kwargs: f"wavflow: warning: {message}\n"
-    with one_line_errors():
-        options = vars(arguments)
+    with one_line_errors(), quiet():
+        options = vars(parse_arguments(argv))
         audio = options.pop("audio")
         found = prepare(mel=MelSpectrogram(**audio_settings(audio)), **options)
-    print(markdown_table(found["splits"]))
-    print(f"\n{len(found['skipped'])} files left out{':' if found['skipped'] else '.'}")
-    for name, problem in found["skipped"].items():
-        print(f"  {name}: {problem}")
-    print(f"\nTrain with `python -m wavflow.train data=shards data.path={arguments.output} audio={audio}`.")
+        print(markdown_table(found["splits"]))
+        print(f"\n{len(found['skipped'])} files left out{':' if found['skipped'] else '.'}")
+        for name, problem in found["skipped"].items():
+            print(f"  {name}: {problem}")
+        print(f"\nTrain with `python -m wavflow.train data=shards data.path={options['output']} audio={audio}`.")
 
 
 def audio_settings(name: str) -> dict[str, Any]:
@@ -304,10 +303,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m wavflow.prepare",
-        description="Makes shards of a folder of wav, flac, ogg or mp3 files, to train from with data=shards. Killed, the same "
+        description="Makes shards of a folder of audio files, to train from with data=shards. Killed, the same "
         "command goes on where it was. To train from a bucket, copy the folder there and name it in data.path=s3://... or gs://...",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"wavflow {version('wavflow')}")
     parser.add_argument("source", help="folder of audio, of any rates, searched with all below it")
     parser.add_argument("output", help="folder for the shards")
     parser.add_argument("--audio", default="22k", help="sample rate and mel: an option of conf/audio, as in training")

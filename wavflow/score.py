@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,9 +11,10 @@ from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
+from wavflow.arguments import about
 from wavflow.audio import read_audio
-from wavflow.cli import command, newest_model, number, output_folder
-from wavflow.data.files import find_audio
+from wavflow.cli import command, listed, newest_model, number, output_folder
+from wavflow.data.files import common_folder, find_audio
 from wavflow.devices import pick_device
 from wavflow.evaluation.coding import bits_per_sample
 from wavflow.evaluation.tables import csv_table, markdown_table
@@ -27,14 +29,12 @@ from wavflow.vocoder import Vocoder
 SHOWN = 20  # rows that are printed
 
 
-@command("score")
+@command("score", lists=("input",), plain="input")
 def main(cfg: DictConfig) -> None:
     """Scores every file, writes the tables and pictures, and prints the most surprising files."""
-    source, pictures = Path(cfg.input), number("pictures", cfg.pictures, 0)
-    if not source.exists():
-        raise FileNotFoundError(f"`input`: there is no file or folder {source}: name audio, or a folder of it.")
-    files = {source.name: source} if source.is_file() else {p.relative_to(source).as_posix(): p for p in find_audio(source)}
-    model = load_model(cfg.model or newest_model("teacher", key="model"), pick_device(cfg.device))
+    pictures, files = number("pictures", cfg.pictures, 0), named_files(listed(cfg.input))
+    with about("model", "path"):
+        model = load_model(cfg.model or newest_model("teacher", key="model"), pick_device(cfg.device))
     speaker = None if cfg.speaker is None and model.speakers is None else speaker_id(cfg.speaker, model)
     check_scores(model)
     folder = output_folder(cfg.output)
@@ -42,7 +42,8 @@ def main(cfg: DictConfig) -> None:
     skipped: dict[str, Exception] = {}
     for name, path in tqdm(files.items(), desc="scoring", unit="file", disable=None):
         try:
-            audio, mel = read(path, model)
+            with about("input", "path"):
+                audio, mel = read(path, model)
         except (ValueError, OSError) as error:  # the other files are none the worse for it
             skipped[name] = error
             continue
@@ -65,6 +66,28 @@ def main(cfg: DictConfig) -> None:
     if skipped:
         names, first = ", ".join(skipped), next(iter(skipped.values()))
         raise ValueError(f"{len(skipped)} of {len(files)} files can't be used and were left out: {names}. The first: {first}")
+
+
+def named_files(sources: Sequence[str]) -> dict[str, Path]:
+    """Returns the audio files that sources name and those below them, by the names that the results give them.
+
+    Raises:
+        FileNotFoundError: When there is no such source.
+        ValueError: When a folder holds no audio.
+    """
+    files: list[tuple[str, Path]] = []
+    for source in map(Path, sources):
+        if not source.exists():
+            raise FileNotFoundError(f"`input`: there is no file or folder {source}: name audio, or a folder of it.")
+        if source.is_file():
+            files.append((source.name, source))
+        else:
+            with about("input", "folder"):
+                files += [(path.relative_to(source).as_posix(), path) for path in find_audio(source)]
+    if len(dict(files)) < len(files):  # a/x.wav and b/x.wav
+        top = common_folder([path for _, path in files])
+        files = [(path.absolute().relative_to(top).as_posix(), path) for _, path in files]
+    return dict(files)
 
 
 def read(path: Path, model: Vocoder, spectrogram: MelSpectrogram | None = None) -> tuple[Tensor, Tensor]:

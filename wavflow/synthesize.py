@@ -14,9 +14,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from wavflow.arguments import choose
-from wavflow.audio import FORMATS, write_audio, write_pieces
-from wavflow.cli import command, newest_model, number, quiet
+from wavflow.arguments import about, choose
+from wavflow.audio import FORMATS, READABLE, UNREADABLE, write_audio, write_pieces
+from wavflow.cli import command, listed, newest_model, number
+from wavflow.data.files import files_below, name_unreadable
 from wavflow.devices import pick_device
 from wavflow.mel_files import MEL_FORMATS, load_mel, mel_chunks, read_scale
 from wavflow.models import load_model
@@ -34,15 +35,16 @@ class Share(NamedTuple):
     skipped: dict[Path | int, Exception]
 
 
-@command("synthesize")
+@command("synthesize", lists=("input",), plain="input")
 def main(cfg: DictConfig) -> None:
     """Synthesizes every input and prints how fast that was."""
-    quiet()
-    pairs = inputs_and_outputs(Path(cfg.input), Path(cfg.output)) if has_input(cfg) else seeds_and_outputs(cfg)
+    target = Path(cfg.output)
+    pairs = inputs_and_outputs(listed(cfg.input), target) if has_input(cfg) else seeds_and_outputs(cfg, target)
     path, count = cfg.model or newest_model("student", key="model"), number("devices", cfg.devices, 1)
     rank, world, local_rank = (int(os.environ.get(name, default)) for name, default in TORCHRUN.items())
     devices = [nth_device(cfg.device, local_rank * count + i) for i in range(count)]
-    vocoder = load_model(path, devices[0])
+    with about("model", "path"):
+        vocoder = load_model(path, devices[0])
     check_takes(vocoder, cfg)
     pairs = pairs[rank::world]
     started = time.perf_counter()
@@ -87,16 +89,17 @@ def synthesize(cfg: DictConfig, pairs: Sequence[Pair], vocoder: Vocoder) -> Shar
                 mel = (chunk.to(vocoder.device) for chunk in mel_chunks(source, vocoder.mel, scale=scale))
             else:
                 mel = load_mel(source, vocoder.mel, scale).to(vocoder.device)
-            if cfg.stream:
-                pieces = vocoder.stream(mel, None, temperature, generator, speaker, passes=passes, dtype=dtype)
-                samples = write_pieces(target, (piece[0] for piece in pieces), vocoder.sample_rate)
-            else:
-                with warnings.catch_warnings():
-                    if scale is not None:  # it was said what it is
-                        warnings.filterwarnings("ignore", message="`mel` looks like")
-                    audio = vocoder.sample(mel, None, temperature, generator, speaker, passes=passes, dtype=dtype)[0]
-                write_audio(target, audio.float().cpu(), vocoder.sample_rate)
-                samples = len(audio)
+            with about("output", "path"):
+                if cfg.stream:
+                    pieces = vocoder.stream(mel, None, temperature, generator, speaker, passes=passes, dtype=dtype)
+                    samples = write_pieces(target, (piece[0] for piece in pieces), vocoder.sample_rate)
+                else:
+                    with warnings.catch_warnings():
+                        if scale is not None:  # it was said what it is
+                            warnings.filterwarnings("ignore", message="`mel` looks like")
+                        audio = vocoder.sample(mel, None, temperature, generator, speaker, passes=passes, dtype=dtype)[0]
+                    write_audio(target, audio.float().cpu(), vocoder.sample_rate)
+                    samples = len(audio)
         except (ValueError, OSError) as error:  # the other files are none the worse for it
             skipped[source] = error
             continue
@@ -122,28 +125,42 @@ def matrix_dtype(precision: str, vocoder: Vocoder) -> torch.dtype:
     return fastest_dtype(vocoder) if isinstance(vocoder.engine(), ParallelEngine) else torch.float32
 
 
-def inputs_and_outputs(source: Path, target: Path) -> list[tuple[Path, Path]]:
-    """Pairs each input file with the audio file to write: one file with a file or folder, a folder's files with a folder.
+def inputs_and_outputs(sources: Sequence[str | Path], target: Path) -> list[tuple[Path, Path]]:
+    """Pairs each input file with the audio file to write: one file with a file or folder, several and folders with a folder.
 
     Raises:
         FileNotFoundError: When there is no such input.
-        ValueError: When a folder holds nothing to synthesize, or its files cannot go where they are sent.
+        ValueError: When a folder holds nothing to synthesize, or the files cannot go where they are sent.
     """
-    names_a_file = target.suffix[1:].lower() in FORMATS
-    if source.is_file():
-        pairs = [(source, target if names_a_file else target / f"{source.stem}.wav")]
-    elif source.is_dir():
-        if names_a_file:
-            raise ValueError(f"`output` must be a folder for a folder of inputs, got {target}: leave out the {target.suffix}.")
-        pairs = [(path, target / path.relative_to(source).with_suffix(".wav")) for path in find_inputs(source, target)]
-        if len({wav for _, wav in pairs}) < len(pairs):
-            pairs = [(path, wav.with_name(f"{path.name}.wav")) for path, wav in pairs]  # a.wav beside a.npy
-    else:
-        raise FileNotFoundError(f"`input`: there is no file or folder {source}: name audio, a mel, or a folder of them.")
-    sources = {path.resolve() for path, _ in pairs}
-    if overwritten := [wav for _, wav in pairs if wav.resolve() in sources]:
+    to_file, pairs = names_a_file(target), []
+    for source in map(Path, sources):
+        if source.is_file():
+            pairs.append((source, target if to_file else target / f"{source.stem}.wav"))
+        elif source.is_dir():
+            pairs += [(path, target / path.relative_to(source).with_suffix(".wav")) for path in find_inputs(source, target)]
+        else:
+            raise FileNotFoundError(f"`input`: there is no file or folder {source}: name audio, a mel, or a folder of them.")
+    if to_file and (len(sources) > 1 or Path(sources[0]).is_dir()):
+        raise ValueError(f"`output` must be a folder for several inputs, got {target}: leave out the {target.suffix}.")
+    if len({wav for _, wav in pairs}) < len(pairs):  # a.wav beside a.npy
+        pairs = [(path, wav.with_name(f"{path.name}.wav")) for path, wav in pairs]
+    if len({wav for _, wav in pairs}) < len(pairs):  # a/x.wav and b/x.wav
+        top = os.path.commonpath([path.absolute().parent for path, _ in pairs])
+        pairs = [(path, target / f"{path.absolute().relative_to(top)}.wav") for path, _ in pairs]
+    if len({wav for _, wav in pairs}) < len(pairs):
+        raise ValueError("`input` names a file twice: name each once.")
+    inputs = {path.resolve() for path, _ in pairs}
+    if overwritten := [wav for _, wav in pairs if wav.resolve() in inputs]:
         raise ValueError(f"`output` would overwrite the input {overwritten[0]}: choose another place.")
     return pairs
+
+
+def names_a_file(target: Path) -> bool:
+    """Returns whether an output is an audio file, and not a folder; raises ValueError for a file of another format."""
+    ending = target.suffix[1:].lower()
+    if ending not in FORMATS and ending in (*READABLE, *UNREADABLE, *MEL_FORMATS) and not target.is_dir():
+        raise ValueError(f"`output` must end in .{' or .'.join(FORMATS)}, or be a folder, got {target}: choose one of these.")
+    return ending in FORMATS
 
 
 def has_input(cfg: DictConfig) -> bool:
@@ -166,15 +183,15 @@ def check_takes(vocoder: Vocoder, cfg: DictConfig) -> None:
         raise ValueError(f"`input` must be left out, since this model takes no mel, got {cfg.input}: say seconds=5 instead.")
 
 
-def seeds_and_outputs(cfg: DictConfig) -> list[tuple[int, Path]]:
+def seeds_and_outputs(cfg: DictConfig, target: Path) -> list[tuple[int, Path]]:
     """Returns the seed of each clip that a model without a mel is to draw, and the audio file to write.
 
     Raises:
         ValueError: When an option is no such number, or there is one file for several clips.
     """
-    number("seconds", cfg.seconds, 0.0)
-    first, count, target = number("seed", cfg.seed, 0), number("count", cfg.count, 1), Path(cfg.output)
-    if target.suffix[1:].lower() not in FORMATS:
+    number("seconds", cfg.seconds, 0.0, above=True)
+    first, count = number("seed", cfg.seed, 0), number("count", cfg.count, 1)
+    if not names_a_file(target):
         return [(seed, target / f"seed-{seed}.wav") for seed in range(first, first + count)]
     if count > 1:
         raise ValueError(f"`output` must be a folder for {count} clips, got {target}: leave out the {target.suffix}.")
@@ -187,13 +204,15 @@ def find_inputs(source: Path, target: Path) -> list[Path]:
     Raises:
         ValueError: When there is none.
     """
-    endings = {f".{ending}" for ending in (*FORMATS, *MEL_FORMATS)}
-    files = [path for path in source.rglob("*") if path.suffix.lower() in endings and not path.name.startswith(".")]
+    endings = (*READABLE, *MEL_FORMATS)
+    found = files_below(source)
+    files = [path for path in found if path.suffix[1:].lower() in endings]
     if target.resolve() != source.resolve():  # what an earlier call made of them is no input
         files = [path for path in files if not path.resolve().is_relative_to(target.resolve())]
     if not files:
-        raise ValueError(f"`input`: {source} holds no {', '.join(sorted(endings))} file: name another folder.")
-    return sorted(files)
+        raise ValueError(f"`input`: {source} holds no {', '.join(endings)} file: name another folder.")
+    name_unreadable(found)
+    return files
 
 
 def speaker_id(speaker: int | str, vocoder: Vocoder) -> torch.Tensor:

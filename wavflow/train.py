@@ -19,8 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from wavflow.arguments import about
 from wavflow.callbacks import Stopped
-from wavflow.cli import command, given, newest_model, number, output_folder, quiet
+from wavflow.cli import command, given, newest_model, number, output_folder
 from wavflow.data import AudioDataModule
 from wavflow.data.split import Split, read_split
 from wavflow.devices import pick_precision
@@ -37,9 +38,6 @@ from wavflow.vocoder import Vocoder
 @command("train")
 def main(cfg: DictConfig) -> None:
     """Trains one stage and prints where the results are."""
-    quiet()
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        cfg.output = f"{cfg.output}-{HydraConfig.get().job.num}"  # each run of a sweep has a folder of its own
     pl.seed_everything(number("seed", cfg.seed, 0), workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
     if cfg.mel is None:
@@ -50,13 +48,18 @@ def main(cfg: DictConfig) -> None:
     config = net_config(chosen_net(cfg, record, start, teacher is not None), teacher)
     if start is not None:
         check_start(cfg, start, config, teacher)
-    data = instantiate(cfg.data, mel=MelSpectrogram(**config["mel"]))
+    if "minutes" in cfg:  # of an experiment
+        number("minutes", cfg.minutes, 0.0, above=True)
+    with about("audio", *cfg.audio, within=True):
+        mel = MelSpectrogram(**config["mel"])
+    data = instantiate(cfg.data, mel=mel)
     keep_split(data, run, start or teacher)
     if config["n_speakers"] and teacher is None:
         config["n_speakers"] = count_speakers(config["n_speakers"], data.speakers)
     cfg.net = config
     changed = changed_options(record, OmegaConf.to_container(cfg, resolve=True)) if record else []
-    net = build(config)
+    with about("net", *config, within=True):
+        net = build(config)
     task = instantiate(cfg.stage, net=net, seed=cfg.seed, **({} if teacher is None else {"teacher": teacher}))
     if start is not None:  # only now: a new student's task takes over parts of the teacher's
         net.load_state_dict(start.state_dict())

@@ -77,8 +77,8 @@ class AudioDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
-            if value < least:
-                raise ValueError(f"`{name}` must be at least {least}, got {value}: raise it.")
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"`{name}` must be a whole number of at least {least}, got {value}.")
         check_segment_length(segment_length, mel)
         if resident and num_workers:
             raise ValueError(

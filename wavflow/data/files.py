@@ -1,17 +1,45 @@
 """Which audio files there are, and which of them can be used."""
 
+import itertools
 import os
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from wavflow.audio import FORMATS, check_audio
+from wavflow.audio import READABLE, UNREADABLE, check_audio
 
 _NAMED = 20  # skipped files that a warning names before it only counts
 
 
+def files_below(folder: str | os.PathLike[str]) -> list[Path]:
+    """Returns all files below a folder, sorted, but hidden ones.
+
+    Links to folders are followed. Each folder is visited once, under its own name rather than a link's, so a link to a folder
+    that it lies in ends nowhere. A warning names folders that can't be read.
+    """
+    files: list[Path] = []
+    visited, unreadable, tops = set(), [], [Path(folder)]
+    while tops:  # a folder and all real ones below it; then those that links lead to
+        links = []
+        for place, names, here in os.walk(tops.pop(0), onerror=unreadable.append):
+            if (real := os.path.realpath(place)) in visited:
+                names.clear()
+                continue
+            visited.add(real)
+            links += [Path(place, name) for name in names if os.path.islink(os.path.join(place, name))]
+            files += [Path(place, name) for name in here if not name.startswith(".")]
+        tops += sorted(links)
+    if unreadable:
+        warnings.warn(f"{len(unreadable)} folder(s) can't be read and are left out: {_some(unreadable)}", stacklevel=2)
+    return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
+
+
 def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
-    """Finds the wav, flac, ogg and mp3 files below a folder, sorted; hidden files are left out.
+    """Finds the audio files below a folder that `read_audio` reads, sorted, also behind links; hidden files are left out.
+
+    A warning counts and names the audio of other formats.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -22,11 +50,61 @@ def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
         raise FileNotFoundError(f"`folder` must name a folder of audio files, but there is no {folder}: check the name.")
     if not folder.is_dir():
         raise ValueError(f"`folder` must name a folder of audio files, got the file {folder}: name the folder it lies in.")
-    named = (path for path in folder.rglob("*") if path.suffix[1:].lower() in FORMATS and not path.name.startswith("."))
-    files = [path for path in named if not path.is_dir()]
+    found = files_below(folder)
+    files = [path for path in found if path.suffix[1:].lower() in READABLE]
+    name_unreadable(found)
     if not files:
-        raise ValueError(f"`folder` must hold {', '.join(FORMATS)} files, but {folder} holds none: name another folder.")
-    return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
+        raise ValueError(f"`folder` must hold {', '.join(READABLE)} files, but {folder} holds none: name another folder.")
+    return files
+
+
+def name_unreadable(files: Sequence[Path]) -> None:
+    """Warns of audio among files that is of a format that can't be read, with its number and names."""
+    if left_out := [path for path in files if path.suffix[1:].lower() in UNREADABLE]:
+        warnings.warn(
+            f"{len(left_out)} audio file(s) of a format that can't be read are left out: {_some(left_out)}. "
+            f"Convert them to wav or flac.",
+            stacklevel=3,
+        )
+
+
+class Scan(NamedTuple):
+    """The files that can be used, their length together in seconds, and what is wrong with the others."""
+
+    files: list[Path]
+    seconds: float
+    skipped: dict[Path, Exception]
+
+    def __str__(self) -> str:
+        kept = f"{len(self.files)} files, {self.seconds / 3600:.2f} hours"
+        return f"{kept}, {len(self.skipped)} skipped ({self.reasons})" if self.skipped else kept
+
+    @property
+    def reasons(self) -> str:
+        """What is wrong, and with how many files."""
+        findings = (str(error).replace(str(path), "").split(" but  ")[-1].split(":")[0] for path, error in self.skipped.items())
+        return ", ".join(f"{count} {reason}" for reason, count in Counter(findings).most_common())
+
+
+def scan(paths: Sequence[Path]) -> Scan:
+    """Holds each file against `check_audio`.
+
+    Raises:
+        ValueError: None can be used.
+    """
+    found = Scan([], 0.0, {})
+    for path in paths:
+        try:
+            seconds = check_audio(path)
+            found.files.append(path)
+            found = found._replace(seconds=found.seconds + seconds)
+        except (ValueError, OSError) as error:
+            found.skipped[path] = error
+    if not found.files:
+        first = next(iter(found.skipped.values()), None)
+        where = f"{len(paths)} in {common_folder(paths)}, none usable. The first: {first}" if first else "none."
+        raise ValueError(f"`paths` must hold at least one usable audio file, got {where}")
+    return found
 
 
 def usable_files(paths: Sequence[Path]) -> list[Path]:
@@ -35,25 +113,19 @@ def usable_files(paths: Sequence[Path]) -> list[Path]:
     Raises:
         ValueError: None is left.
     """
-    usable, skipped = [], []
-    for path in paths:
-        try:
-            check_audio(path)
-            usable.append(path)
-        except (ValueError, OSError) as error:
-            skipped.append((path, error))
-    if not usable:
-        where = f"{len(paths)} in {common_folder(paths)}, none usable. The first: {skipped[0][1]}" if skipped else "none."
-        raise ValueError(f"`paths` must hold at least one usable audio file, got {where}")
-    if skipped:
-        names = ", ".join(str(path) for path, _ in skipped[:_NAMED])
-        more = f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
+    found = scan(paths)
+    if found.skipped:
         warnings.warn(
-            f"{len(skipped)} of {len(paths)} audio files can't be used and are skipped: {names}{more}. "
-            f"The first: {skipped[0][1]}",
+            f"{len(found.skipped)} of {len(paths)} audio files can't be used and are skipped: {_some(found.skipped)}. "
+            f"The first: {next(iter(found.skipped.values()))}",
             stacklevel=2,
         )
-    return usable
+    return found.files
+
+
+def _some(things: Collection[Any]) -> str:
+    more = f" and {len(things) - _NAMED} more" if len(things) > _NAMED else ""
+    return ", ".join(map(str, itertools.islice(things, _NAMED))) + more
 
 
 def common_folder(paths: Sequence[Path]) -> Path:
