@@ -163,7 +163,7 @@ def test_clips(cfg: DictConfig, mel: torch.nn.Module, device: torch.device, spea
     if speakers:
         data.number_speakers(speakers)
     clips = []
-    for item in ClipDataset(files, mel, cfg.seconds, cfg.seed, speakers=data.speaker_ids(files)):
+    for item in ClipDataset(files, mel, cfg.seconds, cfg.seed, speakers=data.speaker_ids(files), mels=data.given):
         speaker = torch.tensor([item["speaker"]], device=device) if "speaker" in item else None
         clips.append(Clip(item["name"], item["audio"][None].to(device), item["mel"][None].to(device), speaker))
     return clips
