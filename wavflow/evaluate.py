@@ -195,7 +195,7 @@ def test_clips(cfg: DictConfig, data: AudioDataModule, device: torch.device, spe
     if speakers:
         data.number_speakers(speakers)
     clips = []
-    for item in ClipDataset(files, data.mel, cfg.seconds, cfg.seed, speakers=data.speaker_ids(files)):
+    for item in ClipDataset(files, data.mel, cfg.seconds, cfg.seed, speakers=data.speaker_ids(files), mels=data.given):
         speaker = torch.tensor([item["speaker"]], device=device) if "speaker" in item else None
         clips.append(Clip(item["name"], item["audio"][None].to(device), item["mel"][None].to(device), speaker))
     return clips

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -41,18 +43,45 @@ def load_mel(path: str | os.PathLike[str], mel: MelSpectrogram, scale: MelScale 
         with torch.no_grad():
             short = -len(audio) % mel.hop_length  # the last frame whole, so that no sound is lost
             return mel(torch.nn.functional.pad(audio, (0, short))[None].to(mel.window.device))
-    loaded, spec = _read_array(path, "input", "a mel")
+    loaded = stored_mel(path, mel)
+    loaded = loaded if scale is None else scale(loaded)
+    with _naming(path):
+        check_scale(loaded, mel)
+    return loaded
+
+
+def stored_mel(path: str | os.PathLike[str], mel: MelSpectrogram, name: str = "input") -> Tensor:
+    """Returns the mel (1, n_mels, F) of a .npy, .pt or .safetensors file as it is, of whatever scale; `name` is for errors.
+
+    Raises:
+        ValueError: When it cannot be read, or is none of such bands.
+    """
+    path = Path(path)
+    loaded, spec = _read_array(path, name, "a mel")
     loaded = loaded.float() if loaded.is_floating_point() else loaded
     loaded = loaded.unsqueeze(0) if loaded.dim() == 2 else loaded
-    try:
+    with _naming(path):
         mel.check(loaded, spec)
         if len(loaded) != 1:
             raise ValueError(f"`mel` must be one clip's, got {len(loaded)} in one file: save each to a file of its own.")
-        loaded = loaded if scale is None else scale(loaded)
-        check_scale(loaded, mel)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
     return loaded
+
+
+def mel_frames(path: str | os.PathLike[str], mel: MelSpectrogram) -> int:
+    """Returns the number of frames of a stored mel; of a .npy file no more is read than its header.
+
+    Raises:
+        FileNotFoundError: When there is no such file.
+        ValueError: When it cannot be read, or has another shape than such mels.
+    """
+    if Path(path).is_file() and Path(path).suffix.lower() == ".npy":
+        try:
+            shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+        except (OSError, ValueError, EOFError):  # worded below
+            shape = ()
+        if shape[:-1] in ((mel.n_mels,), (1, mel.n_mels)):
+            return shape[-1]
+    return stored_mel(path, mel, "mels").shape[-1]
 
 
 def read_scale(scale: str | None, mean: float | str | None = None, std: float | str | None = None) -> MelScale | None:
@@ -71,6 +100,9 @@ def read_scale(scale: str | None, mean: float | str | None = None, std: float | 
     values = {}
     for name, value in (("mean", mean), ("std", std)):
         if isinstance(value, str | os.PathLike):
+            with contextlib.suppress(ValueError):
+                values[name] = float(os.fspath(value))
+                continue  # a number in quotes
             value = _read_array(Path(value), f"mel_{name}", "numbers")[0].squeeze()
         if value is not None:
             values[name] = value
@@ -107,6 +139,14 @@ def mel_chunks(
         audio = torch.nn.functional.pad(audio, (0, -len(audio) % mel.hop_length))
         with torch.no_grad():
             yield mel(audio[None].to(mel.window.device))[..., first - start : last - start]
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _read_array(path: Path, name: str, what: str) -> tuple[Tensor, dict | None]:

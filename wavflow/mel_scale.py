@@ -49,7 +49,7 @@ class MelScale:
     """
 
     def __init__(self, scale: str = "ln", mean: float | Tensor = 0.0, std: float | Tensor = 1.0) -> None:
-        self._to_ln = choose("mel_scale", scale, SCALES)
+        self.name, self._to_ln = scale, choose("mel_scale", scale, SCALES)
         self.mean, self.std = (torch.as_tensor(value, dtype=torch.float64) for value in (mean, std))
         for name, value in (("mel_mean", self.mean), ("mel_std", self.std)):
             if value.ndim > 1 or not value.isfinite().all() or (name == "mel_std" and (value <= 0).any()):

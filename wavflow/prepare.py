@@ -29,12 +29,14 @@ from wavflow.audio import audio_length, check_audio, read_segment
 from wavflow.cli import one_line_errors, output_folder, quiet
 from wavflow.data.corpora import find_corpus, read_table
 from wavflow.data.files import find_audio
+from wavflow.data.given import GivenMels, find_mels
 from wavflow.data.shards import import_litdata
 from wavflow.data.split import SPLITS, file_name, split_files
 from wavflow.evaluation.listening import loudness
 from wavflow.evaluation.tables import markdown_table
 from wavflow.files import aside
 from wavflow.mel import MelSpectrogram
+from wavflow.mel_files import read_scale
 
 PEAK = 0.99
 """What no sample exceeds once the loudness is brought to the target."""
@@ -55,6 +57,7 @@ class Maker:
         trim: Silence is taken off the ends of a piece: what lies that many dB below its loudest; `None` keeps it.
         level: Loudness in LKFS that each piece is brought to; `None` leaves it.
         speakers: File to speaker, of those whose speaker is known.
+        given: The mels to store, where they are not to be computed; pieces then begin on a frame.
     """
 
     def __init__(
@@ -67,7 +70,9 @@ class Maker:
         trim: float | None = None,
         level: float | None = None,
         speakers: dict[str, str] | None = None,
+        given: GivenMels | None = None,
     ) -> None:
+        self.given = given
         self.source, self.pieces, self.notes = source, pieces, notes
         self.mel, self.with_mel, self.trim, self.level, self.speakers = mel, with_mel, trim, level, speakers or {}
 
@@ -79,7 +84,10 @@ class Maker:
         try:
             sound, skipped = self._shaped(read_segment(path, start, length, self.mel.sample_rate))
             audio = (sound.double() * 32768).round().clamp(-32768, 32767).to(torch.int16).numpy()
-            if self.with_mel:
+            if self.given is not None:
+                hop = self.mel.hop_length
+                mel = self.given.read(Path(path))[:, start // hop : start // hop + max(1, length // hop)].numpy()
+            elif self.with_mel:
                 stored = torch.from_numpy(audio.astype(np.float32)) / 32768
                 stored = torch.nn.functional.pad(stored, (0, max(0, self.mel.hop_length - len(stored))))
                 with torch.no_grad():
@@ -94,7 +102,7 @@ class Maker:
             "file": Path(os.path.relpath(path, self.source)).as_posix(),
             "start": start / self.mel.sample_rate,
             "sample_rate": self.mel.sample_rate,
-            "mel": self.mel.spec if self.with_mel else None,
+            "mel": self.mel.spec if self.with_mel or self.given is not None else None,
             "speaker": self.speakers.get(path),
         }
         return {"audio": audio, "mel": mel, "about": json.dumps(about)}
@@ -127,6 +135,10 @@ def prepare(
     level: float | None = None,
     table: str | os.PathLike[str] | None = None,
     corpus: str | None = None,
+    mels: str | os.PathLike[str] | None = None,
+    mel_scale: str | None = None,
+    mel_mean: float | str | None = None,
+    mel_std: float | str | None = None,
     seconds: float = 30.0,
     shard_megabytes: float = 64.0,
     workers: int = 1,
@@ -145,6 +157,10 @@ def prepare(
         level: See `Maker`.
         table: A CSV file that lists the files to take, and their speakers; see `read_table`.
         corpus: A published corpus to take, and to know the speakers of; see `find_corpus`.
+        mels: A folder of mels to store instead of computing them, see `AudioDataModule`, as are the next three.
+        mel_scale: What these mels are to be converted from.
+        mel_mean: A number, or a file.
+        mel_std: Likewise.
         seconds: Longer files are cut into equal pieces of at most that.
         shard_megabytes: Size of a shard.
         workers: Processes.
@@ -176,7 +192,15 @@ def prepare(
             skipped[str(path)] = str(error)
     if not lengths:
         raise ValueError(f"`source` must hold usable audio, but {source} holds none. The first: {next(iter(skipped.values()))}")
+    given, scale = None, read_scale(mel_scale, mel_mean, mel_std)
     settings = {"mel": mel.spec, "with_mel": with_mel, "trim": trim, "level": level, "seconds": seconds}
+    if paths := find_mels(list(lengths), source, mels, table):
+        if trim is not None or level is not None:
+            raise ValueError("`trim` and `level` must be left out with `mels`, which are of the audio as it is.")
+        given = GivenMels(paths, mel, scale)
+        skipped |= {str(path): "It has no mel that fits." for path in lengths if path not in given.frames}
+        lengths = {path: given.samples(path, lengths[path]) for path in given.frames}
+        settings["mels"] = [str(mels), mel_scale, str(mel_mean), str(mel_std)]
     settings |= {"shard_megabytes": shard_megabytes, "workers": workers, "validation": validation, "test": test, "seed": seed}
     settings["lengths"] = {path.as_posix(): length for path, length in lengths.items()}
     speakers = {str(path): name for path in lengths if (name := found[path]) is not None}
@@ -188,12 +212,12 @@ def prepare(
         part.write_text(json.dumps({split: [file_name(path, source) for path in files] for split, files in parts.items()}))
     for split, files in parts.items():
         notes = output / split / "notes"
-        pieces = cut_up(files, lengths, round(seconds * mel.sample_rate))
+        pieces = cut_up(files, lengths, round(seconds * mel.sample_rate), 1 if given is None else mel.hop_length)
         np.random.default_rng(seed).shuffle(pieces)
         if not (output / split / "index.json").exists():
             notes.mkdir(parents=True, exist_ok=True)
             mend_checkpoints(output / split)
-            maker = Maker(source, pieces, notes, MelSpectrogram(**mel.spec), with_mel, trim, level, speakers)
+            maker = Maker(source, pieces, notes, MelSpectrogram(**mel.spec), with_mel, trim, level, speakers, given)
             with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():  # its bar goes to stderr, and stays
                 warnings.simplefilter("ignore")
                 litdata.optimize(
@@ -217,11 +241,15 @@ def prepare(
     return {"splits": rows, "skipped": {os.path.relpath(path, source): problem for path, problem in skipped.items()}}
 
 
-def cut_up(files: Sequence[Path], lengths: dict[Path, int], limit: int) -> list[tuple[str, int, int]]:
-    """Returns the pieces of files as file, first sample and length: equal parts of each, none longer than the limit."""
+def cut_up(files: Sequence[Path], lengths: dict[Path, int], limit: int, hop: int = 1) -> list[tuple[str, int, int]]:
+    """Returns the pieces of files as file, first sample and length: equal parts of each, none longer than the limit.
+
+    They begin on multiples of `hop`, which may make some longer by as much.
+    """
     pieces = []
     for path in files:
-        edges = np.linspace(0, lengths[path], -(-lengths[path] // limit) + 1).round().astype(int).tolist()
+        edges = np.linspace(0, lengths[path] / hop, -(-lengths[path] // limit) + 1).round().astype(int) * hop
+        edges = [*edges[:-1].tolist(), lengths[path]]
         pieces += [(str(path), start, stop - start) for start, stop in itertools.pairwise(edges)]
     return pieces
 
@@ -319,6 +347,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     known = parser.add_mutually_exclusive_group()
     known.add_argument("--table", metavar="CSV", help="take the files of its column path; the column speaker tells who speaks")
     known.add_argument("--corpus", help="take the files of vctk, libritts or another corpus of conf/data, and its speakers")
+    parser.add_argument("--mels", metavar="FOLDER", help="store the mels of this folder, named as the audio, and compute none")
+    parser.add_argument("--mel-scale", metavar="SCALE", help="convert them from: ln, log10, db or linear magnitudes")
+    parser.add_argument("--mel-mean", metavar="X", help="what was subtracted to normalize them: a number, or a file")
+    parser.add_argument("--mel-std", metavar="X", help="what they were divided by then: a number, or a file")
     parser.add_argument("--seconds", type=float, default=30.0, help="cut longer files into equal pieces of at most that")
     parser.add_argument("--shard-megabytes", type=float, default=64.0, help="size of a shard")
     parser.add_argument("--workers", type=int, default=max(1, os.cpu_count() or 1), help="processes")

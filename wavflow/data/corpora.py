@@ -116,7 +116,9 @@ def _download(name: str, corpus: Corpus, folder: Path, part: str) -> None:
     unfinished.rename(place)
 
 
-def read_table(table: str | os.PathLike[str], folder: str | os.PathLike[str]) -> dict[Path, str | None]:
+def read_table(
+    table: str | os.PathLike[str], folder: str | os.PathLike[str], column: str = "speaker"
+) -> dict[Path, str | None]:
     """Reads which files there are, and who speaks in each, from a table with a line of column names.
 
     The columns may be parted by `,`, `|`, `;` or tabs. `path` is needed, `speaker` is taken where it is there, and others are
@@ -125,9 +127,10 @@ def read_table(table: str | os.PathLike[str], folder: str | os.PathLike[str]) ->
     Args:
         table: A CSV file, in UTF-8.
         folder: What paths are relative to.
+        column: What to read instead of speakers, such as `mel`.
 
     Returns:
-        File to speaker; None where there is no column of speakers.
+        File to speaker; None where there is no such column.
 
     Raises:
         FileNotFoundError: There is no such table.
@@ -146,10 +149,10 @@ def read_table(table: str | os.PathLike[str], folder: str | os.PathLike[str]) ->
             if "path" not in columns:
                 raise ValueError(f"`table` must have a column `path`, but {table} has {', '.join(columns)}: name the columns.")
             for row in rows:
-                values = {name: row[name].strip() for name in ("path", "speaker") if name in columns}
-                path, speaker = Path(folder, values["path"]), values.get("speaker")
+                values = {name: row[name].strip() for name in ("path", column) if name in columns}
+                path, speaker = Path(folder, values["path"]), values.get(column)
                 if "" in values.values() or found.get(path, speaker) != speaker:
-                    fault = "lacks a value" if "" in values.values() else "gives a file a second speaker"
+                    fault = "lacks a value" if "" in values.values() else f"gives a file a second {column}"
                     raise ValueError(f"`table`: line {rows.line_num} of {table} {fault}: {values}: put it right.")
                 found[path] = speaker
     except (UnicodeDecodeError, csv.Error) as error:

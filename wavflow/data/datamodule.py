@@ -17,9 +17,11 @@ from wavflow.audio import audio_length, audio_rate
 from wavflow.data.corpora import find_corpus, read_table
 from wavflow.data.datasets import ClipDataset, CropDataset, check_segment_length
 from wavflow.data.files import find_audio, usable_files
+from wavflow.data.given import GivenMels, find_mels
 from wavflow.data.resident import ResidentCrops, as_is
 from wavflow.data.split import SPLITS, Split, file_name, follow_split, read_split, split_files
 from wavflow.mel import MelSpectrogram
+from wavflow.mel_files import read_scale
 
 
 def bundled_speech() -> Path:
@@ -51,6 +53,14 @@ class AudioDataModule(pl.LightningDataModule):
         download: Whether to fetch the corpus into `path` if it is not there.
         resident: Whether all that is trained on lies on the training's device, with its mels; see `ResidentCrops`.
         split: A JSON file of lists of names, such as a run's split.json, to split by instead; see `follow_split`.
+        mels: A folder of mels to take instead of computing them, named as the audio below `path` is; or what the column `mel`
+            of `table` is relative to, else `path` is. See `GivenMels`.
+        mel_scale: What these mels are to be converted from, see `MelScale`; so are the next two.
+        mel_mean: A number, or a file.
+        mel_std: Likewise.
+
+    Attributes:
+        given: The mels that were given, once it is set up; None where they are computed.
 
     Raises:
         ValueError: An argument does not fit.
@@ -74,6 +84,10 @@ class AudioDataModule(pl.LightningDataModule):
         download: bool = False,
         resident: bool = False,
         split: str | os.PathLike[str] | None = None,
+        mels: str | os.PathLike[str] | None = None,
+        mel_scale: str | None = None,
+        mel_mean: float | str | None = None,
+        mel_std: float | str | None = None,
     ) -> None:
         super().__init__()
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
@@ -95,6 +109,8 @@ class AudioDataModule(pl.LightningDataModule):
         self.resident = resident
         self._stored = None if split is None else read_split(split)
         self._must_fit = split is not None
+        self.mels, self.scale = mels, read_scale(mel_scale, mel_mean, mel_std)
+        self.given: GivenMels | None = None
         self._split: tuple[list[Path], list[Path], list[Path]] | None = None
         self._speakers: dict[Path, str] = {}
         self._ids: dict[str, int] | None = None
@@ -105,7 +121,8 @@ class AudioDataModule(pl.LightningDataModule):
     def contents(self) -> tuple[int, str]:
         """How many files there are to train on, and of what kind the first is."""
         first = self.train_files[0]
-        return len(self.train_files), f"{first.suffix[1:]}, {audio_rate(first)} Hz"
+        mels = "" if self.given is None else ", mels given"
+        return len(self.train_files), f"{first.suffix[1:]}, {audio_rate(first)} Hz{mels}"
 
     @property
     def summary(self) -> str:
@@ -202,6 +219,11 @@ class AudioDataModule(pl.LightningDataModule):
         if self._split is None:
             found = self._find()
             files = usable_files(list(found))
+            if paths := find_mels(files, self.path, self.mels, self.table):
+                self.given = GivenMels(paths, self.mel, self.scale)
+                files = list(self.given.frames)
+            elif self.scale is not None:
+                raise ValueError("`mel_scale`, `mel_mean` and `mel_std` are of given mels, but none are: name them by `mels`.")
             self._speakers = {path: name for path in files if (name := found[path]) is not None}
             self._split = split_files(files, self.validation, self.test, self.seed, self.path)
             if self._stored is not None:
@@ -214,7 +236,7 @@ class AudioDataModule(pl.LightningDataModule):
         ids = self.speaker_ids(self.train_files)
         if ids is not None and (unheard := sorted(set(self.speakers) - {self._speakers[path] for path in self.train_files})):
             warnings.warn(f"Nothing is left to train on of {len(unheard)} speakers: {', '.join(unheard)}", stacklevel=2)
-        options = self.train_files, self.mel, self.segment_length, self.seed, self.dequantise, ids
+        options = self.train_files, self.mel, self.segment_length, self.seed, self.dequantise, ids, self.given
         if self.resident:
             device = self.trainer.strategy.root_device if self.trainer else "cpu"
             return DataLoader(ResidentCrops(device, *options), self.batch_size, sampler=self._order(), collate_fn=as_is)
@@ -239,7 +261,8 @@ class AudioDataModule(pl.LightningDataModule):
 
     def _clips(self, files: list[Path]) -> DataLoader:
         ids = self.speaker_ids(files)
-        return self._loader(ClipDataset(files, self.mel, self.max_clip_seconds, self.seed, self.dequantise, ids), 1)
+        clips = ClipDataset(files, self.mel, self.max_clip_seconds, self.seed, self.dequantise, ids, self.given)
+        return self._loader(clips, 1)
 
     def state_dict(self) -> dict[str, int]:
         """Returns how many crops training has read, in all processes; a resumed training may batch them otherwise."""

@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 
 from wavflow.audio import audio_length, read_segment
 from wavflow.data.files import common_folder
+from wavflow.data.given import GivenMels
 from wavflow.mel import MEL_FLOOR, MelSpectrogram
 
 
@@ -57,6 +58,7 @@ class CropDataset(Dataset[Item]):
         dequantise: Whether to add uniform noise of one 16-bit step to `audio`, after the mel was computed: without it
             digital silence has no density (theory.md, 1).
         speakers: Ids, one for each file.
+        mels: The files' mels, where they are not to be computed.
 
     Raises:
         ValueError: An argument does not fit, or a file's header can't be read.
@@ -70,6 +72,7 @@ class CropDataset(Dataset[Item]):
         seed: int = 0,
         dequantise: bool = True,
         speakers: Sequence[int] | None = None,
+        mels: GivenMels | None = None,
     ) -> None:
         if not files:
             raise ValueError("`files` must hold at least one audio file, got none: name a folder that holds audio.")
@@ -77,7 +80,11 @@ class CropDataset(Dataset[Item]):
         self.files = list(files)
         self.mel = MelSpectrogram(**mel.spec)
         self.segment_length, self.seed, self.dequantise, self.speakers = segment_length, seed, dequantise, speakers
-        self._lengths = [audio_length(path, mel.sample_rate) for path in self.files]
+        self.mels = mels
+        self._wholes = [audio_length(path, mel.sample_rate) for path in self.files]
+        self._lengths = self._wholes
+        if mels is not None:
+            self._lengths = [mels.samples(*file) for file in zip(self.files, self._wholes, strict=True)]
         self._ends = np.cumsum(self._lengths)
         self._dropped: set[int] = set()
 
@@ -119,8 +126,10 @@ class CropDataset(Dataset[Item]):
 
     def _read(self, which: int, first: int, frames: int) -> tuple[Tensor, Tensor]:
         path = self.files[which]
-        if audio_length(path, self.mel.sample_rate) != self._lengths[which]:
+        if audio_length(path, self.mel.sample_rate) != self._wholes[which]:
             raise ValueError(f"`path` must stay as it is during training, but {path} changed its length: leave it alone.")
+        if self.mels is not None:
+            return self.mels.read_crop(path, first, frames)
         return read_crop(path, self.mel, first, frames, self._lengths[which])
 
 
@@ -136,6 +145,7 @@ class ClipDataset(Dataset[Item]):
         seed: Of the noise, which is the same each time that an item is read.
         dequantise: As for `CropDataset`.
         speakers: Ids, one for each file.
+        mels: As for `CropDataset`.
 
     Raises:
         ValueError: An argument does not fit.
@@ -149,6 +159,7 @@ class ClipDataset(Dataset[Item]):
         seed: int = 0,
         dequantise: bool = True,
         speakers: Sequence[int] | None = None,
+        mels: GivenMels | None = None,
     ) -> None:
         if not files:
             raise ValueError("`files` must hold at least one audio file, got none: name a folder that holds audio.")
@@ -161,6 +172,7 @@ class ClipDataset(Dataset[Item]):
             self.names = [f"{number:05d}_{name}" for number, name in enumerate(self.names)]
         self.mel = MelSpectrogram(**mel.spec)
         self.max_seconds, self.seed, self.dequantise, self.speakers = max_seconds, seed, dequantise, speakers
+        self.mels = mels
 
     def __len__(self) -> int:
         return len(self.files)
@@ -171,9 +183,14 @@ class ClipDataset(Dataset[Item]):
         limit = math.inf if self.max_seconds is None else self.max_seconds * self.mel.sample_rate // self.mel.hop_length
         for which in [*range(index, len(self)), *range(index)]:
             try:
-                length = audio_length(self.files[which], self.mel.sample_rate)
-                frames = max(1, int(min(limit, _frames(length, self.mel))))
-                audio, mel = read_crop(self.files[which], self.mel, 0, frames, length)
+                path = self.files[which]
+                length = audio_length(path, self.mel.sample_rate)
+                frames = _frames(length, self.mel) if self.mels is None else self.mels.frames[path]
+                frames = max(1, int(min(limit, frames)))
+                if self.mels is None:
+                    audio, mel = read_crop(path, self.mel, 0, frames, length)
+                else:
+                    audio, mel = self.mels.read_crop(path, 0, frames)
             except (ValueError, OSError) as error:
                 warnings.warn(f"An audio file can't be read, the next one stands in for it: {error}", stacklevel=2)
                 continue

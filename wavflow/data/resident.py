@@ -33,16 +33,18 @@ class ResidentCrops(CropDataset):
         for which, path in enumerate(self.files):
             try:
                 whole = read_audio(path, self.mel.sample_rate)[0].float()
-                if len(whole) != self._lengths[which]:
+                if len(whole) != self._wholes[which]:
                     raise ValueError(f"`path` must hold what its header says, but {path} doesn't: replace it.")
+                given = None if self.mels is None else self.mels.read(path)
             except (ValueError, OSError) as error:
                 self.drop(which, error)
-                whole = torch.zeros(self._lengths[which], dtype=torch.float32)
+                whole, given = torch.zeros(self._wholes[which], dtype=torch.float32), None
+            whole = whole[: self._lengths[which]]
             # no crop begins in a last incomplete hop; a file shorter than one counts as one
             frames = max(1, len(whole) // hop)
             padded = torch.nn.functional.pad(whole, (0, max(0, hop - len(whole))))
             with torch.no_grad():
-                mels.append(self.mel(padded[None])[0].T)
+                mels.append((self.mel(padded[None])[0] if given is None else given).T)
             audio.append(padded[: frames * hop])
         self._first_frames = np.cumsum([0, *map(len, mels[:-1])])
         self._audio, self._mel = torch.cat(audio).to(device), torch.cat(mels).to(device)

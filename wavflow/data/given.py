@@ -1,0 +1,174 @@
+"""Mels that come with the audio instead of being computed from it: predicted by an acoustic model, aligned with the recording.
+
+What a vocoder will be given is what it learns from best. A predicted mel is smoother than the recording's own and errs, so the
+vocoders behind acoustic models are trained further on pairs of recording and predicted mel. Frame f must condition the samples
+`f * hop_length` to `(f + 1) * hop_length`, as frames of the model's own mel do.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from wavflow.audio import audio_length, read_audio, read_segment
+from wavflow.data.corpora import read_table
+from wavflow.mel import MelSpectrogram
+from wavflow.mel_files import MEL_FORMATS, load_mel, mel_frames, stored_mel
+from wavflow.mel_scale import SCALES, MelScale
+
+SLACK = 2
+"""Frames that a mel may have more or less than its audio: what is common to both is used."""
+
+FAR = 1.5
+"""Nats that mels may differ from those of their audio, on average; an acoustic model's do by about .5, other audio's by 2."""
+
+_NAMED, _TRIED = 20, 16
+
+
+class GivenMels:
+    """Audio files and their mels. Those without one that fits are named in a warning and left out.
+
+    Args:
+        paths: Audio file to mel file; None where there is none.
+        mel: The settings that they were made with; its sample rate is the data's.
+        scale: What they are to be converted from, see `MelScale`; None for none.
+
+    Attributes:
+        frames: Audio file to the number of frames that audio and mel have in common, of the files that can be used.
+
+    Raises:
+        ValueError: None can be used, or they are not of that audio.
+    """
+
+    def __init__(self, paths: Mapping[Path, Path | None], mel: MelSpectrogram, scale: MelScale | None = None) -> None:
+        self.mel, self.scale, self.frames = MelSpectrogram(**mel.spec), scale, {}
+        self._paths = dict(paths)
+        left_out, unequal = {}, 0
+        for audio, path in paths.items():
+            try:
+                own = max(1, audio_length(audio, mel.sample_rate) // mel.hop_length)
+                if path is None:
+                    raise ValueError("there is no mel of that name")
+                given = mel_frames(path, mel)
+                if abs(given - own) > SLACK:
+                    raise ValueError(f"{path} has {given} frames, where {own} fit its audio with a hop of {mel.hop_length}")
+            except (ValueError, OSError) as error:
+                left_out[audio] = error
+                continue
+            self.frames[audio] = min(own, given)
+            unequal += own != given
+        first = f"The first: {next(iter(left_out.values()))}." if left_out else ""
+        if not self.frames:
+            raise ValueError(f"`mels` must hold a mel for each audio file, but of {len(paths)} files none has one. {first}")
+        self._hold_against_audio()
+        if left_out:
+            names = ", ".join(map(str, [*left_out][:_NAMED]))
+            more = f" and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
+            warnings.warn(
+                f"{len(left_out)} of {len(paths)} audio files have no mel that fits and are left out: {names}{more}. {first}",
+                stacklevel=2,
+            )
+        if unequal:
+            warnings.warn(
+                f"{unequal} of {len(self.frames)} mels are up to {SLACK} frames longer or shorter than their audio: what is "
+                "common to both is used.",
+                stacklevel=2,
+            )
+
+    def samples(self, audio: Path, length: int) -> int:
+        """Returns how many samples of an audio file of that length are used."""
+        return min(length, self.frames[audio] * self.mel.hop_length)
+
+    def read_crop(self, audio: Path, first: int, frames: int) -> tuple[Tensor, Tensor]:
+        """Reads some frames' audio and their given mel.
+
+        Args:
+            audio: One of the files.
+            first: The first frame.
+            frames: How many at most; fewer come where the file ends.
+
+        Returns:
+            As `wavflow.data.datasets.read_crop`.
+
+        Raises:
+            ValueError: The mel can't be read or is no longer what it was.
+        """
+        hop, frames = self.mel.hop_length, min(frames, self.frames[audio] - first)
+        stop = self.samples(audio, audio_length(audio, self.mel.sample_rate))
+        samples = read_segment(audio, first * hop, min(frames * hop, stop - first * hop), self.mel.sample_rate)
+        return samples, self.read(audio)[:, first : first + frames].clone()
+
+    def read(self, audio: Path) -> Tensor:
+        """Reads the mel of an audio file, (n_mels, F), float32, converted and cut to the frames that both have."""
+        given = load_mel(self._paths[audio], self.mel, self.scale)[0]
+        if given.shape[-1] < self.frames[audio]:
+            raise ValueError(f"`mels` must stay as they are during training, but {self._paths[audio]} got shorter.")
+        return given[:, : self.frames[audio]]
+
+    def _hold_against_audio(self) -> None:
+        """Raises ValueError unless some of the mels are near those of their audio."""
+        said = MelScale() if self.scale is None else self.scale
+        scales = {said.name: said, **{name: MelScale(name, said.mean, said.std) for name in SCALES if name != said.name}}
+        files, errors, distances = list(self.frames), [], []
+        for audio in files[:: -(-len(files) // _TRIED)]:
+            try:
+                mel, whole = stored_mel(self._paths[audio], self.mel, "mels"), read_audio(audio, self.mel.sample_rate)[0]
+            except (ValueError, OSError) as error:  # where it is one of many it is dropped when it is read
+                errors.append(error)
+                continue
+            with torch.no_grad():
+                own = self.mel(torch.nn.functional.pad(whole, (0, self.mel.hop_length))[None])[..., : self.frames[audio]]
+            mel = mel[..., : self.frames[audio]]
+            distances.append([float((scale(mel) - own).abs().mean()) for scale in scales.values()])
+        if not distances:
+            raise ValueError(f"`mels` can't be read. The first: {errors[0]}")
+        means = dict(zip(scales, torch.tensor(distances).mean(dim=0).tolist(), strict=True))
+        if not means[said.name] < FAR:
+            best = min(means, key=lambda name: means[name])
+            advice = "check that they are of these recordings, frame by frame, and how they were normalized"
+            if means[best] < FAR:
+                advice = f"as {best} they would by {means[best]:.2f}, so say mel_scale={best}"
+            raise ValueError(
+                f"`mels` must be near the mels of their audio, but differ from them by {means[said.name]:.2f} nats on average, "
+                f"where {FAR} is allowed: {advice}."
+            )
+
+
+def find_mels(
+    files: Sequence[Path],
+    path: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | None = None,
+    table: str | os.PathLike[str] | None = None,
+) -> dict[Path, Path | None]:
+    """Finds the mel of each audio file: what the column `mel` of a table says, if there is one, else by the name in `folder`.
+
+    Args:
+        files: Audio files.
+        path: The folder that they are below.
+        folder: Of mels, each below it where its audio is below `path`, and of the same name but for the ending; or what
+            the table's paths are relative to, which is `path` if it is None.
+        table: See `read_table`.
+
+    Returns:
+        File to mel, None where there is none of that name; nothing where neither a folder nor a column is given.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+    """
+    path, folder = Path(path), None if folder is None else Path(folder)
+    if folder is not None and not folder.is_dir():
+        raise FileNotFoundError(f"`mels` must name a folder of mels, but there is no folder {folder}: check the name.")
+    column = {} if table is None else read_table(table, path, "mel")
+    if any(column.values()):
+        return {file: (folder or path) / str(column[file]) for file in files}
+    found: dict[Path, Path | None] = {}
+    for file in [] if folder is None else files:
+        stem = folder / (file.relative_to(path) if file.is_relative_to(path) else file.name)
+        named = (stem.with_suffix(f".{ending}") for ending in MEL_FORMATS)
+        found[file] = next((mel for mel in named if mel.is_file()), None)
+    return found
