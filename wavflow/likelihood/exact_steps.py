@@ -111,9 +111,10 @@ def follow(
         if reads:
             levels[i] = code(coder, 0, LOWEST, HIGHEST, mixture, bijection[2])
         else:
-            start = start_of(levels[i], LOWEST, HIGHEST, mixture, bijection[2])
+            level = int(levels[i])
+            start = start_of(level, LOWEST, HIGHEST, mixture, bijection[2])
             shares[i, 0] = start
-            shares[i, 1] = start_of(levels[i] + 1, LOWEST, HIGHEST, mixture, bijection[2]) - start
+            shares[i, 1] = start_of(level + 1, LOWEST, HIGHEST, mixture, bijection[2]) - start
         audio[now] = levels[i] / FULL_SCALE
     return True
 
@@ -154,14 +155,14 @@ def describe(params, bijection, centre, unit, mixture):
     components, bound, _ = bijection
     most, total, finite = -np.inf, 0.0, True
     for i in range(components):
-        most = max(most, params[i])
+        most = max(most, np.float64(params[i]))
     for i in range(max(1, components)):
         loc, raw = np.float64(params[components + i]), np.float64(params[max(1, 2 * components) + i])
         if components > 1:
             loc += -2.0 + 4.0 * i / (components - 1)
         elif components:
             loc += -2.0
-        mixture[0, i] = exp(params[i] - most) if components else 1.0
+        mixture[0, i] = exp(np.float64(params[i]) - most) if components else 1.0
         mixture[1, i] = centre + unit * loc
         mixture[2, i] = unit * exp(bound * tanh(raw / bound))
         total += mixture[0, i]

@@ -174,9 +174,9 @@ def code_evenly(coder: Coder, symbols: np.ndarray, lowest: int, bits: int) -> No
     for i in range(len(symbols)):
         if coder.reads:
             symbols[i] = peek(coder) // width + lowest
-            take(coder, (symbols[i] - lowest) * width, width)
+            take(coder, (int(symbols[i]) - lowest) * width, width)
         else:
-            put(coder, (symbols[i] - lowest) * width, width)
+            put(coder, (int(symbols[i]) - lowest) * width, width)
 
 
 @compiled
