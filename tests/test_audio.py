@@ -489,3 +489,30 @@ def test_mel_refuses_other_shapes(audio: Tensor) -> None:
 def test_mel_refuses_impossible_settings(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MelSpectrogram(**arguments)
+
+
+# --- bytes, open files and arrays
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg", "mp3"])
+def test_bytes_and_open_files_are_read_as_files_are(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{ending}"
+    write_audio(path, np.random.default_rng(0).uniform(-0.5, 0.5, 4000), 16000)  # an array, in float64
+    expected, rate = read_audio(path, 8000)
+
+    for given in (path.read_bytes(), io.BytesIO(path.read_bytes()), path.open("rb")):
+        audio, given_rate = read_audio(given, 8000)
+        assert torch.equal(audio, expected)
+        assert given_rate == rate
+        if not isinstance(given, bytes):
+            given.close()
+
+
+def test_bytes_that_are_no_audio_are_refused_without_a_path_that_nobody_knows(tmp_path: Path) -> None:
+    for data, words in [(b"", "is empty"), (b"no audio at all", "is not audio")]:
+        with pytest.raises(ValueError, match=rf"but what was given \({len(data)} bytes\) {words}"):
+            read_audio(data)
+    with pytest.raises(ValueError, match="`path` must be open for reading bytes, got str: open it with mode 'rb'"):
+        read_audio(io.StringIO("text"))
+    with pytest.raises(ValueError, match="`audio` must be a tensor or a NumPy array, got list"):
+        write_audio(tmp_path / "a.wav", [0.0, 0.1], 8000)

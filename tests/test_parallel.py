@@ -13,6 +13,7 @@ from wavflow import Vocoder
 from wavflow.kernels import vectors
 from wavflow.synthesis import blocks, parallel
 from wavflow.synthesis.parallel import Noise, ParallelEngine, dtypes, fastest_dtype
+from wavflow.synthesize import matrix_dtype
 
 SHAPES = [
     {"flows": 1, "layers": 1, "kernel_size": 2},
@@ -135,6 +136,11 @@ def test_bfloat16_is_near() -> None:
     full, half = student.sample(mel, noise), student.sample(mel, noise, dtype=torch.bfloat16)
     assert 1e-6 < (half - full).square().mean().sqrt() / full.std() < 0.02
     assert fastest_dtype(student) in dtypes()
+
+
+def test_a_precision_that_nothing_honors_is_refused_before_the_first_file() -> None:
+    with pytest.raises(ValueError, match="`precision` must be float32 for this model on cpu, got bfloat16"):
+        matrix_dtype("bfloat16", tiny_student())
 
 
 @vectors.compiled

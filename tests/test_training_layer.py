@@ -158,6 +158,33 @@ def test_steps_use_memory_again_but_never_another_nets() -> None:
     assert len(gated_layers.spare.buffers) == 3
 
 
+@every_case
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_without_a_gradient_they_keep_nothing(
+    calls: list[str], monkeypatch: pytest.MonkeyPatch, mode: Callable, changes: dict, hop_length: int, frames: int
+) -> None:
+    spare = gated_layers.Spare()
+    monkeypatch.setattr(gated_layers, "spare", spare)
+    net = net_of(changes).float()
+    x, cond = case(net, hop_length, frames)
+    x, cond = x.detach().float(), Conditioning(cond.frames.detach().float(), nn.Parameter(cond.kernel.float()))
+    with mode():
+        params = net(x, cond)
+        net.compiled_layers = False
+        assert error(params, net(x, cond)) < 1e-5
+    assert calls == ["compiled"]
+    (memory,) = spare.buffers
+    assert len(memory) == 3 * x.numel() * net.channels * 4, "of one layer: its inputs, and both tanhs"
+
+    cond.kernel.requires_grad_(False)  # the memory serves a training step all the same
+    net.compiled_layers = True
+    for parameters in (net.parameters(), []):
+        net.requires_grad_(False)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        assert error(net(x, cond), params) < 1e-5
+
+
 def test_a_second_backward_is_refused() -> None:
     net = net_of({}).float()
     x, cond = case(net, 4, 6)
@@ -173,13 +200,14 @@ def float_case(changes: dict | None = None) -> tuple[WaveNet, Tensor, Conditioni
     return net, x.detach().float(), Conditioning(cond.frames.detach().float(), cond.kernel.float())
 
 
-def without_gradient(net: WaveNet, x: Tensor, cond: Conditioning) -> None:
-    with torch.no_grad():
+def without_jit(net: WaveNet, x: Tensor, cond: Conditioning) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NUMBA_DISABLE_JIT", "1")
         net(x, cond)
 
 
 PLAIN: list[Callable[[WaveNet, Tensor, Conditioning], object]] = [
-    without_gradient,
+    without_jit,
     lambda net, x, cond: net(x, cond.frames.repeat_interleave(4, dim=-1)),  # features at the sample rate
     lambda net, x, cond: net(x, Conditioning(cond.frames, cond.kernel.requires_grad_())),
     lambda net, x, cond: net.bfloat16()(x.bfloat16(), Conditioning(cond.frames.bfloat16(), cond.kernel)),

@@ -1,8 +1,12 @@
 """Drawing in segments, and by fast steps."""
 
 import copy
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -185,6 +189,32 @@ def test_a_dtype_that_nothing_honours_is_refused() -> None:
         next(tiny_student().stream(mel, dtype=torch.bfloat16))
     with pytest.raises(ValueError, match="`dtype` must be one that this processor multiplies"):
         student.sample(mel, dtype=torch.int8)
+
+
+@pytest.mark.slow  # another interpreter
+def test_without_numbas_compiler_all_but_the_engines_works() -> None:
+    script = """
+import torch
+from helpers import random_log_mel, tiny_student, tiny_teacher
+from wavflow.synthesis.steps import StepEngine
+
+torch.manual_seed(0)
+mel = random_log_mel(3)
+for model in (tiny_student(), tiny_teacher()):
+    noise = model.noise(mel)
+    for options in ({}, {"fast": False}):
+        assert model.engine() is None and model.sample(mel, noise, **options).isfinite().all()
+assert torch.cat(list(tiny_student().stream(mel, noise)), dim=-1).isfinite().all()
+audio, log_prob = tiny_teacher().sample_and_log_prob(mel, noise)
+(audio.sum() - log_prob.sum()).backward()
+try:
+    StepEngine(tiny_teacher().flow)
+except RuntimeError as error:
+    print(error)
+"""
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    ran = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert "NUMBA_DISABLE_JIT is set: unset it" in ran.stdout, ran.stderr
 
 
 # --- batches of unequal lengths

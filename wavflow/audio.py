@@ -10,6 +10,8 @@ import os
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import BinaryIO
 
 import numpy as np
 import soundfile as sf
@@ -17,6 +19,7 @@ import torch
 import torchaudio.functional as F
 from torch import Tensor
 
+from wavflow.arguments import as_tensor
 from wavflow.files import aside
 from wavflow.headers import fault, with_its_length
 from wavflow.mel import MelSpectrogram
@@ -72,11 +75,12 @@ _SHORTFALL = 4096  # frames by which an intact MP3 may end before the length its
 _LOUDEST = 8.0  # float files hold some overs; beyond this they hold integers in disguise
 
 
-def read_audio(path: str | os.PathLike[str], sample_rate: int | None = None) -> tuple[Tensor, int]:
+def read_audio(path: str | os.PathLike[str] | bytes | BinaryIO, sample_rate: int | None = None) -> tuple[Tensor, int]:
     """Reads a whole file, mixed down to one channel (the mean) and resampled.
 
     Args:
         path: wav, flac, ogg, opus, mp3, aiff, au or what else libsndfile reads; any rate, sample format and channel count.
+            Or the bytes of such a file, or an object open for reading them; it is read from where it stands.
         sample_rate: In Hz; the file's own where none is given.
 
     Returns:
@@ -86,6 +90,8 @@ def read_audio(path: str | os.PathLike[str], sample_rate: int | None = None) -> 
         FileNotFoundError: There is no such file.
         ValueError: The file is empty, cut short, damaged or not audio, or holds NaN.
     """
+    if isinstance(path, bytes) or hasattr(path, "read"):
+        return _read_bytes(path if isinstance(path, bytes) else path.read(), sample_rate)
     with open_audio(Path(path)) as file:
         rate = file.samplerate if sample_rate is None else sample_rate
         length = _resampled_length(file.frames, *_ratio(file, rate))
@@ -167,7 +173,7 @@ def check_audio(path: str | os.PathLike[str]) -> float:
         return file.frames / file.samplerate
 
 
-def write_audio(path: str | os.PathLike[str], audio: Tensor, sample_rate: int, subtype: str | None = None) -> None:
+def write_audio(path: str | os.PathLike[str], audio: Tensor | np.ndarray, sample_rate: int, subtype: str | None = None) -> None:
     """Writes one channel, whole or not at all: the file is made aside and renamed.
 
     Args:
@@ -236,7 +242,7 @@ def _default_subtype(file_format: str) -> str:
     return "PCM_16" if sf.check_format(file_format, "PCM_16") else sf.default_subtype(file_format)
 
 
-def encode_audio(audio: Tensor, sample_rate: int, file_format: str = "flac", subtype: str | None = None) -> bytes:
+def encode_audio(audio: Tensor | np.ndarray, sample_rate: int, file_format: str = "flac", subtype: str | None = None) -> bytes:
     """Returns one channel as an audio file; FLAC at its best level.
 
     Args:
@@ -250,6 +256,7 @@ def encode_audio(audio: Tensor, sample_rate: int, file_format: str = "flac", sub
     """
     if file_format not in FORMATS:
         raise ValueError(f"`file_format` must be one of {', '.join(FORMATS)}, got {file_format!r}: choose one of these.")
+    audio = as_tensor("audio", audio)
     if audio.ndim != 1 or audio.numel() == 0 or not audio.is_floating_point():
         raise ValueError(
             f"`audio` must be float (T,) with T >= 1, got {audio.dtype} {tuple(audio.shape)}: encode one clip at a time."
@@ -294,6 +301,19 @@ def open_audio(path: Path) -> sf.SoundFile:
         file.close()
         raise _unusable(path, lie, "convert it to wav or remove it")
     return file
+
+
+def _read_bytes(data: bytes, sample_rate: int | None) -> tuple[Tensor, int]:
+    """`read_audio` of bytes, by way of a file, for which all checks are made."""
+    if not isinstance(data, bytes):
+        raise ValueError(f"`path` must be open for reading bytes, got {type(data).__name__}: open it with mode 'rb'.")
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "audio"
+        path.write_bytes(data)
+        try:
+            return read_audio(path, sample_rate)
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(path), f"what was given ({len(data)} bytes)")) from error
 
 
 def _lie(file: sf.SoundFile, size: int) -> str | None:

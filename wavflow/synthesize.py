@@ -117,9 +117,15 @@ def matrix_dtype(precision: str, vocoder: Vocoder) -> torch.dtype:
     """Returns the dtype of the engine's matrices; for "auto" that of the faster one, measured now.
 
     Raises:
-        ValueError: For another word, or a precision that this processor does not multiply.
+        ValueError: For another word, a precision that this processor does not multiply, or bfloat16 where no engine draws.
     """
     dtype = choose("precision", precision, {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16})
+    if dtype == torch.bfloat16:
+        with about("precision", "dtype"):
+            if vocoder.engine(dtype) is None:
+                raise ValueError(
+                    f"`precision` must be float32 for this model on {vocoder.device}, got {precision}: leave it out."
+                )
     if dtype is not None:
         return dtype
     return fastest_dtype(vocoder) if isinstance(vocoder.engine(), ParallelEngine) else torch.float32

@@ -1,11 +1,12 @@
-"""All gated layers of a WaveNet as one function with a backward of its own: for training on a processor.
+"""All gated layers of a WaveNet as one function with a backward of its own: for training and scoring on a processor.
 
     taps of h --W--> + bias + features -> tanh, tanh -> gated --W_out--> + bias -> skip, next h
 
 Eager, half of a training step passes between the matrix products: sums, tanh and copies, each of them to memory and back. The
 products stay torch's, which come near what the processor can do; what lies between two of them is one compiled pass, see
 `wavflow.kernels.passes`, and both share memory that the next layer uses again. The tanhs are kept for the backward, the taps
-gathered once more. Skips and the gradients of biases and features are summed in float32, whatever the products are rounded to.
+gathered once more; where no gradient is asked for, nothing is kept. Skips and the gradients of biases and features are summed
+in float32, whatever the products are rounded to.
 """
 
 from __future__ import annotations
@@ -20,25 +21,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wavflow.kernels import VECTOR
+from wavflow.kernels import VECTOR, compiles
 
 THREADS = 4  # with more, torch's own passes, which use them all, are faster than these, which use one
 
 
 def fits(h: Tensor, kernel: Tensor | None, linears: Sequence[nn.Linear]) -> bool:
-    """Whether `gated_layers` can take these: on a CPU, for a gradient, whole vectors wide; and is likely to be faster.
+    """Whether `gated_layers` can take these: on a CPU, whole vectors wide; and is likely to be faster.
 
     Args:
         h: Input (B, T, C) of the first layer.
         kernel: From frames to samples; none where there are no frames.
         linears: The layers' matrices.
     """
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or h.device.type != "cpu":
+    if torch.compiler.is_compiling() or not compiles() or h.device.type != "cpu":
         return False
     return (
         (h.dtype == torch.float32 or (h.dtype == torch.bfloat16 and _multiplies_bfloat16()))
         and kernel is not None
-        and not kernel.requires_grad
+        and not (kernel.requires_grad and torch.is_grad_enabled())
         and torch.get_num_threads() <= THREADS
         and h.shape[-1] % VECTOR == 0
         and all(x.out_features % VECTOR == 0 and x.weight.dtype == torch.float32 for x in linears)
@@ -74,7 +75,45 @@ def gated_layers(
     """
     weights = [getattr(x, name) for name in ("weight", "bias") for linears in (gates, outputs) for x in linears]
     frames, kernel = frames.float().contiguous(), kernel.float().contiguous()
-    return _GatedLayers.apply(h, frames, kernel, dilations, ahead, *weights)
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (h, frames, *weights)):
+        return _GatedLayers.apply(h, frames, kernel, dilations, ahead, *weights)
+    skip, (memory, *_), _ = _forward(h, frames, kernel, dilations, ahead, weights, 1, 1)
+    spare.buffers.append(memory)
+    return skip
+
+
+def _forward(
+    h: Tensor,
+    frames: Tensor,
+    kernel: Tensor,
+    dilations: Sequence[int],
+    ahead: int,
+    weights: Sequence[Tensor],
+    kept_inputs: int,
+    kept_tanhs: int,
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor], list[Tensor]]:
+    """Returns the skips, the memory with the inputs and tanhs of all layers or of the last one alone, and the matrices."""
+    from wavflow.kernels import passes  # Numba takes a second to import
+
+    (batch, time, channels), layers = h.shape, len(dilations)
+    matrices, biases = [w.to(h.dtype) for w in weights[: 2 * layers]], [words(b) for b in weights[2 * layers :]]
+    size = batch * time * channels * h.dtype.itemsize
+    memory = spare.take((kept_inputs + 2 * kept_tanhs) * size)
+    inputs = memory[: kept_inputs * size].view(h.dtype).view(kept_inputs, batch, time, channels)
+    tanhs = memory[kept_inputs * size :][: 2 * kept_tanhs * size].view(h.dtype).view(kept_tanhs, batch, time, 2 * channels)
+    taps, gated = h.new_empty(time, matrices[0].shape[1]), h.new_empty(time, channels)
+    skip = frames.new_zeros(batch, time, matrices[-1].shape[0])
+    inputs[0] = h
+    xs, ys, sums, features = words(inputs), words(tanhs), words(skip), words(frames)
+    for b in range(batch):  # item by item, so that the scratch stays in the cache
+        for i in range(layers):
+            x, following, y = xs[min(i, kept_inputs - 1), b], xs[min(i + 1, kept_inputs - 1), b], min(i, kept_tanhs - 1)
+            passes.gather(x, words(taps), dilations[i], ahead)
+            torch.mm(taps, matrices[i].T, out=tanhs[y, b])
+            passes.gate(ys[y, b], words(gated), biases[i], features[i, b], words(kernel))
+            out = torch.mm(gated, matrices[layers + i].T)
+            passes.advance(words(out), biases[layers + i], x, sums[b], following)
+    return skip, (memory, inputs, tanhs), matrices
 
 
 class _GatedLayers(torch.autograd.Function):
@@ -82,30 +121,10 @@ class _GatedLayers(torch.autograd.Function):
     def forward(
         ctx: Any, h: Tensor, frames: Tensor, kernel: Tensor, dilations: Sequence[int], ahead: int, *weights: Tensor
     ) -> Tensor:
-        from wavflow.kernels import passes  # Numba takes a second to import
-
-        (batch, time, channels), layers = h.shape, len(dilations)
-        matrices, biases = [w.to(h.dtype) for w in weights[: 2 * layers]], [words(b) for b in weights[2 * layers :]]
-        frozen = not (ctx.needs_input_grad[1] or any(ctx.needs_input_grad[5:]))
+        layers, frozen = len(dilations), not (ctx.needs_input_grad[1] or any(ctx.needs_input_grad[5:]))
         kept = 1 if frozen else layers  # only the gradients of weights need what went into the layers
-        size = batch * time * channels * h.dtype.itemsize
-        memory = spare.take((kept + 2 * layers) * size)
-        inputs = memory[: kept * size].view(h.dtype).view(kept, batch, time, channels)
-        tanhs = memory[kept * size :][: 2 * layers * size].view(h.dtype).view(layers, batch, time, 2 * channels)
-        taps, gated = h.new_empty(time, matrices[0].shape[1]), h.new_empty(time, channels)
-        skip = frames.new_zeros(batch, time, matrices[-1].shape[0])
-        inputs[0] = h
-        xs, ys, sums, features = words(inputs), words(tanhs), words(skip), words(frames)
-        for b in range(batch):  # item by item, so that the scratch stays in the cache
-            for i in range(layers):
-                x, following = (xs[0, b], xs[0, b]) if frozen else (xs[i, b], xs[min(i + 1, layers - 1), b])
-                passes.gather(x, words(taps), dilations[i], ahead)
-                torch.mm(taps, matrices[i].T, out=tanhs[i, b])
-                passes.gate(ys[i, b], words(gated), biases[i], features[i, b], words(kernel))
-                out = torch.mm(gated, matrices[layers + i].T)
-                passes.advance(words(out), biases[layers + i], x, sums[b], following)
+        skip, ctx.kept, matrices = _forward(h, frames, kernel, dilations, ahead, weights, kept, layers)
         ctx.save_for_backward(kernel, *matrices)
-        ctx.kept = memory, inputs, tanhs
         ctx.plan = dilations, ahead, frames.shape, frozen
         return skip
 
@@ -162,6 +181,7 @@ class Spare:
     def __init__(self) -> None:
         self.buffers: list[Tensor] = []
 
+    @torch.inference_mode(False)  # what is made in it could not be written to outside
     def take(self, size: int) -> Tensor:
         """Returns at least so many bytes; where all buffers are smaller, a new one takes the place of the largest."""
         self.buffers.sort(key=len)

@@ -71,7 +71,7 @@ class WaveNet(nn.Module):
         self.kernel_size = kernel_size
         self.causal = causal
         self.fused: Callable | None = None  # a layer for CUDA, see `wavflow.synthesis.fused_layer.use_fused`
-        self.compiled_layers = True  # in training on a CPU, where `fits` says so; false for the plain layers
+        self.compiled_layers = True  # on a CPU, where `fits` says so; false for the plain layers
         self.input = nn.Linear(in_channels, channels)
         self.gates = nn.ModuleList(nn.Linear(rows * kernel_size * channels, 2 * channels) for _ in self.dilations)
         # The last layer's residual would go nowhere.

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wavflow.kernels import TILE, VECTOR
+from wavflow.kernels import TILE, VECTOR, compiles
 from wavflow.nn.wavenet import WaveNet
 
 BLOCK = 16  # steps whose delayed taps are multiplied at once, at most
@@ -60,7 +60,12 @@ def pack(net: WaveNet, dtype: torch.dtype, words: Callable[[np.ndarray], np.ndar
         net: A WaveNet.
         dtype: Of the layers' matrices.
         words: `shared_words`, which is what is used if none is given, or `paired_words`.
+
+    Raises:
+        RuntimeError: Where Numba does not compile: nothing but compiled code reads this.
     """
+    if not compiles():
+        raise RuntimeError("engines must be compiled, but NUMBA_DISABLE_JIT is set: unset it, or draw with `Vocoder.sample`.")
     layers, channels, skip = len(net.dilations), whole(net.channels, VECTOR), whole(net.head.in_features, VECTOR)
     width, hidden = whole(skip + channels, TILE), whole(skip, TILE)
     # (layers, taps, 2, C, C of the tap), the oldest tap first
