@@ -236,7 +236,8 @@ EVALUATE = ["voicing=false", "listen=false", "jobs=1"]
 def held_out(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Options that hold two clips out, of hardly more than the 2048 samples that can be judged."""
     folder = make_sounds(tmp_path_factory.mktemp("held-out"), (0.28,) * 4)
-    return ["data=folder", f"data.path={folder}", "data.test=0.5", "clips=2", *EVALUATE]
+    (folder / "split.json").write_text(json.dumps({"train": ["0"], "validation": ["1"], "test": ["2", "3"]}))
+    return ["data=folder", f"data.path={folder}", f"data.split={folder / 'split.json'}", "clips=2", *EVALUATE]
 
 
 def test_evaluation_writes_a_report(chain: Chain, held_out: list[str], tmp_path: Path) -> None:

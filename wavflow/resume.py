@@ -108,9 +108,11 @@ def check_unused(folder: str | Path, overwrite: bool) -> None:
         FileExistsError: When there is one and it may not be overwritten.
     """
     there = [path for pattern in LEFT_BEHIND for path in Path(folder).glob(pattern)]
-    if not overwrite and any(path.suffix in (".safetensors", ".ckpt", ".damaged") for path in there):
+    worth = [path.name for path in there if path.suffix in (".safetensors", ".ckpt", ".damaged")]
+    if worth and not overwrite:
         raise FileExistsError(
-            f"`output`: {folder} holds a run already: go on with it by resume=auto, name another folder, or say overwrite=true."
+            f"`output`: {folder} holds a run already ({', '.join(worth)}): go on with it by resume=auto if there is a "
+            "checkpoint, name another folder, or say overwrite=true."
         )
     for path in there:
         path.unlink()
