@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from wavflow.arguments import about
 from wavflow.audio import audio_length, audio_rate
 from wavflow.data.corpora import find_corpus, read_table
 from wavflow.data.datasets import ClipDataset, CropDataset, check_segment_length
@@ -217,8 +218,9 @@ class AudioDataModule(pl.LightningDataModule):
             ValueError: It holds no audio, or none that can be used, or none that the split names.
         """
         if self._split is None:
-            found = self._find()
-            files = usable_files(list(found))
+            with about("data.path", "folder", "paths"):
+                found = self._find()
+                files = usable_files(list(found))
             if paths := find_mels(files, self.path, self.mels, self.table):
                 self.given = GivenMels(paths, self.mel, self.scale)
                 files = list(self.given.frames)
