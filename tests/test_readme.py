@@ -1,11 +1,11 @@
 """README.md: every command runs, every option is one, its Python works, and its figures are those of the released models."""
 
 import glob
+import importlib.metadata
 import math
 import os
 import re
 import shlex
-import shutil
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,7 +90,7 @@ def test_every_command_runs(place: Path) -> None:
             assert words[0] == "install"
             assert set(re.findall(r"\w+", words[1])) <= extras.keys()
         elif program == "tensorboard":
-            assert shutil.which(program)
+            assert importlib.metadata.entry_points(group="console_scripts", name=program)
             assert any(Path(words[1]).glob("*/*/logs/events.*")), "there is something to show"
         else:
             assert [program, *words] in ([*COMMANDS[0]], ["cd", "wavflow"], ["source", ".venv/bin/activate"])
@@ -197,7 +197,7 @@ def test_the_student_has_a_higher_kl_than_an_untrained_one_without_pulses(float3
     (clip,) = clips(RECORDING)
     clip = clip._replace(audio=clip.audio[:, :22016], mel=clip.mel[..., :86])
     row = likelihoods([clip], {"teacher": teacher})[0][-1]
-    assert row["bits/sample"].mean == pytest.approx(8.2, abs=0.02)
+    assert row["bits/sample"].mean == pytest.approx(8.513, abs=0.005)
     assert kl(without_pulses(student), teacher, [clip]) < kl(student, teacher, [clip])
 
 
