@@ -162,7 +162,7 @@ JUMPING = ["jumping band", "band that stays for two frames", "scattered bands"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", ["silence", "loud", "noise", "jumping level", "one band", *JUMPING])
+@pytest.mark.parametrize("name", ["silence", "loud", "noise", "jumping level", "one band"])
 @pytest.mark.parametrize(("audio", "order"), [("tiny", 1), ("tiny", 6), ("22k", 32), ("tacotron2", 32)])
 def test_extreme_mels_are_stable(audio: str, order: int, name: str, dtype: torch.dtype) -> None:
     convention = tiny_mel() if audio == "tiny" else preset(audio)
@@ -175,6 +175,15 @@ def test_extreme_mels_are_stable(audio: str, order: int, name: str, dtype: torch
     for value in (x, log_det, u):
         assert torch.isfinite(value).all()
     assert x.abs().max() < 1000 * mel.exp().max(), "an unstable filter rings far above the mel's level"
+
+
+@pytest.mark.parametrize("name", JUMPING)
+@pytest.mark.parametrize("audio", PRESETS)
+def test_no_mel_makes_an_unbounded_sound(audio: str, name: str) -> None:
+    convention = preset(audio)
+    mel = extreme_mel(name, convention.n_mels)
+    drawn, _ = Whitening(convention).inverse(torch.randn(1, 1, 60 * convention.hop_length), mel)
+    assert drawn.abs().max() < 50 * mel.exp().max()
 
 
 def harsh_audio(name: str, samples: int, hop_length: int) -> Tensor:

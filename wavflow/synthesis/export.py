@@ -190,7 +190,7 @@ def _write_onnx(program: ExportedProgram, path: str | os.PathLike[str], inputs: 
 def _facts(vocoder: Vocoder, form: str, usage: str) -> dict[str, str]:
     """Returns what a user without wavflow has to know, for the metadata of a graph: all values are text, some of it JSON."""
     mel = vocoder.mel
-    before, after = mel._padding
+    before, after = mel.padding
     return {
         "wavflow.form": form,
         "wavflow.config": json.dumps(vocoder.config),
