@@ -93,8 +93,9 @@ def _frames_without_index(path: str, size: int, _changed: int) -> tuple[int, int
     if not _frame(content) or b"VBRI" in content[:64]:
         return None
     tag = max(content[:64].find(b"Xing"), content[:64].find(b"Info"))
-    if tag >= 0 and int.from_bytes(content[tag + 4 : tag + 8], "big") & 2:  # the index states its bytes too
-        at = tag + 8 + 4 * (content[tag + 7] & 1)
+    flags = content[tag + 7] if 0 <= tag < len(content) - 7 else 0
+    if flags & 2:  # the index states its bytes too
+        at = tag + 8 + 4 * (flags & 1)
         if int.from_bytes(content[at : at + 4], "big") + _TAGS >= len(content):
             return None
     frames = list(_frames(content))
