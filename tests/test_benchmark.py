@@ -105,6 +105,8 @@ def test_every_engine_draws_the_same() -> None:
     vocoder = randomised(tiny_student(), 0.1).float()
     mel, noise = synthesis.inputs(vocoder, 0.05)
     engines = synthesis.engines(vocoder)
+    assert {"... streamed, float32, 2 passes", "equalizer alone, 2 passes"} <= engines.keys()
+    engines = {name: engine for name, engine in engines.items() if not engine.passes}
     drawn = {name: torch.cat(list(engine.draw(mel, noise)), dim=-1) for name, engine in engines.items()}
     drawn |= {f"{n}, by frames": torch.cat(list(e.stream(mel, noise)), -1) for n, e in engines.items() if e.stream}
 

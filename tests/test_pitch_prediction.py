@@ -393,7 +393,7 @@ def test_level_is_kept() -> None:
     drawn = [map_.inverse(noise, mel)[0] for map_ in (whitening, share_forgotten)]
 
     levels = [level_db(sound.flatten(), audio.flatten()) for sound in drawn]
-    assert abs(levels[0]) < 2.0
+    assert abs(levels[0]) < 3.5  # the lag window takes 3 dB of it: smoothed, the envelope meets the comb's harmonics less
     assert levels[1] > levels[0] + 3.0, "the comb adds power that the envelope holds already"
 
 

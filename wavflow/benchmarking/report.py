@@ -17,8 +17,9 @@ from wavflow.evaluation.tables import markdown_table
 from wavflow.files import aside
 
 SHOWN = ("model", "engine", "step", "form", "files", "format", "workers", "samples", "seconds of audio", "x real time",
-         "x real time per core", "samples/s", "audio seconds/s", "first audio ms", "sweeps", "residual", "MiB above idle",
-         "MiB in all", "lengths", "time grows as length to the", "median s", "quartiles s", "share of floor")  # fmt: skip
+         "x real time per core", "samples/s", "audio seconds/s", "first audio ms", "look-ahead ms", "sweeps", "residual",
+         "MiB above idle", "MiB in all", "lengths", "time grows as length to the", "median s", "quartiles s",
+         "share of floor")  # fmt: skip
 
 
 def text_table(rows: Sequence[Mapping[str, Any]]) -> str:

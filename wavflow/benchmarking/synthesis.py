@@ -18,7 +18,7 @@ from wavflow.benchmarking.forms import Form, forms
 from wavflow.evaluation.resources import synthesis_costs
 from wavflow.models import save_model
 from wavflow.synthesis.parallel import ParallelEngine, dtypes
-from wavflow.vocoder import Vocoder
+from wavflow.vocoder import PASSES, Vocoder
 
 Row = dict[str, Any]
 
@@ -32,6 +32,7 @@ class Engine(NamedTuple):
     draw: Callable[[Tensor, Tensor], Iterable[Tensor]]
     dtype: str
     stream: Callable[[Tensor, Tensor], Iterable[Tensor]] | None = None
+    passes: int = 0  # of the equalizer
 
 
 def engines(vocoder: Vocoder, compile: bool = False) -> dict[str, Engine]:
@@ -44,8 +45,13 @@ def engines(vocoder: Vocoder, compile: bool = False) -> dict[str, Engine]:
             found[f"compiled engine, {name}"] = Engine(
                 lambda mel, z, d=dtype: [vocoder.sample(mel, z, passes=0, dtype=d)], name
             )
-            by_frames = partial(vocoder.stream, passes=0, dtype=dtype, chunk_frames=1)
-            found[f"... streamed, {name}"] = Engine(partial(vocoder.stream, passes=0, dtype=dtype), name, by_frames)
+            for passes in range(PASSES + 1 if vocoder.mel.n_mels else 1):
+                draw = partial(vocoder.stream, passes=passes, dtype=dtype)
+                label = f"... streamed, {name}" + (f", {passes} passes" if passes else "")
+                found[label] = Engine(draw, name, partial(draw, chunk_frames=1), passes)
+    if vocoder.mel.n_mels:
+        equalize = partial(vocoder.equalizer, passes=PASSES)
+        found[f"equalizer alone, {PASSES} passes"] = Engine(lambda mel, z: [equalize(0.1 * z, mel)], "float32", None, PASSES)
     return found
 
 
@@ -71,6 +77,7 @@ def speed(name: str, vocoder: Vocoder, seconds: float, compile: bool, ceilings: 
         made, samples = noise.shape[-1] / vocoder.sample_rate, noise.shape[-1]
         moved = 4.0 * (mel.numel() + 2 * noise.numel() + sum(p.numel() for p in vocoder.flow.parameters()))
         floor = ceilings.floor(samples * operations_per_sample(vocoder), moved, engine.dtype)
+        look_ahead = 2 * vocoder.hop_length + vocoder.equalizer.look_ahead(engine.passes)  # a student sees two frames ahead
         rows.append(
             {
                 "model": name,
@@ -79,8 +86,8 @@ def speed(name: str, vocoder: Vocoder, seconds: float, compile: bool, ceilings: 
                 "x real time": made / timing.median,
                 "samples/s": samples / timing.median,
                 "first audio ms": 1000.0 * first.median,
-                "floor s": floor,
-                "share of floor": floor / timing.median,
+                **({"look-ahead ms": 1000.0 * look_ahead / vocoder.sample_rate} if engine.stream else {}),
+                **({} if engine.passes else {"floor s": floor, "share of floor": floor / timing.median}),
                 **timing.row,
             }
         )
@@ -94,7 +101,7 @@ def costs(name: str, vocoder: Vocoder, lengths: Sequence[float], compile: bool, 
     """
     rows, stopwatch = [], ceilings.stopwatch
     for engine_name, engine in engines(vocoder, compile).items():
-        if engine.stream:
+        if engine.stream or engine.passes:
             continue
         for i, length in enumerate(sorted(lengths)):
             mel, noise = inputs(vocoder, length)
