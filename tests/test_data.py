@@ -405,9 +405,9 @@ def test_training_reads_the_crops_in_their_order_from_where_it_stood(tmp_path: P
 
 
 def test_data_module_refuses(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="`batch_size` must be at least 1"):
+    with pytest.raises(ValueError, match="`batch_size` must be a whole number of at least 1"):
         AudioDataModule(tiny_mel(), batch_size=0)
-    with pytest.raises(ValueError, match="`num_workers` must be at least 0"):
+    with pytest.raises(ValueError, match="`num_workers` must be a whole number of at least 0"):
         AudioDataModule(tiny_mel(), num_workers=-1)
     with pytest.raises(FileNotFoundError, match="check the name"):
         AudioDataModule(tiny_mel(), tmp_path / "none").setup()
