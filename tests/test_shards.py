@@ -83,7 +83,8 @@ def test_pieces_hold_all_that_is_in_the_files(files: Path, made: tuple[Path, dic
         np.testing.assert_array_equal(audio, sf.read(files / name, dtype="int16")[0])
         assert all(len(piece) <= RATE for piece in pieces.values())
     assert len(found["long.flac"]) == 3
-    assert [row["files"] for row in told["splits"]] == [9, 1, 3]
+    assert sum(row["files"] for row in told["splits"]) == 13
+    assert all(row["files"] for row in told["splits"])
     assert sum(row["pieces"] for row in told["splits"]) == 15
     seconds = sum(800 + 300 * i for i in range(12)) / RATE + 3
     assert sum(row["hours"] for row in told["splits"]) == pytest.approx(seconds / 3600)

@@ -159,7 +159,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     succeeds("train", *options, *listen, f"output={root / 'teacher'}")
     teacher, student = (root / stage / "model.safetensors" for stage in ("teacher", "student"))
     pair = ["stage=student", "net.flows=2", f"teacher={teacher}", *options, "~callbacks.listen"]
-    is_refused(root, "train", *pair, f"output={root / 'no'}", words="`spectral`|spectral=none stage.power=null")
+    is_refused(root, "train", *pair, f"output={root / 'no'}", words="`stage.spectral`|spectral=none stage.power=null")
     succeeds("train", *pair, "spectral=none", "stage.power=null", f"output={student.parent}")
     return Chain(sounds, teacher, student, options)
 
