@@ -192,7 +192,7 @@ def test_synthesis_takes_a_length_and_seeds(chain: Chain, tmp_path: Path) -> Non
     [
         (["seconds=1", "input=a.wav"], "`input` and `seconds` exclude each other, got a.wav and 1"),
         ([], "`input` is needed|or seconds=<value> for a model without a mel"),
-        (["seconds=-1"], "`seconds` must be a number of at least 0.0, got -1"),
+        (["seconds=-1"], "`seconds` must be a number above 0.0, got -1"),
         (["seconds=1", "count=0"], "`count` must be a whole number of at least 1, got 0"),
         (["seconds=1", "count=2", "output=a.wav"], "`output` must be a folder for 2 clips, got a.wav"),
     ],

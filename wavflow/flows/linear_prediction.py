@@ -84,7 +84,7 @@ class LinearPrediction(MelBlocks):
         """Returns the coefficients a (B, N, p) and the log-gains (B, N) of the N blocks of a log-mel (B, n_mels, F)."""
         # Float64: the dynamic range of a spectrum exceeds what Levinson-Durbin bears in float32, and frames are few.
         log_mel = self.at_blocks(mel)
-        envelope = torch.maximum(log_mel, self.loudest_nearby(mel) - LARGEST_FALL)
+        envelope = torch.maximum(log_mel, self.loudest_nearby(mel) - LARGEST_FALL) if mel.shape[1] else log_mel
         power = torch.exp(envelope @ self.to_spectrum.double() + self.spectrum_offset.double())
         upper_half = power[..., power.shape[-1] // 2 :].mean(dim=-1, keepdim=True)
         power = torch.cat([power, upper_half * self.beyond.double()], dim=-1) + self.floor**2
