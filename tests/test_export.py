@@ -84,7 +84,7 @@ def test_layers_in_8_bits_are_near(student: Vocoder, graphs: Path, form: str) ->
     assert sum(node.op_type == "MatMulInteger" for node in nodes) == 2 * NET["flows"] * NET["layers"]
     assert exact.difference < 1e-5
     assert exact.distance < 0.01
-    assert 1e-4 < rounded.difference < 0.1 * np.abs(run(open_graph(graphs / f"{form}.onnx"), mel, noise, SPEAKER[:1])).max()
+    assert 5e-5 < rounded.difference < 0.1 * np.abs(run(open_graph(graphs / f"{form}.onnx"), mel, noise, SPEAKER[:1])).max()
     assert 0.0 < rounded.distance < 3.0
     assert rounded.speed > 0.0
 
@@ -136,6 +136,6 @@ def test_command_refuses_what_it_cannot_export(tmp_path: Path, monkeypatch: pyte
     teacher = f"model={tmp_path / 'teacher.safetensors'}"
     is_refused(tmp_path, "export", student, f"output={tmp_path / 'x.pt'}", words="`output`|.onnx")
     is_refused(tmp_path, "export", student, output, "form=half", words="`form`|whole, step, both")
-    is_refused(tmp_path, "export", teacher, output, words="`vocoder` must be a student")
+    is_refused(tmp_path, "export", teacher, output, words="`model` must be a student")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     is_refused(tmp_path, "export", student, output, words="onnxscript|pip install 'wavflow[export]'")

@@ -62,9 +62,9 @@ def test_a_flow_may_teach_and_learn_by_the_path_estimator(tmp_path: Path) -> Non
     succeeds("train", "stage=flow", "net=waveglow_small", "net.flows=1", *options, f"output={run}")
 
     student = ["stage=student", f"teacher={run / 'model.safetensors'}", f"output={tmp_path / 'student'}", "net.flows=1"]
-    words = "`form` 'closed'|one autoregressive map: use 'path'"
+    words = "`stage.density.form` 'closed'|one autoregressive map: use 'path'"
     is_refused(tmp_path, "train", *student, "net=student_small", *options, words=words)
-    words = "`form` 'closed'|a student of inverse autoregressive flows: use 'path'"
+    words = "`stage.density.form` 'closed'|a student of inverse autoregressive flows: use 'path'"
     is_refused(tmp_path, "train", *student, "net=waveflow_small", *options, words=words)
     assert "kl" in succeeds("train", *student, "net=waveflow_small", *options, "stage.density.form=path").out
 

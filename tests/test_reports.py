@@ -37,7 +37,7 @@ def clips_of(model: Vocoder, count: int = 2) -> list[Clip]:
 def report_on(models: dict[str, Vocoder], paths: dict[str, Path] | None = None, **options: Any) -> Report:
     paths = {name: Path(f"{name}.safetensors") for name in models} if paths is None else paths
     clips = clips_of(next(iter(models.values())))
-    return report_on_models(clips, models, paths, **{"voicing": False, "jobs": 1} | options)
+    return report_on_models(clips, models, paths, **{"voicing": False, "jobs": 1, "passes": 0} | options)
 
 
 def test_report_on_models(tmp_path: Path) -> None:
@@ -91,6 +91,12 @@ def test_a_report_without_teacher_seconds_or_library_is_smaller(monkeypatch: pyt
     assert [scatter.title for scatter in report.scatters] == ["Quality against speed"]
     assert "not computed, for want of a library: DIO F1, WORLD (pip install 'wavflow[eval]')" in report.notes
     assert not any("whitening alone" in note for note in report.notes)
+
+
+def test_equalized_models_stand_beside_their_draws() -> None:
+    report = report_on({"a": tiny_student(0.05)}, passes=1)
+    assert [row["system"] for row in report.summary][-2:] == ["a, 0 passes", "a"]
+    assert any("equalized to their mel in 1 passes" in note for note in report.notes)
 
 
 def test_the_envelope_alone_is_not_plotted() -> None:

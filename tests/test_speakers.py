@@ -191,7 +191,7 @@ def test_evaluation_gives_each_clip_its_speaker(place: Place, teacher: Path, mon
 
     monkeypatch.setattr("wavflow.evaluate.report_on_models", report)
     data = [option for option in place.options if option.startswith(("data=", "data.path", "data.table"))]
-    data += [f"output={place.root}", "clips=2", "data.test=0.4"]
+    data += [f"output={place.root}", "clips=2", "data.test=0.8"]
     assert "that will do" in call("evaluate", f"model={teacher}", *data).err
     assert [clip.speaker.tolist() for clip in seen] == [[int(clip.name) % 2] for clip in seen]
     assert len(seen) == 2
@@ -231,8 +231,7 @@ def test_a_folder_of_many_rates_and_speakers_makes_batches(tmp_path: Path) -> No
     data = AudioDataModule(tiny_mel(), MULTI, 512, 16, table=tmp_path / "list.csv")
     data.number_speakers(data.speakers)
 
-    with pytest.warns(UserWarning, match="Nothing is left to train on of"):
-        batches = list(islice(data.train_dataloader(), 2))
+    batches = list(islice(data.train_dataloader(), 2))
 
     assert data.speakers == sorted({name for _, _, name, *_ in chosen})
     speaker = {id_: data.speakers.index(name) for id_, _, name, *_ in chosen}

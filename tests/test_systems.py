@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import PARALLEL_FLOWS, random_log_mel, tiny_flow, tiny_student, tiny_teacher
+from helpers import PARALLEL_FLOWS, VOICE, random_log_mel, tiny_flow, tiny_student, tiny_teacher, voiced_log_mel
 from sounds import hum
 
 from wavflow import Vocoder
@@ -79,7 +79,7 @@ def test_a_whitening_with_pitch_is_also_shown_without_it() -> None:
     clips = [Clip("hum", audio, models["student"].mel(audio))]
 
     rows, _ = systems.likelihoods(clips, models)
-    drawn = systems.render(clips, models, jobs=1)
+    drawn = systems.render(clips, models, jobs=1, passes=0)
 
     assert [row["likelihood of"] for row in rows] == ["FLAC", systems.ENVELOPE, systems.WHITENING]
     envelope, whole = (drawn[name].audio[0] for name in (systems.ENVELOPE, systems.WHITENING))
@@ -130,7 +130,7 @@ def test_teacher_draws_clips_together_as_it_draws_each_alone(upsampling: str, ce
 
     for i, (clip, audio) in enumerate(zip(clips, together, strict=True)):
         noise = teacher.noise(clip.mel, torch.Generator().manual_seed(i))
-        alone = teacher.sample(clip.mel, noise, 0.7)[0]
+        alone = teacher.sample(clip.mel, noise, 0.7, passes=0)[0]
         known = slice(None) if i == 0 else slice(-16)  # the first clip is the longest
         torch.testing.assert_close(audio[known], alone[known], rtol=0, atol=1e-10)
         assert len(audio) == len(alone)
@@ -154,7 +154,7 @@ def test_flows_are_rendered_scored_and_held_against_a_teacher(name: str) -> None
 
     (*_, row), curves = systems.likelihoods(clips, {name: model})
     (*_, divergence) = systems.divergences(clips, teacher, {name: model})
-    drawn = systems.render(clips, {name: model}, jobs=1)[name]
+    drawn = systems.render(clips, {name: model}, jobs=1, passes=0)[name]
 
     assert row["likelihood of"] == divergence["divergence of"] == name
     assert [len(curves[clip.name][name]) for clip in clips] == [128, 64]
@@ -176,7 +176,7 @@ def test_systems_share_their_noise_and_keep_the_lengths() -> None:
         seen.append((name, len(items)))
         yield from items
 
-    renderings = systems.render(clips, {"teacher": teacher, "student": student}, 0.5, jobs=1, progress=progress)
+    renderings = systems.render(clips, {"teacher": teacher, "student": student}, 0.5, jobs=1, progress=progress, passes=0)
 
     assert list(renderings) == ["recording", "Griffin-Lim", "WORLD", "random phase", "whitening alone", "teacher", "student"]
     for name, rendering in renderings.items():
@@ -192,6 +192,23 @@ def test_systems_share_their_noise_and_keep_the_lengths() -> None:
     first, second, _ = renderings["random phase"].audio
     assert not torch.equal(first[: len(second)], second)
     assert seen == [("anchors", 3), ("whitening alone", 3), ("student", 3)], "the teacher draws all at once"
+
+
+def test_draws_as_they_are_and_equalized_pulses_stand_beside_what_is_heard() -> None:
+    student = tiny_student(mel=VOICE, pulses=0.5)
+    mel = voiced_log_mel(student.mel, 12)
+    clips = [Clip("a", 0.1 * torch.randn(1, 12 * 64), mel)]
+
+    made = systems.render(clips, {"student": student}, jobs=1)
+
+    assert list(made)[-4:] == ["pulses alone", "pulses alone, 2 passes", "student, 0 passes", "student"]
+    noise = student.noise(mel, torch.Generator().manual_seed(0))
+    for name, passes in (("student", 2), ("student, 0 passes", 0)):
+        torch.testing.assert_close(made[name].audio[0], student.sample(mel, noise, passes=passes)[0].float())
+    pulses = made["pulses alone"].audio[0][None].to(mel)
+    expected = student.equalizer(pulses, mel, 2)[0].float()
+    torch.testing.assert_close(made["pulses alone, 2 passes"].audio[0], expected, rtol=0, atol=1e-4)
+    assert made["student"].speed <= made["student, 0 passes"].speed
 
 
 def test_an_anchor_whose_library_is_missing_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

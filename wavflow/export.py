@@ -26,7 +26,7 @@ def main(cfg: DictConfig) -> None:
     for library in ("onnx", "onnxscript", "onnxruntime"):  # before minutes of work
         export_library(library)
     with about("model", "path", "vocoder"):
-        vocoder = load_model(cfg.model or newest_model("student", key="model"))
+        vocoder = load_model(cfg.model or newest_model("student", key="model")).float()
         inverse_flows(vocoder)
     # Half a second of a hiss: its mel is one that a sound has.
     length = vocoder.sample_rate // 2 // vocoder.hop_length * vocoder.hop_length

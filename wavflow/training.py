@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import Timer
 from torch import Tensor, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from wavflow.arguments import at_least
+from wavflow.arguments import about, at_least
 from wavflow.flows.elementwise import LOG_SCALE_BOUND
 from wavflow.losses import ContrastiveDivergence, DensityDistillation
 from wavflow.vocoder import Vocoder, check_pair
@@ -208,7 +208,8 @@ class DistillationTask(Task):
     ) -> None:
         super().__init__(net, optimizer, **schedule)
         check_pair(net, teacher)
-        density.check(net.flow, teacher.flow)
+        with about("density.form", "form"):
+            density.check(net.flow, teacher.flow)
         if not net.mel.n_mels and (spectral is not None or power is not None or contrastive is not None):
             raise ValueError(
                 "`spectral`, `power` and `contrastive` hold a draw against the recording of its mel, and must be None "

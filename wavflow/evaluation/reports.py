@@ -79,9 +79,7 @@ def report_on_models(
         filters = "the envelope and pitch of the mel" if paired else "the envelope that all audio is given"
         notes.append(f"{WHITENING}: noise through {filters}, which is an untrained student without pulses")
     if any(name.endswith(" passes") for name in renderings):
-        notes.append(
-            f"models are equalized to the mel by {passes} passes; 0 passes: the draw as it is, which the density is of"
-        )
+        notes.append(f"models are equalized to their mel in {passes} passes; 0 passes: the draw itself, whose density is known")
     if PULSES in renderings:
         notes.append(f"{PULSES}: a pulse for each period of the mel's pitch, and noise, through the same: an untrained student")
     longest = max(clip.audio.shape[-1] for clip in clips) / first.sample_rate
