@@ -191,7 +191,8 @@ def test_evaluation_gives_each_clip_its_speaker(place: Place, teacher: Path, mon
 
     monkeypatch.setattr("wavflow.evaluate.report_on_models", report)
     data = [option for option in place.options if option.startswith(("data=", "data.path", "data.table"))]
-    data += [f"output={place.root}", "clips=2", "data.test=0.8"]
+    (place.root / "split.json").write_text('{"train": ["0"], "validation": ["1"], "test": ["2", "5"]}')
+    data += [f"output={place.root}", "clips=2", f"data.split={place.root / 'split.json'}"]
     assert "that will do" in call("evaluate", f"model={teacher}", *data).err
     assert [clip.speaker.tolist() for clip in seen] == [[int(clip.name) % 2] for clip in seen]
     assert len(seen) == 2

@@ -142,7 +142,9 @@ def explain(error: BaseException) -> str:
         text, part = explain(cause), re.search(r"full_key: (\S+)", str(error))
         if part is None:
             return text
-        return re.sub(r"^`(\w+)`", rf"`{part[1]}.\1`", text) if text.startswith("`") else f"`{part[1]}`: {text}"
+        if not text.startswith("`"):
+            return f"`{part[1]}`: {text}"
+        return re.sub(rf"^`(?!{re.escape(part[1])}\.)([\w.]+)`", rf"`{part[1]}.\1`", text)
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         return f"`{group}` has no option {name!r}: choose one of {', '.join(error.options)}."

@@ -126,11 +126,11 @@ def chosen_net(cfg: DictConfig, record: dict[str, Any], start: Vocoder | None, d
     """
     if start is not None or record.get("start"):
         return record["net"] if start is None else start.config
-    is_student, asked = cfg.net._target_.endswith(".student"), HydraConfig.get().runtime.choices
-    if is_student != distils:
+    asked = HydraConfig.get().runtime.choices
+    if cfg.net._target_.endswith(".teacher" if distils else ".student"):  # flows of either kind may learn from a teacher
         raise ValueError(
             f"`net` must be one of the stage, got net={asked['net']} with stage={asked['stage']}: leave net=... out, or say "
-            f"{'stage=student' if is_student else 'net=student'}."
+            f"{'net=student' if distils else 'stage=student'}."
         )
     return OmegaConf.to_container(cfg.net, resolve=True)
 

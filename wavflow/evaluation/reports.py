@@ -173,7 +173,7 @@ def _in_words(info: Mapping[str, Any]) -> list[str]:
     """What a model's file tells of its training: steps and minutes first, whatever else was noted after them."""
     words = [f"{info['steps']:,} steps"] if info.get("steps") else []
     words += [f"{info['seconds'] / 60:.3g} min"] if info.get("seconds") else []
-    others = {name: value for name, value in info.items() if name not in ("steps", "seconds", "stage")}
+    others = {name: value for name, value in info.items() if name not in ("steps", "seconds", "stage", "split")}
     return words + [f"{len(v)} {name}" if isinstance(v, list) else f"{name}: {v}" for name, v in others.items()]
 
 
