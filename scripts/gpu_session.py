@@ -1,7 +1,7 @@
 """All that a machine with a GPU is wanted for, in one command: checks, figures, and training for the time that is left.
 
     python scripts/gpu_session.py --data LJ --output out --minutes 9 --train-minutes 8
-    python scripts/gpu_session.py --data LJ --output out --minutes 9 --train-minutes 8 --steps train --kernels fused
+    python scripts/gpu_session.py --data LJ --output out --minutes 9 --train-minutes 8 --steps train
     python scripts/gpu_session.py --tiny --minutes 2                        # to try it, on a CPU
 
 Again and again: training goes on where it stopped, as long as runs/gpu is there. Install wavflow first (`pip install -e .`).
@@ -17,8 +17,14 @@ import sys
 import time
 from pathlib import Path
 
-FIGURES = ("tests", "distillation", "likelihood", "student", "teacher", "compiled")
+FIGURES = {
+    "tests": ["-m", "pytest", "-q", "-W", "default", "tests/test_vocoder.py", "tests/test_wavenet.py"],
+    "synthesis": ["-m", "wavflow.benchmark", "part=synthesis", "model=[student,teacher]"],
+    "training": ["-m", "wavflow.benchmark", "part=training", "model=[student,teacher]", "data.batch_size=16"],
+    "compiled": ["-m", "wavflow.benchmark", "part=training", "model=[student,teacher]", "data.batch_size=16", "compile=true"],
+}
 TRAINED = Path("runs/gpu")
+SMALL = ["model=[student_small,teacher_small]", "seconds=0.2", "lengths=[]", "data.batch_size=2", "compile=false"]
 TINY = ["trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.precision=32-true", "net.layers=2", "net.channels=4"]
 TINY += ["data.batch_size=2", "data.segment_length=1024", "data.max_clip_seconds=0.25"]
 
@@ -31,16 +37,15 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.0, help="for everything (default: 9)")
     parser.add_argument("--train-minutes", type=float, default=25.0, help="of each stage, over all calls (default: 25)")
     parser.add_argument("--steps", default=",".join([*FIGURES, "train"]), help="(default: %(default)s)")
-    parser.add_argument("--kernels", default="null", help="of training: fused | compiled, whichever was measured to be faster")
     parser.add_argument("--tiny", action="store_true", help="nets and times of next to nothing")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 60.0 * args.minutes
-    figures = Path(__file__).with_name("gpu_figures.py")
     for name in args.steps.split(","):
         if name != "train":
             until = min(end, time.monotonic() + 12.0 * args.minutes)
-            status = call([str(figures), name, str(args.output), *["--tiny"] * args.tiny], until)
+            options = [] if name == "tests" else [f"output={args.output / name}", *SMALL * args.tiny]
+            status = call([*FIGURES[name], *options], until)
             print(f"{name}: status {status}", flush=True)
         elif not train(args, end):
             break
@@ -51,7 +56,6 @@ def train(args: argparse.Namespace, end: float) -> bool:
     for stage in ("teacher", "student"):
         run = TRAINED / ("tiny" if args.tiny else "full") / stage
         options = [f"stage={stage}", f"data.path={args.data}", f"minutes={args.train_minutes}", f"output={run}", "resume=auto"]
-        options += [f"callbacks.kernels.by={args.kernels}"]
         options += [f"teacher={run.parent / 'teacher' / 'model.safetensors'}"] * (stage == "student")
         status = call(
             ["-m", "wavflow.train", "experiment=lj_h200", "+trainer.enable_progress_bar=false", *options, *TINY * args.tiny],

@@ -1,13 +1,9 @@
-"""The recursion that undoes a prediction: its definition, its gradients, and the kernels for a GPU."""
-
-import os
-from types import ModuleType
+"""The recursion that undoes a prediction: its definition and its gradients."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from wavflow.flows import recursion as module
 from wavflow.flows.recursion import prediction, recursion
 
 CASES = {  # blocks, their length, taps, shortest lag (None: 1)
@@ -21,11 +17,11 @@ CASES = {  # blocks, their length, taps, shortest lag (None: 1)
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
-def operands(case: tuple[int, int, int, int | None]) -> tuple[Tensor, Tensor, Tensor | None, int]:
+def operands(case: tuple[int, int, int, int | None]) -> tuple[Tensor, Tensor, Tensor | None]:
     """Random arguments, the lags another with each block."""
-    blocks, length, taps, apart = case
-    lags = None if apart is None else apart + torch.randint(7, (2, blocks))
-    return torch.randn(2, blocks * length), torch.randn(2, blocks, taps) / taps, lags, min(apart or 1, length)
+    blocks, length, taps, shortest = case
+    lags = None if shortest is None else shortest + torch.randint(7, (2, blocks))
+    return torch.randn(2, blocks * length), torch.randn(2, blocks, taps) / taps, lags
 
 
 def by_definition(e: Tensor, weights: Tensor, lags: Tensor | None) -> Tensor:
@@ -41,45 +37,23 @@ def by_definition(e: Tensor, weights: Tensor, lags: Tensor | None) -> Tensor:
 
 @every_case
 def test_it_is_the_recursion(case: tuple) -> None:
-    e, weights, lags, apart = operands(case)
+    e, weights, lags = operands(case)
     expected = by_definition(e, weights, lags)
-    torch.testing.assert_close(recursion(e, weights, lags, apart), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(recursion(e, weights, lags), expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(e + prediction(expected, weights, lags), expected, rtol=0, atol=1e-12)
-    low = recursion(e.float(), weights.float(), lags, apart)
+    low = recursion(e.float(), weights.float(), lags)
     assert low.dtype == torch.float32
     torch.testing.assert_close(low.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 @every_case
 def test_gradients_are_exact_twice(case: tuple) -> None:
-    e, weights, lags, apart = operands(case)
+    e, weights, lags = operands(case)
     inputs = e[:, : 2 * e.shape[1] // len(weights[0])].requires_grad_(), weights[:, :2].requires_grad_()
     lags = None if lags is None else lags[:, :2]
-    assert torch.autograd.gradcheck(lambda e, w: recursion(e, w, lags, apart), inputs)
-    assert torch.autograd.gradgradcheck(lambda e, w: recursion(e, w, lags, apart), inputs)
+    assert torch.autograd.gradcheck(lambda e, w: recursion(e, w, lags), inputs)
+    assert torch.autograd.gradgradcheck(lambda e, w: recursion(e, w, lags), inputs)
 
 
 def test_nothing_comes_of_nothing() -> None:
     assert recursion(torch.zeros(2, 0), torch.zeros(2, 0, 3)).shape == (2, 0)
-
-
-@pytest.fixture(scope="module")
-def gpu() -> ModuleType:
-    """The Triton kernels, made for the interpreter where there is no GPU: Triton asks as it decorates them."""
-    pytest.importorskip("triton", reason="Triton is not there for every platform")
-    with pytest.MonkeyPatch.context() as patch:
-        if not torch.cuda.is_available():
-            patch.setitem(os.environ, "TRITON_INTERPRET", "1")
-        from wavflow.kernels import recursions_gpu
-    return recursions_gpu
-
-
-@every_case
-@pytest.mark.parametrize("transposed", [False, True])
-def test_a_gpu_solves_the_same(case: tuple, transposed: bool, gpu: ModuleType) -> None:
-    e, weights, lags, apart = operands(case)
-    expected, device = e.clone(), "cuda" if torch.cuda.is_available() else "cpu"
-    module._solve(expected, weights, lags, apart, transposed)
-    signals = e.to(device)
-    gpu.solve(signals, weights.to(device), None if lags is None else lags.to(device), apart, transposed)
-    torch.testing.assert_close(signals.cpu(), expected, rtol=0, atol=1e-12)

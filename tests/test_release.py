@@ -146,14 +146,12 @@ def test_a_session_for_a_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
         "--minutes",
         "20",
     ]
-    steps = ["--steps", "student,teacher,distillation,likelihood,train"]
-    done = subprocess.run([*command, *steps], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, "--steps", "synthesis,training,train"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("status 0") == 6, done.stdout + done.stderr
-    for kind, rows in (("student", 5), ("teacher", 6), ("distillation", 2), ("likelihood", 2)):
-        found = json.loads((tmp_path / "out" / f"{kind}.json").read_text())
-        assert "torch" in found[0]
-        assert len(found) == 1 + rows
-        assert not [row for row in found if "error" in row], found
+    assert done.stdout.count("status 0") == 4, done.stdout + done.stderr
+    for kind in ("synthesis", "training"):
+        assert json.loads((tmp_path / "out" / kind / "benchmark.json").read_text())[kind]
     assert wavflow.load_model(tmp_path / "out" / "student.safetensors").info["steps"] == 2

@@ -22,7 +22,6 @@ from torch.optim.swa_utils import AveragedModel
 from wavflow import MelSpectrogram, models
 from wavflow.callbacks import (
     KeepCheckpoint,
-    Kernels,
     Listen,
     MovingAverage,
     SaveModel,
@@ -562,12 +561,3 @@ def test_the_bar_counts_minutes_where_time_is_the_limit(
     assert [total for _, total in seen.seen] == pytest.approx([120.0] * 3, abs=0.01)
     assert all(0 < n < 10 for n, _ in seen.seen)
     assert "of 120.0 minutes, step=3" in capsys.readouterr().out
-
-
-def test_other_kernels_are_for_cuda_and_named() -> None:
-    task = likelihood()
-    for by in (None, "fused", "compiled"):
-        Kernels(by).on_fit_start(None, task)  # on a CPU: as they are
-    assert not any(name.endswith("_orig_mod") for name, _ in task.named_modules())
-    with pytest.raises(ValueError, match=r"`by` must be one of none, fused, compiled, got 'quick'"):
-        Kernels("quick")

@@ -18,14 +18,12 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint, WeightAveraging
 from pytorch_lightning.plugins.io import TorchCheckpointIO
-from torch import Tensor, nn
+from torch import Tensor
 
-from wavflow.arguments import choose
 from wavflow.audio import write_audio
 from wavflow.evaluation.pictures import spectrogram_picture
 from wavflow.files import aside
 from wavflow.models import save_model
-from wavflow.nn.wavenet import WaveNet
 
 
 class SaveModel(pl.Callback):
@@ -306,32 +304,3 @@ class SkipNonFinite(pl.Callback):
             )
         if self.in_a_row == 1:
             warnings.warn(f"A step is skipped, the {self.skipped}. so far: the {report}.", stacklevel=2)
-
-
-class Kernels(pl.Callback):
-    """Lets other kernels compute the WaveNets of a training on CUDA, those of its frozen teacher too.
-
-    Args:
-        by: "fused", the gated layer in Triton; "compiled", torch.compile, minutes at the first step; None leaves them.
-    """
-
-    def __init__(self, by: str | None = None) -> None:
-        self.change = choose("by", by or "none", {"none": None, "fused": _fuse, "compiled": _compile})
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.change is not None and pl_module.device.type == "cuda":
-            for model in (pl_module.net, getattr(pl_module, "teacher", None)):
-                if model is not None:
-                    self.change(model)
-
-
-def _fuse(model: nn.Module) -> None:
-    from wavflow.synthesis.fused_layer import use_fused  # Triton is not everywhere
-
-    use_fused(model)
-
-
-def _compile(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, WaveNet):
-            module.compile()

@@ -148,7 +148,7 @@ class PitchPrediction(MelBlocks):
         """Puts the prediction back into e (B, 1, T); returns u and zeros (B, T)."""
         e = self.in_blocks(z, cond).flatten(1)
         lag, weights = self._comb(z, cond)
-        return recursion(e, weights, lag, apart=self.stride).unsqueeze(1), log_det_of_identity(z)
+        return recursion(e, weights, lag).unsqueeze(1), log_det_of_identity(z)
 
     def _comb(self, x: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the shortest lag (B, N) and the weights b * h (B, N, J) of each block, that of the shortest lag first."""

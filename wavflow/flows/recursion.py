@@ -2,14 +2,12 @@
 
     y[t] = e[t] + sum_j w[n, j] y[t - lag[n] - j],        n = t // block length
 
-There each sample waits for those before it, so the loop is compiled, by Numba on a processor and by Triton on a GPU, and the
+There each sample waits for those before it, so the loop is compiled by Numba and runs on the CPU, for signals on a GPU too; the
 backward is written out. With y = A^-1 e, a gradient g of y becomes A^-T g: the same recursion transposed, from the end on.
 """
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -23,7 +21,7 @@ def prediction(y: Tensor, weights: Tensor, lags: Tensor | None = None) -> Tensor
     return (windows * weights.flip(-1).unsqueeze(-2)).sum(dim=-1).flatten(1)
 
 
-def recursion(e: Tensor, weights: Tensor, lags: Tensor | None = None, apart: int = 1) -> Tensor:
+def recursion(e: Tensor, weights: Tensor, lags: Tensor | None = None) -> Tensor:
     """Solves `y - prediction(y) = e` for y; differentiable in e and the weights, twice too.
 
     Computed in float64: what a sample owes to those before grows and cancels; in float32 it leaves errors of -42 dB in speech.
@@ -32,32 +30,31 @@ def recursion(e: Tensor, weights: Tensor, lags: Tensor | None = None, apart: int
         e: (B, T).
         weights: (B, N, J), held for T / N samples.
         lags: (B, N), integers, of the first weight of each block; None for 1.
-        apart: Divides a block, and no lag is below it: so many samples a GPU solves at once.
 
     Returns:
         y (B, T), in the dtype of e.
     """
-    return _Recursion.apply(e, weights, lags, apart, False)
+    return _Recursion.apply(e, weights, lags, False)
 
 
 class _Recursion(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, e: Tensor, weights: Tensor, lags: Tensor | None, apart: int, transposed: bool) -> Tensor:
+    def forward(ctx: Any, e: Tensor, weights: Tensor, lags: Tensor | None, transposed: bool) -> Tensor:
         y = e.double().clone(memory_format=torch.contiguous_format)
-        _solve(y, weights.detach().double(), lags, apart, transposed)
+        _solve(y, weights.detach().double(), lags, transposed)
         y = y.to(e.dtype)
         ctx.save_for_backward(weights, lags, y if ctx.needs_input_grad[1] else None)
-        ctx.apart, ctx.transposed = apart, transposed
+        ctx.transposed = transposed
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weights, lags, y = ctx.saved_tensors
-        grad = _Recursion.apply(grad, weights, lags, ctx.apart, not ctx.transposed)
+        grad = _Recursion.apply(grad, weights, lags, not ctx.transposed)
         if y is None:
-            return grad, None, None, None, None
+            return grad, None, None, None
         late, early = (y, grad) if ctx.transposed else (grad, y)
-        return grad, _products(late, early, weights, lags), None, None, None
+        return grad, _products(late, early, weights, lags), None, None
 
 
 def _products(late: Tensor, early: Tensor, weights: Tensor, lags: Tensor | None) -> Tensor:
@@ -76,14 +73,9 @@ def _windows(y: Tensor, lags: Tensor | None, blocks: int, taps: int) -> Tensor:
     return past.unfold(-1, taps, 1)
 
 
-def _solve(signals: Tensor, weights: Tensor, lags: Tensor | None, apart: int, transposed: bool) -> None:
+def _solve(signals: Tensor, weights: Tensor, lags: Tensor | None, transposed: bool) -> None:
     """Solves it, or the transposed one, where the signals (B, T) lie."""
     if signals.numel() == 0:
-        return
-    if signals.is_cuda and _has_triton():
-        from wavflow.kernels import recursions_gpu
-
-        recursions_gpu.solve(signals, weights, lags, apart, transposed)
         return
     from wavflow.kernels import recursions  # Numba takes a second to import
 
@@ -95,8 +87,3 @@ def _solve(signals: Tensor, weights: Tensor, lags: Tensor | None, apart: int, tr
     arrays = (x.numpy() for x in (padded, lags.contiguous(), weights.cpu().contiguous()))
     solve(*arrays, before, samples // blocks)
     signals.copy_(padded[:, before:])
-
-
-@cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None

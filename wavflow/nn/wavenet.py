@@ -70,7 +70,6 @@ class WaveNet(nn.Module):
         self.dilations = [2 ** (i % dilation_cycle) for i in range(layers)]
         self.kernel_size = kernel_size
         self.causal = causal
-        self.fused: Callable | None = None  # a layer for CUDA, see `wavflow.synthesis.fused_layer.use_fused`
         self.compiled_layers = True  # on a CPU, where `fits` says so; false for the plain layers
         self.input = nn.Linear(in_channels, channels)
         self.gates = nn.ModuleList(nn.Linear(rows * kernel_size * channels, 2 * channels) for _ in self.dilations)
@@ -107,9 +106,6 @@ class WaveNet(nn.Module):
             skip = gated_layers(h, projected, cond.kernel, self.gates, self.outputs, self.dilations, ahead)
             return self._params(skip).transpose(1, 2)
         for i, dilation in enumerate(self.dilations):
-            if self.fused is not None and h.is_cuda:
-                h, skip = self.fused(self, i, h, skip, cond, projected)
-                continue
             taps = torch.cat([delay(h, (k - ahead) * dilation) for k in reversed(range(self.kernel_size))], dim=-1)
             features = None if projected is None else cond.to_samples(projected[i], x.shape[-1])
             h, skip = self._layer(i, h, taps, features, skip)
