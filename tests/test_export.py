@@ -104,6 +104,24 @@ def test_graph_tells_what_its_user_has_to_know(student: Vocoder, graphs: Path) -
     assert [item.name for item in model.graph.output] == ["audio", *(f"{name}.next" for name in names[2:-1])]
 
 
+@pytest.mark.slow
+def test_the_whole_graph_equalizes(tmp_path: Path) -> None:
+    torch.set_default_dtype(torch.float32)
+    student = tiny_student(std=0.25, mel=VOICE, flows=1, layers=1)
+    export_whole(student, tmp_path / "whole.onnx", passes=2)
+    session = open_graph(tmp_path / "whole.onnx")
+    for frames, batch in ((4, 1), (14, 2)):
+        mel, noise = clip(student, frames, batch)
+        audio, log_prob = (torch.from_numpy(x) for x in session.run(None, {"mel": mel.numpy(), "noise": noise.numpy()}))
+
+        torch.testing.assert_close(audio, student.sample(mel, noise, passes=2, fast=False), rtol=0, atol=1e-5)
+        assert (audio - student.sample(mel, noise, passes=1, fast=False)).abs().max() > 1e-3
+        torch.testing.assert_close(log_prob, student.sample_and_log_prob(mel, noise)[1], rtol=0, atol=1e-4)
+    usage = {prop.key: prop.value for prop in onnx.load(tmp_path / "whole.onnx").metadata_props}["usage"]
+    assert "F at least 4" in usage
+    assert "after 2 passes" in usage
+
+
 @torch.no_grad()
 def test_torch_export_is_the_model_at_any_length() -> None:
     student = tiny_student(std=0.25, whitening=0)

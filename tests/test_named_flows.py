@@ -117,9 +117,8 @@ def test_sampling_a_mixture_is_one_graph_too() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++") and not shutil.which("clang++"), reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings(r"ignore:`torch\._prims_common\.check` is deprecated:FutureWarning")  # torch 2.11 calls its own
-@pytest.mark.parametrize("name", ["glow", "maf"])
-def test_the_default_compiler_equals_eager(name: str) -> None:
-    flow, x = randomised(NAMED[name](2, depth=2, hidden=(4,)), 0.4), torch.randn(6, 2, 1)
+def test_the_default_compiler_equals_eager() -> None:
+    flow, x = randomised(NAMED["maf"](2, depth=2, hidden=(4,)), 0.4), torch.randn(6, 2, 1)
 
     torch.testing.assert_close(compiled(flow.log_prob, "inductor")(x), flow.log_prob(x), rtol=0, atol=1e-6)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from wavflow.arguments import about, choose
+from wavflow.arguments import about, at_least, choose
 from wavflow.cli import command, newest_model
 from wavflow.models import load_model
 from wavflow.synthesis.export import export_library, export_step, export_whole, quantize
@@ -21,6 +21,7 @@ FORMS = {"whole": ["whole"], "step": ["step"], "both": ["whole", "step"]}
 def main(cfg: DictConfig) -> None:
     """Writes the graphs, holds each against the model on some noise, and prints what they are worth."""
     forms, output = choose("form", cfg.form, FORMS), Path(cfg.output)
+    at_least(0, passes=cfg.passes)
     if output.suffix != ".onnx":
         raise ValueError(f"`output` must be an .onnx file, got {output}: add the ending.")
     for library in ("onnx", "onnxscript", "onnxruntime"):  # before minutes of work
@@ -35,13 +36,14 @@ def main(cfg: DictConfig) -> None:
     speaker = None if vocoder.speakers is None else torch.zeros(1, dtype=torch.long)
     for form in forms:
         path = output if forms == [form] or form == "whole" else output.with_suffix(".step.onnx")
-        (export_whole if form == "whole" else export_step)(vocoder, path)
+        passes = cfg.passes if form == "whole" else 0
+        export_whole(vocoder, path, passes) if form == "whole" else export_step(vocoder, path)
         paths = [path]
         if cfg.int8:
             paths.append(path.with_suffix(".int8.onnx"))
             quantize(*paths)
         for written in paths:
-            found = check(written, vocoder, mel, noise, speaker)
+            found = check(written, vocoder, mel, noise, speaker, passes)
             print(
                 f"{written}: {found.megabytes:.1f} MB, {found.speed:.1f} x real time on one thread; differs from the model by "
                 f"{found.difference:.1g} at most, {found.distance:.3f} dB of log-spectral distance"

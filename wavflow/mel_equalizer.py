@@ -176,20 +176,25 @@ class _Pass:
         whole = functional.pad(self.draw, (0, equalizer.n_fft if short else 0))
         self.padded = torch.cat([whole[:, 1 : self.skipped + 1].flip(-1), whole], dim=-1)
         self.end = whole  # to be reflected
-        self.sums = audio.new_zeros(len(audio) + 1, equalizer.overlap - 1, equalizer.hop_length)
+        self.sums = audio.new_zeros(audio.shape[0], equalizer.overlap - 1, equalizer.hop_length)
+        self.weights = audio.new_zeros(1, *self.sums.shape[1:])  # squares of the windows, summed alike
 
     def _overlap(self, correction: Tensor, last: bool) -> Tensor:
         """Overlaps and adds corrections (B, F, n_fft) of further frames, the oldest first; returns what is ready (B, N)."""
-        overlap, hop = self.equalizer.overlap, self.equalizer.hop_length
         window = self.equalizer.window.to(correction.dtype).square()
-        pieces = torch.cat([correction, window.expand(1, correction.shape[1], -1)])
-        pieces = functional.pad(pieces, (0, overlap * hop - self.equalizer.n_fft)).unflatten(-1, (overlap, hop))
-        sums = functional.pad(self.sums, (0, 0, 0, correction.shape[1]))
-        for k in reversed(range(overlap)):
-            sums = sums + functional.pad(pieces[:, :, k], (0, 0, k, overlap - 1 - k))
-        done = sums.shape[1] if last else correction.shape[1]
-        ready, self.sums = sums[:, :done], sums[:, done:]
-        ready = (ready[:-1] / ready[-1:].clamp_min(0.1 * window.max())).flatten(1)  # hardly a window there: hardly a change
+        total, self.sums = self._add(self.sums, correction, last)
+        weight, self.weights = self._add(self.weights, window.expand(1, correction.shape[1], -1), last)
+        ready = (total / weight.clamp_min(0.1 * window.max())).flatten(1)  # hardly a window there: hardly a change
         skipped = min(self.skipped, ready.shape[-1])  # what lies in the padding
         self.skipped -= skipped
         return ready[:, skipped:][:, : self.draw.shape[-1]]
+
+    def _add(self, sums: Tensor, frames: Tensor, last: bool) -> tuple[Tensor, Tensor]:
+        """Adds frames (B, F, n_fft) to the hops (B, overlap - 1, hop) that they overlap; returns hops that are ready, and the rest."""
+        overlap, hop = self.equalizer.overlap, self.equalizer.hop_length
+        pieces = functional.pad(frames, (0, overlap * hop - self.equalizer.n_fft)).unflatten(-1, (overlap, hop))
+        sums = functional.pad(sums, (0, 0, 0, frames.shape[1]))
+        for k in reversed(range(overlap)):
+            sums = sums + functional.pad(pieces[:, :, k], (0, 0, k, overlap - 1 - k))
+        done = sums.shape[1] if last else frames.shape[1]
+        return sums[:, :done], sums[:, done:]

@@ -35,43 +35,51 @@ class WholeDraw(nn.Module):
 
     Args:
         vocoder: A student.
+        passes: Of the `MelEqualizer`, which the audio goes through; the density stays that of the draw before it.
 
     Raises:
         ValueError: For another model.
     """
 
-    def __init__(self, vocoder: Vocoder) -> None:
+    def __init__(self, vocoder: Vocoder, passes: int = 0) -> None:
         super().__init__()
         self.flows = inverse_flows(vocoder)
-        self.vocoder = vocoder
+        self.vocoder, self.passes = vocoder, passes
         self.colouring = None if vocoder.whitening is None else Colouring(vocoder.whitening)
 
     def forward(self, mel: Tensor, noise: Tensor, speaker: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Returns audio and its exact log-density, both (B, F * hop_length)."""
+        """Returns audio and the exact log-density of the draw, both (B, F * hop_length)."""
         cond, z = self.vocoder.conditioning(mel, speaker), noise.unsqueeze(1)
         v, log_sigma = self.vocoder.excite(z, mel)
         u, log_det, _ = draw(self.flows, v, cond, initial(self.flows, mel.shape[0], mel))
         log_prob = self.vocoder.flow.base_log_prob(z) - log_sigma - log_det
         if self.colouring is None:
-            return u.squeeze(1), log_prob
+            return self.vocoder.equalizer(u.squeeze(1), mel, self.passes), log_prob
         blocks = self.colouring.filters(mel)
         log_gain = blocks["log_gain"].to(log_prob.dtype)
         blocks["u"] = u.reshape(u.shape[0], -1, self.colouring.length)
         memory = self.colouring.initial(mel.shape[0], mel)
         _, audio = scan(self.colouring, memory, {name: part.movedim(1, 0) for name, part in blocks.items()})
-        return audio.movedim(0, 1).flatten(1), log_prob - log_gain.repeat_interleave(self.colouring.length, dim=1)
+        audio = self.vocoder.equalizer(audio.movedim(0, 1).flatten(1), mel, self.passes)
+        return audio, log_prob - log_gain.repeat_interleave(self.colouring.length, dim=1)
 
 
-def whole_program(vocoder: Vocoder) -> ExportedProgram:
+def whole_program(vocoder: Vocoder, passes: int = 0) -> ExportedProgram:
     """Returns a student as torch.export has it: `program.module()(mel, noise)`, or with speakers `(mel, noise, speaker)`.
 
-    Batch and frames are dynamic. See `WholeDraw`.
+    Batch and frames are dynamic; with passes there are `fewest_frames` at least. See `WholeDraw`.
     """
-    batch, frames, hop_length = Dim("batch"), Dim("frames"), vocoder.hop_length
-    mel, speaker = _mel(vocoder, 2, 5), _speaker(vocoder, 2)
-    noise = mel.new_zeros(2, 5 * hop_length)
+    least, hop_length = fewest_frames(vocoder, passes), vocoder.hop_length
+    batch, frames = Dim("batch"), Dim("frames", min=least)
+    mel, speaker = _mel(vocoder, 2, least + 4), _speaker(vocoder, 2)
+    noise = mel.new_zeros(2, mel.shape[-1] * hop_length)
     shapes = ({0: batch, 2: frames}, {0: batch, 1: hop_length * frames}, *({0: batch} for _ in speaker))
-    return _exported(WholeDraw(vocoder), (mel, noise, *speaker), shapes)
+    return _exported(WholeDraw(vocoder, passes), (mel, noise, *speaker), shapes)
+
+
+def fewest_frames(vocoder: Vocoder, passes: int) -> int:
+    """Returns how many frames a mel of the whole graph has at least: the audio of fewer is not padded by reflection."""
+    return vocoder.mel.shortest_reflected // vocoder.hop_length + 1 if passes and vocoder.mel.n_mels else 1
 
 
 def step_program(vocoder: Vocoder) -> ExportedProgram:
@@ -83,15 +91,20 @@ def step_program(vocoder: Vocoder) -> ExportedProgram:
     return _exported(step, (mel, noise, state, *speaker), shapes)
 
 
-def export_whole(vocoder: Vocoder, path: str | os.PathLike[str]) -> None:
+def export_whole(vocoder: Vocoder, path: str | os.PathLike[str], passes: int = 0) -> None:
     """Writes a student as one ONNX graph: mel (B, n_mels, F), noise (B, F * hop_length) -> audio, log_prob.
+
+    The audio goes through so many passes of the `MelEqualizer`; log_prob is that of the draw before them.
 
     Raises:
         ValueError: For another model, or where the libraries are missing.
     """
     names = ["mel", "noise", *(["speaker"] if vocoder.speakers is not None else [])]
-    usage = "mel (B, n_mels, F), noise (B, F * hop_length) -> audio (B, F * hop_length), log_prob: nats per sample."
-    _write_onnx(whole_program(vocoder), path, names, ["audio", "log_prob"], _facts(vocoder, "whole", usage))
+    usage = (
+        f"mel (B, n_mels, F), F at least {fewest_frames(vocoder, passes)}, noise (B, F * hop_length) -> audio "
+        f"(B, F * hop_length), after {passes} passes of the mel equalizer; log_prob: nats per sample, of the draw before them."
+    )
+    _write_onnx(whole_program(vocoder, passes), path, names, ["audio", "log_prob"], _facts(vocoder, "whole", usage))
 
 
 def export_step(vocoder: Vocoder, path: str | os.PathLike[str]) -> None:
@@ -104,7 +117,7 @@ def export_step(vocoder: Vocoder, path: str | os.PathLike[str]) -> None:
     names = ["mel", "noise", *state, *(["speaker"] if vocoder.speakers is not None else [])]
     usage = (
         f"mel (B, n_mels, {WINDOW}): a frame with the two before and after it, NaN where the mel has none; "
-        "noise (B, hop_length) -> audio (B, hop_length). "
+        "noise (B, hop_length) -> audio (B, hop_length): the draw, which no mel equalizer has touched. "
         "All other inputs are the state: zeros at first, then the outputs of that name with .next."
     )
     outputs = ["audio", *(f"{name}.next" for name in state)]

@@ -26,9 +26,16 @@ class Check(NamedTuple):
     speed: float  # x real time, one thread
 
 
-def check(path: str | os.PathLike[str], vocoder: Vocoder, mel: Tensor, noise: Tensor, speaker: Tensor | None = None) -> Check:
+def check(
+    path: str | os.PathLike[str],
+    vocoder: Vocoder,
+    mel: Tensor,
+    noise: Tensor,
+    speaker: Tensor | None = None,
+    passes: int = 0,
+) -> Check:
     """Draws one clip by a graph and by its model: mel (1, n_mels, F), noise (1, F * hop_length)."""
-    expected = vocoder.sample(mel, noise, speaker=speaker, passes=0, fast=False)[0]
+    expected = vocoder.sample(mel, noise, speaker=speaker, passes=passes, fast=False)[0]
     session = open_graph(path)
     seconds = []
     for _ in range(3):
