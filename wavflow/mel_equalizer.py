@@ -190,7 +190,7 @@ class _Pass:
         return ready[:, skipped:][:, : self.draw.shape[-1]]
 
     def _add(self, sums: Tensor, frames: Tensor, last: bool) -> tuple[Tensor, Tensor]:
-        """Adds frames (B, F, n_fft) to the hops (B, overlap - 1, hop) that they overlap; returns hops that are ready, and the rest."""
+        """Adds frames (B, F, n_fft) to the hops (B, overlap - 1, hop) that they overlap; returns ready hops and the rest."""
         overlap, hop = self.equalizer.overlap, self.equalizer.hop_length
         pieces = functional.pad(frames, (0, overlap * hop - self.equalizer.n_fft)).unflatten(-1, (overlap, hop))
         sums = functional.pad(sums, (0, 0, 0, frames.shape[1]))
