@@ -15,7 +15,7 @@ NET = {"layers": 3, "channels": 6, "kernel_size": 2, "dilation_cycle": 3, "featu
 M = TypeVar("M", bound=nn.Module)
 
 
-def randomised(module: M, std: float = 0.3) -> M:
+def randomized(module: M, std: float = 0.3) -> M:
     """Refills every parameter with normal noise: layers that start at zero would prove nothing."""
     with torch.no_grad():
         for parameter in module.parameters():
@@ -31,13 +31,13 @@ def tiny_mel(**changes: Any) -> MelSpectrogram:
 def tiny_teacher(std: float | None = 0.3, **changes: Any) -> Vocoder:
     """A teacher with random weights, or untrained for a `std` of None."""
     model = wavflow.models.teacher(**{"mel": MEL, "n_components": 3} | NET | changes)
-    return model if std is None else randomised(model, std)
+    return model if std is None else randomized(model, std)
 
 
 def tiny_student(std: float | None = 0.3, **changes: Any) -> Vocoder:
     """A student of two flows with random weights, or untrained for a `std` of None."""
     model = wavflow.models.student(**{"mel": MEL, "flows": 2} | NET | changes)
-    return model if std is None else randomised(model, std)
+    return model if std is None else randomized(model, std)
 
 
 PARALLEL_FLOWS = {
@@ -51,7 +51,7 @@ def tiny_flow(name: str, std: float | None = 0.2, **changes: Any) -> Vocoder:
     """A WaveGlow, FloWaveNet or WaveFlow with random weights, or untrained for a `std` of None."""
     options = {"mel": MEL} | NET | {"kernel_size": 3, "dilation_cycle": 2, "layers": 2} | PARALLEL_FLOWS[name]
     model = getattr(wavflow.models, name)(**options | changes)
-    return model if std is None else randomised(model, std)
+    return model if std is None else randomized(model, std)
 
 
 def random_log_mel(frames: int = 3, batch: int = 1, n_mels: int = 8) -> Tensor:

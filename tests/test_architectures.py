@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import PARALLEL_FLOWS, random_log_mel, randomised, tiny_flow, tiny_student, tiny_teacher
+from helpers import PARALLEL_FLOWS, random_log_mel, randomized, tiny_flow, tiny_student, tiny_teacher
 
 from wavflow import load_model, save_model
 from wavflow.distributions import Gaussian
@@ -168,7 +168,7 @@ def test_closed_form_is_for_inverse_autoregressive_students() -> None:
 
 def tiny_rows(**changes: int) -> WaveNet2d:
     options = {"layers": 3, "channels": 6, "kernel_size": 3, "dilation_cycle": 2, "cond_channels": 3}
-    return randomised(WaveNet2d(2, **options | changes))
+    return randomized(WaveNet2d(2, **options | changes))
 
 
 @pytest.mark.parametrize("height_kernel_size", [1, 2, 3, 7])
@@ -194,7 +194,7 @@ def test_parameters_of_a_row_see_the_rows_before_it() -> None:
 
 @pytest.mark.parametrize("kernel_size", [3, 5])
 def test_a_wavenet_that_is_not_causal_reaches_both_ways(kernel_size: int) -> None:
-    net = randomised(WaveNet(layers=3, channels=6, kernel_size=kernel_size, dilation_cycle=2, causal=False))
+    net = randomized(WaveNet(layers=3, channels=6, kernel_size=kernel_size, dilation_cycle=2, causal=False))
     x = torch.randn(8, 1, 60)
     after = x.clone()
     after[..., 30] += 1.0

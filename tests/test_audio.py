@@ -16,7 +16,7 @@ from torch import Tensor
 from wavflow.audio import MelSpectrogram, audio_length, check_audio, encode_audio, read_audio, read_segment, write_audio
 
 
-def coloured_noise(samples: int, channels: int = 1) -> np.ndarray:
+def colored_noise(samples: int, channels: int = 1) -> np.ndarray:
     """Noise (samples, channels) of speech-like level, most of it low, none beyond full scale."""
     white = np.random.default_rng(samples).standard_normal((samples, channels))
     return np.stack([np.convolve(c, np.hanning(9) / 4.0, mode="same") for c in white.T], axis=1) * 0.1
@@ -40,7 +40,7 @@ def test_read_audio_takes_any_sample_format_and_mixes_down(
 ) -> None:
     if subtype == "MPEG_LAYER_III" and channels == 8:
         channels = 2  # an MP3 has no more
-    audio = coloured_noise(4000, channels)
+    audio = colored_noise(4000, channels)
     sf.write(tmp_path / name, audio, 16000, subtype=subtype)
 
     read, rate = read_audio(tmp_path / name)
@@ -67,7 +67,7 @@ def test_resampling_keeps_a_tone_and_removes_what_would_alias(tmp_path: Path) ->
 @pytest.mark.parametrize("ending", ["wav", "flac", "ogg", "mp3"])
 def test_segment_is_part_of_the_whole(tmp_path: Path, ending: str, target: int | None) -> None:
     path = tmp_path / f"a.{ending}"
-    sf.write(path, coloured_noise(44100, 2), 44100 if target == 22050 else 22050)
+    sf.write(path, colored_noise(44100, 2), 44100 if target == 22050 else 22050)
     whole, _ = read_audio(path, target)
     total = len(whole)
 
@@ -84,7 +84,7 @@ def test_segments_of_a_long_lossy_file_do_not_trust_its_seeking(tmp_path: Path, 
     path = tmp_path / f"a.{ending}"
     rng = np.random.default_rng(1)
     loudness = np.repeat(rng.uniform(0.0, 1.0, 280) ** 3, 1600)  # bursts make the encoders switch their windows
-    sf.write(path, loudness * coloured_noise(len(loudness))[:, 0], 22050)
+    sf.write(path, loudness * colored_noise(len(loudness))[:, 0], 22050)
     whole, _ = read_audio(path)
     in_one_go, _ = sf.read(path, dtype="float32")
     np.testing.assert_array_equal(whole, in_one_go)
@@ -94,7 +94,7 @@ def test_segments_of_a_long_lossy_file_do_not_trust_its_seeking(tmp_path: Path, 
 
 
 def test_segment_reads_no_more_than_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sf.write(tmp_path / "a.flac", coloured_noise(200_000), 48000)
+    sf.write(tmp_path / "a.flac", colored_noise(200_000), 48000)
     asked, read = [], sf.SoundFile.read
     monkeypatch.setattr(sf.SoundFile, "read", lambda self, n, **kw: asked.append(n) or read(self, n, **kw))
 
@@ -124,7 +124,7 @@ def test_length_at_usual_rates_is_exact(tmp_path: Path, source: int, target: int
 
 def test_overs_and_silence_are_read_as_they_are(tmp_path: Path) -> None:
     sf.write(tmp_path / "over.wav", np.linspace(-1.5, 1.5, 100), 16000, subtype="FLOAT")
-    sf.write(tmp_path / "clipped.wav", np.sign(coloured_noise(500)), 16000)
+    sf.write(tmp_path / "clipped.wav", np.sign(colored_noise(500)), 16000)
     sf.write(tmp_path / "silent.wav", np.zeros(100), 16000)
 
     over, clipped, silent = (read_audio(tmp_path / f"{name}.wav")[0] for name in ("over", "clipped", "silent"))
@@ -137,7 +137,7 @@ def test_overs_and_silence_are_read_as_they_are(tmp_path: Path) -> None:
 
 def broken_files(folder: Path) -> dict[str, str]:
     """Files that can't be used, and what the message about each must say."""
-    noise = coloured_noise(40_000)
+    noise = colored_noise(40_000)
     for ending in ("wav", "flac", "ogg", "mp3"):
         sf.write(folder / f"whole.{ending}", noise, 16000)
         whole = (folder / f"whole.{ending}").read_bytes()
@@ -177,7 +177,7 @@ def test_unusable_files_are_named_with_what_is_wrong(tmp_path: Path) -> None:
 
 
 def test_damage_in_the_middle_is_found_when_it_is_read(tmp_path: Path) -> None:
-    sf.write(tmp_path / "a.flac", coloured_noise(40_000), 16000)
+    sf.write(tmp_path / "a.flac", colored_noise(40_000), 16000)
     content = bytearray((tmp_path / "a.flac").read_bytes())
     content[len(content) // 2 : len(content) // 2 + 500] = bytes(500)
     (tmp_path / "a.flac").write_bytes(content)
@@ -205,7 +205,7 @@ def test_float_files_are_checked_to_their_end_a_piece_at_a_time(tmp_path: Path, 
 def test_missing_file_and_impossible_requests(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no .*none\.wav: check the name"):
         read_audio(tmp_path / "none.wav")
-    sf.write(tmp_path / "a.wav", coloured_noise(100), 16000)
+    sf.write(tmp_path / "a.wav", colored_noise(100), 16000)
     with pytest.raises(ValueError, match="`sample_rate` must be at least 100"):
         read_audio(tmp_path / "a.wav", 0)
     with pytest.raises(ValueError, match="`length` must be at least 0"):
@@ -234,7 +234,7 @@ def test_written_audio_is_clipped_and_rounded_to_the_nearest_step(
 
 @pytest.mark.parametrize(("name", "tolerance"), [("a.wav", 2**-16), ("a.flac", 2**-16), ("a.ogg", 0.1), ("a.mp3", 0.1)])
 def test_what_is_written_can_be_read(tmp_path: Path, name: str, tolerance: float) -> None:
-    audio = torch.from_numpy(coloured_noise(5000)[:, 0]).float()
+    audio = torch.from_numpy(colored_noise(5000)[:, 0]).float()
 
     write_audio(tmp_path / name, audio, 16000)
 
@@ -360,7 +360,7 @@ def librosa_mel(mel: MelSpectrogram, audio: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("arguments", PRESETS)
 def test_mel_is_librosas(arguments: dict, center: bool) -> None:
     mel = MelSpectrogram(**arguments, center=center)
-    audio = coloured_noise(20 * mel.hop_length)[:, 0]
+    audio = colored_noise(20 * mel.hop_length)[:, 0]
 
     result = mel(torch.from_numpy(audio)[None])
 
@@ -369,7 +369,7 @@ def test_mel_is_librosas(arguments: dict, center: bool) -> None:
 
 
 def test_mel_in_float32_and_under_autocast() -> None:
-    audio = torch.from_numpy(coloured_noise(2560)).T
+    audio = torch.from_numpy(colored_noise(2560)).T
     mel = MelSpectrogram()
 
     single = mel(audio.float())
@@ -404,7 +404,7 @@ def test_clip_too_short_to_be_reflected_is_followed_by_zeros(center: bool) -> No
 
 
 @pytest.mark.parametrize("arguments", [{"center": True}, {"hop_length": 27}, *PRESETS])
-def test_frame_centre_is_where_a_frame_looks(arguments: dict) -> None:
+def test_frame_center_is_where_a_frame_looks(arguments: dict) -> None:
     mel = MelSpectrogram(**arguments)
     frame, hop = 12, mel.hop_length
 
@@ -413,9 +413,9 @@ def test_frame_centre_is_where_a_frame_looks(arguments: dict) -> None:
         audio[0, frame * hop + offset] = 1.0
         return mel(audio)[0, :, frame].sum().item()
 
-    peak = max(range(mel.frame_centre - 5, mel.frame_centre + 6), key=loudness)
-    assert peak == mel.frame_centre
-    assert mel.frame_centre == (0 if mel.center else -(-hop // 2))
+    peak = max(range(mel.frame_center - 5, mel.frame_center + 6), key=loudness)
+    assert peak == mel.frame_center
+    assert mel.frame_center == (0 if mel.center else -(-hop // 2))
 
 
 def test_silence_is_the_floor_with_a_finite_gradient() -> None:

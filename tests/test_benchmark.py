@@ -9,7 +9,7 @@ import matplotlib.image
 import pytest
 import torch
 from commands import call, is_refused, make_sounds, succeeds
-from helpers import MEL, NET, random_log_mel, randomised, tiny_flow, tiny_student, tiny_teacher
+from helpers import MEL, NET, random_log_mel, randomized, tiny_flow, tiny_student, tiny_teacher
 from torch.utils.flop_counter import FlopCounterMode
 
 import wavflow
@@ -102,7 +102,7 @@ def test_the_plain_convolutions_are_the_same_function(make: Any, options: dict[s
 
 
 def test_every_engine_draws_the_same() -> None:
-    vocoder = randomised(tiny_student(), 0.1).float()
+    vocoder = randomized(tiny_student(), 0.1).float()
     mel, noise = synthesis.inputs(vocoder, 0.05)
     engines = synthesis.engines(vocoder)
     assert {"... streamed, float32, 2 passes", "equalizer alone, 2 passes"} <= engines.keys()

@@ -113,7 +113,7 @@ def test_a_teacher_of_other_settings_is_refused(place: Place) -> None:
         ("train", "data.batch_size=four", "`data.batch_size` must be a number, got 'four'"),
         ("train", "data.batch_size=2.5", "`data.batch_size` must be a whole number"),
         ("train", "net.layers=many", "`net.layers` must be a number, got 'many'"),
-        ("train", "data.dequantise=perhaps", "`data.dequantise` must be true or false, got 'perhaps'"),
+        ("train", "data.dequantize=perhaps", "`data.dequantize` must be true or false, got 'perhaps'"),
         ("train", "data.max_clip_seconds=-3", "`data.max_clip_seconds` must not be negative, got -3"),
         ("train", "data=folder", "`data.path` is needed|data.path=<value>"),
         ("train", "net.density=gauss", "`net.density` must be one of gaussian, logistic"),

@@ -103,8 +103,8 @@ def test_size_is_what_the_likelihood_says() -> None:
     with torch.no_grad():
         audio = torch.from_numpy(pcm / 32768).float()
         heard = torch.from_numpy(fine(coarse(teacher.mel(audio[None]), 0.5, 2), 0.5, 2, 256))[None].float()
-        dequantised = audio + (torch.rand(len(pcm)).float() - 0.5) / 32768
-        stated = float(bits_per_sample(teacher.log_prob(dequantised[None], heard).double()).sum())
+        dequantized = audio + (torch.rand(len(pcm)).float() - 0.5) / 32768
+        stated = float(bits_per_sample(teacher.log_prob(dequantized[None], heard).double()).sum())
     assert coded.sample_bits == pytest.approx(stated, rel=0.01)
     assert 8 * len(coded.data) == pytest.approx(stated + coded.mel_bits, rel=0.01, abs=8 * 400)  # the header
 
@@ -126,7 +126,7 @@ def test_mel_goes_and_comes(stride: int) -> None:
     np.testing.assert_array_equal(read, grid)
 
 
-def test_mels_whose_neighbours_agree_are_cheap() -> None:
+def test_mels_whose_neighbors_agree_are_cheap() -> None:
     smooth = (10 * np.sin(np.arange(40)[:, None] / 9) + np.arange(60)[None] / 5).round().astype(np.int32)
     shuffled = np.random.default_rng(0).permutation(smooth.ravel()).reshape(smooth.shape)
     bits = []

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from flow_checks import assert_round_trip
-from helpers import assert_log_det_is_exact, randomised
+from helpers import assert_log_det_is_exact, randomized
 from torch import nn
 
 from wavflow.distributions import Distribution, Gaussian, Logistic, Mixture, inverse_cdf
@@ -24,7 +24,7 @@ TAUS: dict[str, Bijection] = {
 def coupling(tau: Bijection, channels: int = 5, swap: bool = False, cond_channels: int = 2) -> Coupling:
     kept, changed = Coupling.halves(channels, swap)
     net = MLP(kept, tau.n_params * changed, (8, 8), cond_channels)
-    return randomised(Coupling(tau, net, channels, swap), 0.5)
+    return randomized(Coupling(tau, net, channels, swap), 0.5)
 
 
 @pytest.mark.parametrize("tau", TAUS.values(), ids=TAUS)
@@ -41,7 +41,7 @@ def test_coupling_is_exact_both_ways(tau: Bijection, swap: bool, channels: int, 
 @pytest.mark.parametrize("tau", TAUS.values(), ids=TAUS)
 @pytest.mark.parametrize("time", [1, 3])
 def test_static_map_is_exact_both_ways(tau: Bijection, time: int) -> None:
-    transform, x = randomised(Static(tau, 3), 0.7), torch.randn(1, 3, time)
+    transform, x = randomized(Static(tau, 3), 0.7), torch.randn(1, 3, time)
 
     for direction in (transform, transform.inverse):
         assert_log_det_is_exact(direction, x)
@@ -49,7 +49,7 @@ def test_static_map_is_exact_both_ways(tau: Bijection, time: int) -> None:
 
 
 def test_static_map_treats_every_time_and_item_alike_and_every_channel_by_itself() -> None:
-    transform = randomised(Static(Affine(), 2))
+    transform = randomized(Static(Affine(), 2))
 
     z, log_det = transform(torch.tensor([1.0, 2.0]).view(1, 2, 1).expand(3, 2, 4))
 
@@ -73,7 +73,7 @@ def test_one_half_is_kept_and_conditions_the_other(swap: bool, kept: list[int], 
 
 def test_coupling_reaches_as_far_as_its_net() -> None:
     net = WaveNet(2, 4, layers=3, channels=4, kernel_size=3, dilation_cycle=3, causal=False)
-    transform = randomised(Coupling(Affine(), net, 4))
+    transform = randomized(Coupling(Affine(), net, 4))
     z = torch.randn(1, 4, 40)
 
     with torch.no_grad():

@@ -187,7 +187,7 @@ def test_crops_of_the_data_set_have_the_mel_of_the_whole_file(tmp_path: Path) ->
     wholes = [read_audio(path)[0] for path in files]
     seen = set()
 
-    for item in islice(CropDataset(files, mel, 1024, dequantise=False), 100):
+    for item in islice(CropDataset(files, mel, 1024, dequantize=False), 100):
         assert item["mask"].eq(1).all()
         found = [
             (i, f)
@@ -244,17 +244,17 @@ def test_silent_and_clipped_files_make_finite_items(tmp_path: Path) -> None:
     for name in ("silent.wav", "clipped.wav"):
         item = CropDataset([tmp_path / name], tiny_mel(), 1024)[0]
         assert item["audio"].isfinite().all()
-        assert item["audio"].unique().numel() > 500, "no two samples lie on the same step after dequantisation"
+        assert item["audio"].unique().numel() > 500, "no two samples lie on the same step after dequantization"
         assert item["mel"].isfinite().all()
 
 
-def test_dequantisation_is_one_uniform_step_after_the_mel(tmp_path: Path) -> None:
+def test_dequantization_is_one_uniform_step_after_the_mel(tmp_path: Path) -> None:
     files = [write_noise(tmp_path / "a.wav", 20_000)]
     for clips in (False, True):
         plain, noisy = (
-            ClipDataset(files, tiny_mel(), dequantise=flag)[0]
+            ClipDataset(files, tiny_mel(), dequantize=flag)[0]
             if clips
-            else CropDataset(files, tiny_mel(), 16384, dequantise=flag)[0]
+            else CropDataset(files, tiny_mel(), 16384, dequantize=flag)[0]
             for flag in (False, True)
         )
         noise = (noisy["audio"] - plain["audio"]).double() / STEP
@@ -329,13 +329,13 @@ def test_clips_are_whole_files_cut_to_frames(tmp_path: Path) -> None:
     audio, _ = read_audio(files[0])
     whole = mel(audio[None])[0]
 
-    full, short = ClipDataset(files, mel, dequantise=False)
+    full, short = ClipDataset(files, mel, dequantize=False)
     torch.testing.assert_close(full["audio"], audio[:19_968])
     torch.testing.assert_close(full["mel"], whole, atol=1e-4, rtol=0)
     assert (full["name"], short["name"]) == ("a", "b_c")
     assert len(short["audio"]) == 256
 
-    cut = ClipDataset(files, mel, max_seconds=0.5, dequantise=False)[0]
+    cut = ClipDataset(files, mel, max_seconds=0.5, dequantize=False)[0]
     assert len(cut["audio"]) == 3968, "4000 samples hold 62 whole frames"
     torch.testing.assert_close(cut["mel"], whole[:, :62], atol=1e-4, rtol=0)
 

@@ -17,7 +17,7 @@ from helpers import tiny_mel
 from wavflow.data import AudioDataModule, find_corpus, read_table
 from wavflow.data.corpora import CORPORA
 
-# what is recognised of each, and who speaks there
+# what is recognized of each, and who speaks there
 LAYOUTS = {
     "ljspeech": {"LJSpeech-1.1/wavs/LJ001-0001.wav": None, "LJSpeech-1.1/wavs/LJ050-0278.wav": None},
     "vctk": {
@@ -64,7 +64,7 @@ def below(root: Path, found: dict[Path, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_a_corpus_is_recognised_from_any_folder_of_it(tmp_path: Path, name: str) -> None:
+def test_a_corpus_is_recognized_from_any_folder_of_it(tmp_path: Path, name: str) -> None:
     plant(tmp_path, [*(file for names in LAYOUTS.values() for file in names), *BESIDE[name]])
 
     assert below(tmp_path, find_corpus(name, tmp_path)) == LAYOUTS[name]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from commands import is_refused, succeeds
 from flow_checks import assert_round_trip, assert_total_log_det_is_exact
-from helpers import randomised
+from helpers import randomized
 from torch import Tensor, nn
 
 from wavflow.tabular import bench, densities, tables
@@ -112,11 +112,11 @@ def test_a_trained_density_integrates_to_one_in_the_units_of_the_data() -> None:
     assert mass.item() == pytest.approx(1.0, abs=1e-3)
 
 
-def test_standardised_figures_are_those_of_columns_of_deviation_one() -> None:
+def test_standardized_figures_are_those_of_columns_of_deviation_one() -> None:
     rows = torch.randn(400, 3) * torch.tensor([100.0, 1e-3, 1.0]) + 50.0
     stored, scaled = (
-        tables.Data("own", [tables.Fold(x[:200], x[200:250], x[250:])], list("abc"), standardised)
-        for x, standardised in ((rows, True), ((rows - rows[:250].mean(0)) / rows[:250].std(0, correction=0), False))
+        tables.Data("own", [tables.Fold(x[:200], x[200:250], x[250:])], list("abc"), standardized)
+        for x, standardized in ((rows, True), ((rows - rows[:250].mean(0)) / rows[:250].std(0, correction=0), False))
     )
     for one, other in zip(*(bench.fit_all(d, MAF, {"epochs": 2}).log_probs for d in (stored, scaled)), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
@@ -133,10 +133,10 @@ def test_bits_per_dim_of_even_noise_are_those_of_its_levels() -> None:
 
 def test_pictures_get_noise_of_one_level_and_a_logit() -> None:
     levels = torch.randint(17, (200, 4)) / 17
-    noisy = bench.dequantise(levels, 17)
+    noisy = bench.dequantize(levels, 17)
     assert ((noisy - levels) * 17).aminmax() >= (0.0, 0.9)
     assert ((noisy - levels) * 17 < 1).all()
-    assert torch.equal(bench.dequantise(levels, None), levels)
+    assert torch.equal(bench.dequantize(levels, None), levels)
     data = tables.Data("grey", [tables.Fold(levels, noisy, noisy)], list("abcd"), levels=17)
     fitted = bench.fit_all(data, MAF, {"epochs": 3})
     bits = bench.rows(data, [fitted])[-1]["bits/dim"]
@@ -170,7 +170,7 @@ def test_every_flow_is_saved_and_loaded_as_it_is(tmp_path: Path, name: str) -> N
     model = density(**config)
     x = torch.randn(50, 3, 1)
     model.initialize(x)
-    randomised(model.transform.transforms[1], 0.1)
+    randomized(model.transform.transforms[1], 0.1)
     densities.save(model, tmp_path / "model.safetensors", config)
     again = densities.load(tmp_path / "model.safetensors")
     torch.testing.assert_close(again.log_prob(x), model.log_prob(x).detach(), rtol=0, atol=1e-12)

@@ -17,7 +17,7 @@ from ar_process import (
     impulse_response,
     measured_impulse_response,
 )
-from helpers import randomised, tiny_student, tiny_teacher
+from helpers import randomized, tiny_student, tiny_teacher
 from torch import Tensor, nn
 
 from wavflow.distributions import Gaussian, Logistic
@@ -38,11 +38,11 @@ TEACHERS = {
 
 def random_teacher(density: str = "gaussian") -> Flow:
     tau, base = TEACHERS[density]
-    return randomised(Flow(Autoregressive(tau, WaveNet(out_channels=tau.n_params, **NET)), base)).requires_grad_(False)
+    return randomized(Flow(Autoregressive(tau, WaveNet(out_channels=tau.n_params, **NET)), base)).requires_grad_(False)
 
 
 def random_student(base: type[Gaussian] | type[Logistic] = Gaussian) -> Flow:
-    return Flow(randomised(iaf(2, **NET)).transform, base())
+    return Flow(randomized(iaf(2, **NET)).transform, base())
 
 
 def random_pair() -> tuple[Vocoder, Vocoder, Tensor]:
@@ -118,16 +118,16 @@ def test_variance_of_rao_blackwell_falls_with_the_number_of_draws() -> None:
 
 
 @torch.no_grad()
-def test_regulariser_is_no_part_of_the_kl() -> None:
+def test_regularizer_is_no_part_of_the_kl() -> None:
     student, teacher = random_student(), random_teacher()
     path = draw(student, torch.randn(5, 1, 16))
-    without, with_it = (DensityDistillation(regularisation=w)(path, student, teacher) for w in (0.0, 4.0))
+    without, with_it = (DensityDistillation(regularization=w)(path, student, teacher) for w in (0.0, 4.0))
 
     torch.testing.assert_close(with_it.kl, without.kl, rtol=0, atol=0)
-    assert (without.regulariser == 0).all()
+    assert (without.regularizer == 0).all()
     teacher_log_scale = -teacher.transform(path.u)[1]
-    torch.testing.assert_close(with_it.regulariser, 4.0 * (teacher_log_scale - path.log_scale) ** 2)
-    assert with_it.regulariser.mean() > 1e-3
+    torch.testing.assert_close(with_it.regularizer, 4.0 * (teacher_log_scale - path.log_scale) ** 2)
+    assert with_it.regularizer.mean() > 1e-3
 
 
 # --- zero, and not zero
@@ -168,7 +168,7 @@ def test_an_untrained_pair_is_one_distribution() -> None:
         kl = DensityDistillation(form)(path, student.flow, teacher.flow, teacher.conditioning(mel)).kl
         assert (kl == 0).all()
     # Nor is it an accident of unused nets: with weights in them it is no longer so.
-    kl = DensityDistillation()(path, student.flow, randomised(teacher).flow, teacher.conditioning(mel)).kl
+    kl = DensityDistillation()(path, student.flow, randomized(teacher).flow, teacher.conditioning(mel)).kl
     assert kl.mean() > 0.01
 
 
@@ -176,7 +176,7 @@ def test_an_untrained_pair_is_one_distribution() -> None:
 def test_kl_on_whitened_audio_is_kl_on_audio() -> None:
     student, teacher, mel = random_pair()
     path = student.draw(mel, torch.randn(2, 64))
-    audio, log_det = student.colour(path.u, mel)
+    audio, log_det = student.unwhiten(path.u, mel)
     on_audio = path.log_prob - log_det - teacher.log_prob(audio, mel)
     on_u = DensityDistillation("path")(path, student.flow, teacher.flow, teacher.conditioning(mel)).kl
 

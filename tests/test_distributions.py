@@ -1,4 +1,4 @@
-"""Densities: normalisation, oracles, both tails in float32, gradients, inverse."""
+"""Densities: normalization, oracles, both tails in float32, gradients, inverse."""
 
 import math
 from collections.abc import Callable
@@ -150,7 +150,7 @@ def test_quantile_gradient_is_that_of_the_implicit_function(kind: str) -> None:
     assert torch.autograd.gradcheck(quantile, (z, *values), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("spread", [1.0, 1e5])  # at 1e5, neighbouring float32 numbers are some 64 scales apart
+@pytest.mark.parametrize("spread", [1.0, 1e5])  # at 1e5, neighboring float32 numbers are some 64 scales apart
 def test_quantile_between_far_modes_stays_finite(spread: float) -> None:
     z, loc = torch.randn(2000).float(), (spread * torch.randn(2000, 5)).float().requires_grad_()
     x = Mixture(Gaussian, torch.randn(2000, 5).float(), loc, torch.full_like(loc, -9.0)).quantile(*logs_of_cdf(z))
@@ -168,8 +168,8 @@ def test_quantile_gradient_in_float32() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("bits", "log_scale"), [(16, -9.0), (16, -4.0), (16, 0.5), (8, -7.0), (3, -1.0)])
 def test_bins_sum_to_one(kind: str, bits: int, log_scale: float) -> None:
-    centres = torch.arange(-(2 ** (bits - 1)), 2 ** (bits - 1)) / 2 ** (bits - 1)
-    total = Discretized(random(kind, log_scale=log_scale), bits).log_prob(centres).exp().sum()
+    centers = torch.arange(-(2 ** (bits - 1)), 2 ** (bits - 1)) / 2 ** (bits - 1)
+    total = Discretized(random(kind, log_scale=log_scale), bits).log_prob(centers).exp().sum()
     torch.testing.assert_close(total, torch.tensor(1.0), rtol=0, atol=1e-9)
 
 
@@ -212,10 +212,10 @@ def test_discretized_gradient_survives_in_float32(kind: str, scales: float, side
 
 def test_discretized_samples_are_bins_with_the_stated_frequencies() -> None:
     discretized = Discretized(random("mixture of logistic"), bits=2)
-    samples, centres = discretized.sample((40_000,)), torch.tensor([-1.0, -0.5, 0.0, 0.5])
-    counts = torch.stack([(samples == centre).sum() for centre in centres])
+    samples, centers = discretized.sample((40_000,)), torch.tensor([-1.0, -0.5, 0.0, 0.5])
+    counts = torch.stack([(samples == center).sum() for center in centers])
     assert counts.sum() == 40_000
-    expected = 40_000 * discretized.log_prob(centres).exp()
+    expected = 40_000 * discretized.log_prob(centers).exp()
     assert scipy.stats.chisquare(counts.numpy(), expected.numpy()).pvalue > 1e-3
 
 

@@ -56,13 +56,13 @@ def test_matrix_picture_shows_each_value_in_its_colour() -> None:
     values = torch.tensor([[-5.0, 0.0, 0.49], [0.51, 1.0, 9.0]])
     picture = np.asarray(Image.open(io.BytesIO(matrix_png(values, 0.0, 1.0, "magma"))).convert("RGB"))
 
-    def colour(x: float) -> np.ndarray:
+    def color(x: float) -> np.ndarray:
         return np.asarray(matplotlib.colormaps["magma"](x, bytes=True)[:3])
 
     assert picture.shape == (2, 3, 3)
     bottom, top = picture[1], picture[0]  # row 0 of a spectrogram is its lowest band
     for pixel, x in ((bottom[0], 0.0), (bottom[1], 0.0), (bottom[2], 31 / 63), (top[0], 32 / 63), (top[1], 1.0), (top[2], 1.0)):
-        np.testing.assert_array_equal(pixel, colour(x))
+        np.testing.assert_array_equal(pixel, color(x))
     with pytest.raises(ValueError, match=r"`low` must be less than `high`, got 1\.0 and 1\.0"):
         matrix_png(values, 1.0, 1.0, "magma")
     with pytest.raises(ValueError, match=r"`values` must be .* got shape \(3,\)"):

@@ -182,9 +182,9 @@ def test_symbols_come_back_at_the_size_that_their_shares_tell(carries: bool) -> 
 
 
 @pytest.mark.parametrize("kind", [range_coding.GAUSSIAN, range_coding.LOGISTIC, range_coding.LAPLACE])
-@pytest.mark.parametrize(("centre", "scale"), [(0.0, 50.0), (-40000.0, 3.0), (32767.0, 1e-4), (12.3, 1e6), (5.0, 1e-9)])
-def test_each_symbol_has_shares_of_its_own(kind: int, centre: float, scale: float) -> None:
-    mixture = np.array([[0.25, 0.75], [centre, centre + 7.0], [scale, 2.0 * scale]])
+@pytest.mark.parametrize(("center", "scale"), [(0.0, 50.0), (-40000.0, 3.0), (32767.0, 1e-4), (12.3, 1e6), (5.0, 1e-9)])
+def test_each_symbol_has_shares_of_its_own(kind: int, center: float, scale: float) -> None:
+    mixture = np.array([[0.25, 0.75], [center, center + 7.0], [scale, 2.0 * scale]])
     low, high = exact_steps.LOWEST, exact_steps.HIGHEST
     starts = np.array([range_coding.start_of(symbol, low, high, mixture, kind) for symbol in range(low, high + 2)])
     assert (starts[0], starts[-1]) == (0, range_coding.WHOLE)

@@ -11,7 +11,7 @@ from helpers import (
     assert_log_det_is_exact,
     jacobian,
     random_log_mel,
-    randomised,
+    randomized,
     tiny_mel,
     tiny_student,
 )
@@ -51,7 +51,7 @@ TAUS: dict[str, Callable[[], Bijection]] = {
 
 def autoregressive(tau: Bijection, channels: int = 1) -> Autoregressive:
     net = WaveNet(channels, tau.n_params * channels, layers=3, channels=6, kernel_size=2, dilation_cycle=2, cond_channels=3)
-    return randomised(Autoregressive(tau, net))
+    return randomized(Autoregressive(tau, net))
 
 
 def iaf() -> Inverse:
@@ -168,7 +168,7 @@ def assert_integrates_to_one(flow: Flow, cond: Tensor, time: int, unit: float = 
 def test_density_integrates_to_one(name: str, base: Distribution, time: int) -> None:
     transform, cond, _ = build(name, time=time)
 
-    assert_integrates_to_one(Flow(randomised(transform, std=0.2), base), cond, time)
+    assert_integrates_to_one(Flow(randomized(transform, std=0.2), base), cond, time)
 
 
 @pytest.mark.parametrize("time", [1, 2])

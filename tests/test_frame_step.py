@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from wavflow import Vocoder
 from wavflow.flows.recursion import recursion
-from wavflow.synthesis.export_colouring import impulse_response
+from wavflow.synthesis.export_unwhitening import impulse_response
 from wavflow.synthesis.frame_step import FrameStep
 
 

@@ -6,7 +6,7 @@ import mpmath
 import pytest
 import torch
 from flow_checks import assert_density_of_two_features_integrates_to_one, assert_round_trip, assert_total_log_det_is_exact
-from helpers import randomised
+from helpers import randomized
 from torch import Tensor
 
 from wavflow.distributions import Gaussian, Logistic
@@ -133,7 +133,7 @@ def test_scales_out_of_bounds_are_refused() -> None:
 
 @pytest.mark.parametrize(("features", "time"), [(2, 1), (3, 2)])
 def test_log_det_and_round_trip(features: int, time: int) -> None:
-    flow, x = randomised(gaussianization(features, depth=3, n_components=4), 0.4), torch.randn(1, features, time)
+    flow, x = randomized(gaussianization(features, depth=3, n_components=4), 0.4), torch.randn(1, features, time)
 
     assert_total_log_det_is_exact(flow.transform, x)
     assert_round_trip(flow.transform, x)
@@ -150,7 +150,7 @@ class WrongSign(Gaussianization):
 @pytest.mark.parametrize("wrong", [False, True])
 def test_density_integrates_to_one(wrong: bool) -> None:
     layer = (WrongSign if wrong else Gaussianization)(2, 4)
-    flow = randomised(Flow(Chain([Householder(2, 2), layer]), Gaussian()), 0.4)
+    flow = randomized(Flow(Chain([Householder(2, 2), layer]), Gaussian()), 0.4)
 
     if not wrong:
         return assert_density_of_two_features_integrates_to_one(flow)
@@ -224,7 +224,7 @@ def test_columns_of_no_use_are_named() -> None:
 
 
 def test_one_graph_equals_eager_and_every_weight_learns() -> None:
-    flow, x = randomised(gaussianization(2, depth=1, n_components=3, n_reflections=1), 0.4), torch.randn(6, 2, 1)
+    flow, x = randomized(gaussianization(2, depth=1, n_components=3, n_reflections=1), 0.4), torch.randn(6, 2, 1)
     torch.compiler.reset()
 
     log_prob = torch.compile(flow.log_prob, fullgraph=True, backend="aot_eager")(x)

@@ -76,8 +76,8 @@ def test_what_does_not_fit_is_cut_and_counted_or_named_and_left_out(folders: tup
 def test_crops_and_clips_are_of_the_same_frames_of_both(folders: tuple) -> None:
     wavs, mels, known = folders
     given = given_mels(wavs, mels)
-    crops, seen = CropDataset(list(given.frames), tiny_mel(), 512, dequantise=False, mels=given), set()
-    clips = ClipDataset(list(given.frames), tiny_mel(), dequantise=False, mels=given)
+    crops, seen = CropDataset(list(given.frames), tiny_mel(), 512, dequantize=False, mels=given), set()
+    clips = ClipDataset(list(given.frames), tiny_mel(), dequantize=False, mels=given)
     for item in [*(crops[i] for i in range(60)), *(clips[i] for i in range(len(clips)))]:
         path, _, start = item["name"].partition(" from ")
         name = Path(path).relative_to(wavs).with_suffix("").as_posix() if start else path.replace("deep_", "deep/")
@@ -180,7 +180,7 @@ def test_shards_hold_them_by_whole_frames(folders: tuple, tmp_path: Path) -> Non
     found: dict[str, Tensor] = {name: torch.zeros_like(mel) for name, mel in known.items() if name != "e"}
     for split in SPLITS:
         shards = Shards(f"{tmp_path}/shards/{split}")
-        clips = ShardClips(shards, tiny_mel(), dequantise=False)
+        clips = ShardClips(shards, tiny_mel(), dequantize=False)
         for i, piece in enumerate(shards.pieces()):
             name, start = piece["about"]["file"].removesuffix(".wav"), round(piece["about"]["start"] * 8000)
             assert start % HOP == 0

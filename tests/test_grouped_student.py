@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 from ar_process import ENTROPY_RATE, ar_teacher, draw, impulse_response, measured_impulse_response
-from helpers import MEL, assert_log_det_is_exact, jacobian, random_log_mel, randomised, tiny_student, tiny_teacher
+from helpers import MEL, assert_log_det_is_exact, jacobian, random_log_mel, randomized, tiny_student, tiny_teacher
 from test_config import SMALL, build, composed, net_config, plain
 from torch import Tensor
 
@@ -34,7 +34,7 @@ def grouped(group: int, tau: Callable = TriangularAffine, cond_channels: int = 0
     """One map with random weights, z = L x + loc in its forward direction."""
     net = {"layers": 2, "channels": 6, "kernel_size": 2, "dilation_cycle": 2, "cond_channels": cond_channels} | options
     turned = Inverted(tau(group))
-    return randomised(Autoregressive(turned, WaveNet(group, turned.n_params, **net), group))
+    return randomized(Autoregressive(turned, WaveNet(group, turned.n_params, **net), group))
 
 
 def lower_triangle(tau: TriangularAffine, params: Tensor) -> tuple[Tensor, Tensor]:
@@ -276,7 +276,7 @@ def test_the_three_estimators_agree_at_each_place_within_a_group(group: int) -> 
 def test_a_grouped_teacher_needs_the_path(form: str) -> None:
     tau = TriangularAffine(2)
     net = WaveNet(2, tau.n_params, layers=2, channels=4, dilation_cycle=2)
-    teacher = Flow(randomised(Autoregressive(tau, net, 2)), Gaussian())
+    teacher = Flow(randomized(Autoregressive(tau, net, 2)), Gaussian())
     student = Flow(Chain([Inverse(grouped(2))]), Gaussian())
 
     with pytest.raises(ValueError, match="sample by sample, one autoregressive map: use 'path'"):
@@ -306,7 +306,7 @@ def test_it_composes_and_becomes_a_task_that_trains() -> None:
     audio = 0.1 * torch.randn(1, 3 * net.hop_length)
     batch = {"audio": audio, "mel": mel, "mask": torch.ones_like(audio)}
     optimizer, losses = task.optimizer(net.parameters()), []
-    randomised(teacher, 0.1)
+    randomized(teacher, 0.1)
 
     for _ in range(4):
         optimizer.zero_grad()

@@ -48,7 +48,7 @@ def test_level_is_that_of_noise_alone() -> None:
     cond = voiced_log_mel(student.mel, 150)[..., 75:76].expand(-1, -1, 600)  # one pitch
     assert comb.pitch(comb.at_blocks(cond))[1].min() > 0.5
     z = torch.randn(1, 1, 600 * 256)
-    noise, voice = (comb.inverse(x, cond)[0][0, 0] for x in (z, student.excite(z, cond)[0]))
+    noise, voice = (comb.inverse(x, cond)[0][0, 0] for x in (z, student.add_pulses(z, cond)[0]))
     bands = [torch.fft.rfft(x).abs().square().split(600 * 16) for x in (noise, voice)]  # of 1.4 kHz
     levels = [float(10 * torch.log10(b.sum() / a.sum())) for a, b in zip(*bands, strict=True)]
     assert all(abs(level) < most for level, most in zip(levels, (1.0, 2.0, 3.0), strict=False)), levels

@@ -11,7 +11,7 @@ from sounds import SAMPLE_RATE, needs, noise, speech, with_noise
 from torch import Tensor
 
 from wavflow.evaluation import judging, pitch
-from wavflow.evaluation.judging import FIGURES, SHORTEST, judge, summarise
+from wavflow.evaluation.judging import FIGURES, SHORTEST, judge, summarize
 
 PERFECT = {
     **{name: pytest.approx(0.0, abs=1e-9) for name in ("level dB", "LSD dB", "mel L1", "mel L1 8k", "F0 cents", "F0 gross %")},
@@ -77,7 +77,7 @@ def test_what_cannot_be_judged_is_named_excluded_and_counted() -> None:
     broken[100] = math.nan
     faults = {
         "silent": (torch.zeros(len(audio)), "is silent"),
-        "dequantised silence": ((torch.rand(len(audio)) - 0.5) / 32768, "is silent"),
+        "dequantized silence": ((torch.rand(len(audio)) - 0.5) / 32768, "is silent"),
         "one sample": (torch.ones(1), "has 1 samples"),
         "empty": (torch.zeros(0), "has 0 samples"),
         "short": (audio[: SHORTEST - 1], f"has {SHORTEST - 1} samples: at least {SHORTEST} are needed"),
@@ -97,7 +97,7 @@ def test_what_cannot_be_judged_is_named_excluded_and_counted() -> None:
         assert words in found[fault, "a"]
         assert words in found[fault, "never"]
     assert found["no recording", "all"] == "the recording holds NaN or infinity"
-    recording, a, never = summarise(judgement.rows, ["recording", "a", "never"])
+    recording, a, never = summarize(judgement.rows, ["recording", "a", "never"])
     assert (recording["clips"], a["clips"], never["clips"]) == (len(faults) + 1, 1, 0)
     assert a["level dB"].mean == pytest.approx(20 * math.log10(2.0))
     assert math.isnan(never["level dB"].mean)
@@ -134,7 +134,7 @@ def test_a_missing_library_costs_its_own_figure_alone(monkeypatch: pytest.Monkey
     row = judgement.rows[1]
     assert row[figure] is None
     assert row["M-STFT"] == 0.0
-    (_, summary) = summarise(judgement.rows, ["recording", "same"])
+    (_, summary) = summarize(judgement.rows, ["recording", "same"])
     assert math.isnan(summary[figure].mean)
     assert summary[figure].n == 0
     assert summary["clips"] == 1
@@ -204,14 +204,14 @@ def test_summary_is_the_mean_over_clips_with_the_speed() -> None:
     rows = [{"clip": str(i), "system": "a", "mel L1": float(i)} for i in range(3)] + [
         {"clip": "0", "system": "b", "mel L1": 7.0}
     ]
-    second, first = summarise(rows, ["b", "a"], {"a": 5.0})
+    second, first = summarize(rows, ["b", "a"], {"a": 5.0})
 
     assert (first["system"], first["mel L1"].mean, first["mel L1"].n) == ("a", 1.0, 3)
     assert first["mel L1"].half_width == pytest.approx(4.302653 / math.sqrt(3))  # Student's t of two degrees of freedom
     assert (first["x real time"], first["clips"], second["clips"]) == (5.0, 3, 1)
     assert second["mel L1"].mean == 7.0
     assert math.isnan(second["x real time"])
-    assert "x real time" not in summarise(rows, ["a"])[0]
+    assert "x real time" not in summarize(rows, ["a"])[0]
 
 
 def test_judging_in_this_process_leaves_its_threads() -> None:

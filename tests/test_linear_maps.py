@@ -5,15 +5,15 @@ from collections.abc import Callable
 import pytest
 import torch
 from flow_checks import assert_round_trip
-from helpers import assert_log_det_is_exact, randomised
+from helpers import assert_log_det_is_exact, randomized
 
 from wavflow.flows import Householder, InvertibleLinear, Permutation, Reverse, Transform
 
 MAPS: dict[str, Callable[[], Transform]] = {
     "reverse": Reverse,
     "permutation": lambda: Permutation([2, 0, 3, 1]),
-    "invertible linear": lambda: randomised(InvertibleLinear(4), 0.5),
-    "householder": lambda: randomised(Householder(4, 3), 2.0),
+    "invertible linear": lambda: randomized(InvertibleLinear(4), 0.5),
+    "householder": lambda: randomized(Householder(4, 3), 2.0),
 }
 
 
@@ -34,7 +34,7 @@ def negate(transform: InvertibleLinear) -> InvertibleLinear:
 
 
 def test_determinant_of_either_sign() -> None:
-    transform, x = randomised(InvertibleLinear(5), 0.5), torch.randn(1, 5, 2)
+    transform, x = randomized(InvertibleLinear(5), 0.5), torch.randn(1, 5, 2)
     signs = [torch.linalg.slogdet(transform.weight).sign, torch.linalg.slogdet(negate(transform).weight).sign]
 
     assert sorted(signs) == [-1, 1]

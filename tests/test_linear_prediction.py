@@ -41,7 +41,7 @@ def autocorrelation(x: Tensor, lags: int) -> Tensor:
     return torch.stack([(x[lag:] * x[:-lag]).mean() for lag in range(1, lags + 1)]) / x.square().mean()
 
 
-def coloured_noise(*poles: complex, std: float, samples: int) -> Tensor:
+def colored_noise(*poles: complex, std: float, samples: int) -> Tensor:
     """An autoregressive process (1, T) with these poles and their conjugates, driven by Gaussian noise of that `std`."""
     a = np.real(np.poly([*poles, *np.conj(poles)]))
     return torch.from_numpy(scipy.signal.lfilter([1.0], a, std * torch.randn(1, samples).numpy()))
@@ -51,7 +51,7 @@ def coloured_noise(*poles: complex, std: float, samples: int) -> Tensor:
 def test_round_trip_of_every_preset(name: str) -> None:
     mel = preset(name)
     whitening = LinearPrediction(mel)
-    audio = coloured_noise(0.95 * np.exp(0.1j), 0.9 * np.exp(0.4j), std=0.01, samples=5 * mel.hop_length)
+    audio = colored_noise(0.95 * np.exp(0.1j), 0.9 * np.exp(0.4j), std=0.01, samples=5 * mel.hop_length)
 
     u, log_det = whitening(audio.unsqueeze(1), mel(audio))
     back, log_det_back = whitening.inverse(u, mel(audio))
@@ -91,7 +91,7 @@ def test_speech_is_whitened_to_unit_level() -> None:
 @pytest.mark.parametrize(
     "settings",
     [MEL, {"f_max": 11025.0}, {"f_max": 11025.0, "center": True}, {"sample_rate": 16000, "win_length": 800}],
-    ids=["tiny", "22k", "centred", "short window"],
+    ids=["tiny", "22k", "centered", "short window"],
 )
 def test_gain_is_absolute(settings: dict, std: float) -> None:
     mel = MelSpectrogram(**settings)
@@ -105,7 +105,7 @@ def test_gain_is_absolute(settings: dict, std: float) -> None:
 
 def test_autoregressive_process_is_whitened() -> None:
     mel = MelSpectrogram(f_max=11025.0)
-    audio = coloured_noise(0.95 * np.exp(0.3j), 0.9 * np.exp(1.2j), std=0.01, samples=150 * mel.hop_length)
+    audio = colored_noise(0.95 * np.exp(0.3j), 0.9 * np.exp(1.2j), std=0.01, samples=150 * mel.hop_length)
 
     u, log_det = LinearPrediction(mel)(audio.unsqueeze(1), mel(audio))
 
@@ -292,7 +292,7 @@ def test_levinson_durbin_solves_the_normal_equations() -> None:
 @pytest.mark.parametrize("name", [*PRESETS, "tiny"])
 def test_look_ahead_is_within_that_of_the_upsampler(name: str, mode: str) -> None:
     mel = tiny_mel() if name == "tiny" else preset(name)
-    stated = Upsampler(mel.n_mels, 2, mel.hop_length, mel.frame_centre, mode).look_ahead
+    stated = Upsampler(mel.n_mels, 2, mel.hop_length, mel.frame_center, mode).look_ahead
     whitening, before = LinearPrediction(mel, order=4), random_log_mel(6, n_mels=mel.n_mels)
     after = before.clone()
     after[..., 3] += 1.0

@@ -160,7 +160,7 @@ def test_the_reference_is_what_is_hidden_and_x_is_a_or_b(visit: Callable[..., An
 def test_order_is_that_of_the_seed_and_fair(visit: Callable[..., Any], path: Path) -> None:
     page = visit(path)
     assert page.evaluate("JSON.stringify(plan('abx', 9)) === JSON.stringify(plan('abx', 9))")
-    # X over neighbouring seeds: 2000 throws of a coin; five standard deviations are 112.
+    # X over neighboring seeds: 2000 throws of a coin; five standard deviations are 112.
     heads = page.evaluate("[...Array(200).keys()].flatMap((seed) => plan('abx', seed)).filter((t) => t.x === 'A').length")
     assert abs(heads - 1000) < 5 * math.sqrt(500)
     firsts = page.evaluate("[...Array(2000).keys()].map((seed) => plan('mushra', seed)[0].order[0])")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from flow_checks import assert_round_trip
-from helpers import assert_log_det_is_exact, randomised
+from helpers import assert_log_det_is_exact, randomized
 from torch import Tensor
 
 from wavflow.distributions import Distribution, Gaussian, Logistic
@@ -21,7 +21,7 @@ TAUS: dict[str, Callable[[], Bijection]] = {
 
 def masked(tau: Bijection, channels: int, cond_channels: int = 2, std: float = 0.4) -> MaskedAutoregressive:
     net = MADE(channels, tau.n_params, (8, 9), cond_channels)
-    return randomised(MaskedAutoregressive(tau, net, channels), std)
+    return randomized(MaskedAutoregressive(tau, net, channels), std)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
@@ -31,7 +31,7 @@ def masked(tau: Bijection, channels: int, cond_channels: int = 2, std: float = 0
 def test_parameters_see_every_earlier_channel_and_no_other(
     channels: int, cond_channels: int, n_params: int, hidden: tuple[int, ...]
 ) -> None:
-    net = randomised(MADE(channels, n_params, hidden, cond_channels), 1.0)
+    net = randomized(MADE(channels, n_params, hidden, cond_channels), 1.0)
     x, cond = torch.randn(1, channels, 1), torch.randn(1, cond_channels, 1)
 
     of_x, of_cond = torch.autograd.functional.jacobian(net, (x, cond))

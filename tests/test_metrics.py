@@ -48,12 +48,12 @@ def test_flac_bits_is_the_frames_of_the_best_file() -> None:
     assert entropy - 0.02 < bits < entropy + 0.2
 
 
-def test_flac_bits_sees_through_dequantisation() -> None:
+def test_flac_bits_sees_through_dequantization() -> None:
     audio = (noise() * 32768).round().to(torch.int16)
     on_grid = audio / 32768
-    dequantised = on_grid + (torch.rand(len(audio)) - 0.5) / 32768
+    dequantized = on_grid + (torch.rand(len(audio)) - 0.5) / 32768
 
-    assert flac_bits(audio, 16000) == flac_bits(on_grid, 16000) == flac_bits(dequantised.numpy(), 16000)
+    assert flac_bits(audio, 16000) == flac_bits(on_grid, 16000) == flac_bits(dequantized.numpy(), 16000)
     assert flac_bits(torch.tensor([-1.0, 1.0]), 16000) > 0  # both ends of the grid, and a clip of two samples
 
 

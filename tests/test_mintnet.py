@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from flow_checks import assert_density_of_two_features_integrates_to_one
-from helpers import jacobian, randomised
+from helpers import jacobian, randomized
 from torch import Tensor
 
 from wavflow.distributions import Gaussian
@@ -20,7 +20,7 @@ both_halves = pytest.mark.parametrize("upper", [False, True], ids=["lower", "upp
 
 def layer(shape: str, upper: bool = False, std: float = 0.3) -> tuple[MintLayer, Tensor]:
     channels, time, kernel_size = SHAPES[shape]
-    return randomised(MintLayer(channels, 6, kernel_size, upper), std), torch.randn(1, channels, time)
+    return randomized(MintLayer(channels, 6, kernel_size, upper), std), torch.randn(1, channels, time)
 
 
 def pair(shape: str) -> tuple[Chain, Tensor]:
@@ -122,7 +122,7 @@ def test_steep_element_is_solved_from_afar(dtype: torch.dtype, tolerance: float)
 
 
 def test_gradient_through_the_solution_is_that_of_the_implicit_function() -> None:
-    transform, z = Inverse(randomised(MintLayer(2, 2, 2, upper=True))), torch.randn(1, 2, 3, requires_grad=True)
+    transform, z = Inverse(randomized(MintLayer(2, 2, 2, upper=True))), torch.randn(1, 2, 3, requires_grad=True)
     names = [name for name, _ in transform.named_parameters()]
     values = [p.detach().clone().requires_grad_() for p in transform.parameters()]
 
@@ -160,13 +160,13 @@ class Negative(MintLayer):
 
 
 def pair_of_two(kind: type[MintLayer] = MintLayer) -> Chain:
-    return Chain([randomised(kind(2, 6, upper=upper), 0.5) for upper in (False, True)])
+    return Chain([randomized(kind(2, 6, upper=upper), 0.5) for upper in (False, True)])
 
 
 @pytest.mark.parametrize("faulty", [WrongSign, Negative])
 def test_the_tests_notice(faulty: type[MintLayer]) -> None:
     with pytest.raises(AssertionError):
-        assert_triangular_and_exact(randomised(faulty(4, 6), 0.3), torch.randn(1, 4, 1), upper=False)
+        assert_triangular_and_exact(randomized(faulty(4, 6), 0.3), torch.randn(1, 4, 1), upper=False)
     with pytest.raises(AssertionError):
         assert_density_of_two_features_integrates_to_one(Flow(pair_of_two(faulty), Gaussian()))
 
@@ -174,7 +174,7 @@ def test_the_tests_notice(faulty: type[MintLayer]) -> None:
 @pytest.mark.parametrize("kernel_size", [1, 3])
 @both_halves
 def test_reach_is_what_the_jacobian_shows(kernel_size: int, upper: bool) -> None:
-    transform, time = randomised(MintLayer(1, 6, kernel_size, upper)), 10
+    transform, time = randomized(MintLayer(1, 6, kernel_size, upper)), 10
 
     forward, inverse = (square(transform, torch.randn(1, 1, time), direction) != 0 for direction in ("forward", "inverse"))
 
@@ -200,7 +200,7 @@ def test_untrained_flow_is_of_the_scale_of_the_base_and_learns_every_weight() ->
     flow, x = mintnet(5), torch.randn(200, 5, 1)
     assert (flow.log_prob(x) - flow.base_log_prob(x)).mean().abs() < 2.0 * 5  # nats; five features
 
-    randomised(flow, 0.2).log_prob(x).mean().backward()
+    randomized(flow, 0.2).log_prob(x).mean().backward()
 
     idle = [name for name, p in flow.named_parameters() if p.grad is None or not p.grad.any()]
     assert idle == []

@@ -71,7 +71,7 @@ def test_whitening_moves_the_density_by_its_gain(build: Callable[..., Vocoder]) 
     wanted = model.flow.log_prob(u, model.conditioning(mel)) + log_slope
 
     torch.testing.assert_close(model.log_prob(audio, mel), wanted)
-    torch.testing.assert_close(log_slope, -model.colour(u, mel)[1])
+    torch.testing.assert_close(log_slope, -model.unwhiten(u, mel)[1])
     assert log_slope.abs().min() > 0.1
 
 

@@ -1,4 +1,4 @@
-"""The named flows of vectors: exact, normalised, one graph, and what each one promises."""
+"""The named flows of vectors: exact, normalized, one graph, and what each one promises."""
 
 import shutil
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from flow_checks import assert_density_of_two_features_integrates_to_one, assert_round_trip, assert_total_log_det_is_exact
-from helpers import randomised
+from helpers import randomized
 from torch import Tensor
 
 from wavflow.distributions import Gaussian
@@ -29,7 +29,7 @@ every_flow = pytest.mark.parametrize("name", NAMED)
 
 
 def build(name: str, features: int, std: float = 0.4, cond_channels: int = 0) -> Flow:
-    return randomised(NAMED[name](features, depth=3, hidden=(8, 8), cond_channels=cond_channels), std)
+    return randomized(NAMED[name](features, depth=3, hidden=(8, 8), cond_channels=cond_channels), std)
 
 
 @every_flow
@@ -67,7 +67,7 @@ class WrongSign(Affine):
 @pytest.mark.parametrize("part", ["coupling", "static"])
 def test_the_tests_notice_a_wrong_sign(check: Callable[[Flow], None], part: str) -> None:
     wrong = Static(WrongSign(), 2) if part == "static" else Coupling(WrongSign(), MLP(1, 2, (8,)), 2)
-    flow = Flow(randomised(Chain([Static(Affine(), 2), wrong]), 0.4), Gaussian())
+    flow = Flow(randomized(Chain([Static(Affine(), 2), wrong]), 0.4), Gaussian())
 
     with pytest.raises(AssertionError):
         check(flow)
@@ -100,7 +100,7 @@ def compiled(function: Callable, backend: str = "aot_eager") -> Callable:
 
 @every_flow
 def test_one_graph_equals_eager(name: str) -> None:
-    flow, x = randomised(NAMED[name](2, depth=2, hidden=(4,)), 0.4), torch.randn(6, 2, 1)
+    flow, x = randomized(NAMED[name](2, depth=2, hidden=(4,)), 0.4), torch.randn(6, 2, 1)
 
     torch.testing.assert_close(compiled(flow.log_prob)(x), flow.log_prob(x), rtol=0, atol=1e-6)
     if "mixture" not in name:  # its inversion has 28 steps: see the slow test
@@ -109,7 +109,7 @@ def test_one_graph_equals_eager(name: str) -> None:
 
 @pytest.mark.slow
 def test_sampling_a_mixture_is_one_graph_too() -> None:
-    flow, z = randomised(maf(1, 1, (4,), "mixture_of_logistics", 2)), torch.randn(6, 1, 1)
+    flow, z = randomized(maf(1, 1, (4,), "mixture_of_logistics", 2)), torch.randn(6, 1, 1)
 
     torch.testing.assert_close(compiled(flow.sample)(z), flow.sample(z), rtol=0, atol=1e-6)
 
@@ -118,7 +118,7 @@ def test_sampling_a_mixture_is_one_graph_too() -> None:
 @pytest.mark.skipif(not shutil.which("g++") and not shutil.which("clang++"), reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings(r"ignore:`torch\._prims_common\.check` is deprecated:FutureWarning")  # torch 2.11 calls its own
 def test_the_default_compiler_equals_eager() -> None:
-    flow, x = randomised(NAMED["maf"](2, depth=2, hidden=(4,)), 0.4), torch.randn(6, 2, 1)
+    flow, x = randomized(NAMED["maf"](2, depth=2, hidden=(4,)), 0.4), torch.randn(6, 2, 1)
 
     torch.testing.assert_close(compiled(flow.log_prob, "inductor")(x), flow.log_prob(x), rtol=0, atol=1e-6)
 

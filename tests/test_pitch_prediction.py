@@ -66,7 +66,7 @@ def voiced_mel(*hertz: float) -> Tensor:
 
 
 def periodicity(x: Tensor, lag: int) -> float:
-    """Normalised autocorrelation at a lag, of (T,)."""
+    """Normalized autocorrelation at a lag, of (T,)."""
     late, early = x[lag:], x[:-lag]
     return float((late * early).sum() / (late.square().sum() * early.square().sum()).sqrt())
 
@@ -301,10 +301,10 @@ def test_bfloat16_autocast_leaves_it_exact() -> None:
         torch.testing.assert_close(value, value_wanted)
 
 
-@pytest.mark.parametrize("name", ["fine", "centred", "16k", "tacotron2"])
+@pytest.mark.parametrize("name", ["fine", "centered", "16k", "tacotron2"])
 def test_look_ahead_is_within_that_of_the_upsampler(name: str) -> None:
-    mel = preset(name) if name in PRESETS else fine_mel(center=name == "centred")
-    stated = Upsampler(mel.n_mels, 2, mel.hop_length, mel.frame_centre).look_ahead
+    mel = preset(name) if name in PRESETS else fine_mel(center=name == "centered")
+    stated = Upsampler(mel.n_mels, 2, mel.hop_length, mel.frame_center).look_ahead
     audio = torch.cat([voice(torch.full((16 * mel.hop_length,), hertz), mel.sample_rate) for hertz in (150.0, 200.0)])
     before, other = mel(audio)[..., 5:11].split(1)
     after = torch.where(torch.arange(6) == 3, other, before)
@@ -313,7 +313,7 @@ def test_look_ahead_is_within_that_of_the_upsampler(name: str) -> None:
     for map_ in (PitchPrediction(mel, MelPitch(mel)), Whitening(mel, order=4)):
         for direction in (map_.forward, map_.inverse):
             first = first_change(direction(x, before)[0], direction(x, after)[0])
-            reach = mel.hop_length - mel.frame_centre  # of the interpolation between frames
+            reach = mel.hop_length - mel.frame_center  # of the interpolation between frames
             assert reach <= stated
             assert 3 * mel.hop_length - reach <= first < 3 * mel.hop_length + mel.hop_length // 2
 

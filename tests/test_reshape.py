@@ -3,7 +3,7 @@
 import pytest
 import torch
 from flow_checks import assert_round_trip, assert_total_log_det_is_exact
-from helpers import jacobian, randomised
+from helpers import jacobian, randomized
 from torch import Tensor
 
 from wavflow.flows import (
@@ -24,18 +24,18 @@ from wavflow.nn import MLP, WaveNet
 
 def coupling(channels: int, swap: bool = False, cond_channels: int = 0) -> Coupling:
     kept, changed = Coupling.halves(channels, swap)
-    return randomised(Coupling(Affine(), MLP(kept, 2 * changed, (8,), cond_channels), channels, swap), 0.5)
+    return randomized(Coupling(Affine(), MLP(kept, 2 * changed, (8,), cond_channels), channels, swap), 0.5)
 
 
 def noncausal(channels: int) -> Coupling:
     kept, changed = Coupling.halves(channels)
     net = WaveNet(kept, 2 * changed, layers=2, channels=4, kernel_size=3, dilation_cycle=2, causal=False)
-    return randomised(Coupling(Affine(), net, channels))
+    return randomized(Coupling(Affine(), net, channels))
 
 
 def multi_scale() -> Transform:
     """Two scales: even and odd samples, and of the even ones, pairs again."""
-    coarse = Folded(Chain([randomised(InvertibleLinear(2)), coupling(2), coupling(2, swap=True)]), 2)
+    coarse = Folded(Chain([randomized(InvertibleLinear(2)), coupling(2), coupling(2, swap=True)]), 2)
     return Folded(Chain([coupling(2), coupling(2, swap=True), Partial(coarse, 1)]), 2)
 
 
@@ -60,7 +60,7 @@ def test_a_folded_coupling_keeps_the_early_half() -> None:
 
 MAPS = {
     "one channel": (lambda: Folded(coupling(4), 4), 1),
-    "two channels": (lambda: Folded(Chain([coupling(4), randomised(InvertibleLinear(4))]), 2), 2),
+    "two channels": (lambda: Folded(Chain([coupling(4), randomized(InvertibleLinear(4))]), 2), 2),
     "nested": (lambda: Folded(Folded(coupling(4), 2), 2), 1),
     "part": (lambda: Partial(coupling(2), 2), 3),
     "part that is all": (lambda: Partial(coupling(3), 3), 3),
@@ -123,19 +123,19 @@ def test_data_dependent_start_reaches_every_part() -> None:
     norms = [module for module in transform.modules() if isinstance(module, ActNorm)]
     assert len(norms) == 2
     assert all(norm.initialized for norm in norms)
-    torch.testing.assert_close(norms[1].params, torch.zeros(6), rtol=0, atol=1e-10)  # given standardised data
+    torch.testing.assert_close(norms[1].params, torch.zeros(6), rtol=0, atol=1e-10)  # given standardized data
 
 
 def iaf(channels: int = 1) -> Inverse:
     net = WaveNet(channels, 2 * channels, layers=2, channels=4, kernel_size=2, dilation_cycle=2)
-    return Inverse(randomised(Autoregressive(Affine(), net)))
+    return Inverse(randomized(Autoregressive(Affine(), net)))
 
 
 REACHES = {
     "iaf": (iaf, 1),
     "iafs": (lambda: Chain([iaf(), iaf()]), 1),
     "folded coupling": (lambda: Folded(noncausal(4), 4), 1),
-    "folded mixing": (lambda: Folded(Chain([randomised(InvertibleLinear(3)), coupling(3)]), 3), 1),
+    "folded mixing": (lambda: Folded(Chain([randomized(InvertibleLinear(3)), coupling(3)]), 3), 1),
     "multi-scale": (lambda: Folded(Chain([noncausal(2), Partial(Folded(noncausal(2), 2), 1)]), 2), 1),
 }
 

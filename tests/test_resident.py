@@ -44,8 +44,8 @@ def assert_equal(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("center", [False, True])
-@pytest.mark.parametrize("dequantise", [False, True])
-def test_batches_are_the_same_to_the_bit(tmp_path: Path, center: bool, dequantise: bool) -> None:
+@pytest.mark.parametrize("dequantize", [False, True])
+def test_batches_are_the_same_to_the_bit(tmp_path: Path, center: bool, dequantize: bool) -> None:
     # files shorter than a hop, some shorter than a crop, whole hops and not, other rates
     folder_of(tmp_path, *30 * [(9, 8000)], *4 * [(100, 8000)], (512, 8000), (701, 8000), (1401, 16000), (600, 11025))
     table = tmp_path / "list.csv"
@@ -53,7 +53,7 @@ def test_batches_are_the_same_to_the_bit(tmp_path: Path, center: bool, dequantis
     batches = []
     for resident in (False, True):
         data = AudioDataModule(
-            tiny_mel(center=center), tmp_path, 512, 5, seed=3, dequantise=dequantise, table=table, resident=resident
+            tiny_mel(center=center), tmp_path, 512, 5, seed=3, dequantize=dequantize, table=table, resident=resident
         )
         data.number_speakers(["b", "a"])
         batches.append(list(islice(stood_at(data, 4).train_dataloader(), 12)))

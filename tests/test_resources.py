@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import randomised, tiny_student
+from helpers import randomized, tiny_student
 
 import wavflow.models
 from wavflow import Vocoder, save_model
@@ -66,4 +66,4 @@ def small_student() -> Callable[[], Vocoder]:
 
     with initialize_config_module("wavflow.conf", version_base="1.3"):
         cfg = compose("train", ["stage=student", "net=student_small", "audio=22k", "output=out"])
-    return lambda: randomised(wavflow.models.build(OmegaConf.to_container(cfg.net, resolve=True)), 0.01)
+    return lambda: randomized(wavflow.models.build(OmegaConf.to_container(cfg.net, resolve=True)), 0.01)

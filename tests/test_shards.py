@@ -100,7 +100,7 @@ def test_crops_have_the_mel_of_the_whole_piece(files: Path, tmp_path: Path, with
     wholes = {piece["about"]["file"]: torch.from_numpy(piece["audio"]).float() / 32768 for piece in shards.pieces()}
     assert all(bool(piece["mel"].size) == with_mel for piece in shards.pieces())
 
-    crops, starts = ShardCrops(shards, mel, 512, dequantise=False), set()
+    crops, starts = ShardCrops(shards, mel, 512, dequantize=False), set()
     for item in (crops[i] for i in range(60)):
         name, start = item["name"].split(" from ")
         whole = wholes[name]
@@ -131,7 +131,7 @@ def test_clips_are_cut(made: tuple[Path, dict]) -> None:
     shards = Shards(f"{made[0]}/train")
     lengths = {len(ShardClips(shards, tiny_mel(), 0.2)[i]["audio"]) for i in range(len(shards))}
     assert max(lengths) == 1600
-    noisy, plain = (ShardClips(shards, tiny_mel(), dequantise=flag)[0] for flag in (True, False))
+    noisy, plain = (ShardClips(shards, tiny_mel(), dequantize=flag)[0] for flag in (True, False))
     step = (noisy["audio"] - plain["audio"]).abs().max() * 32768
     assert 0.4 < step <= 0.501
     torch.testing.assert_close(noisy["mel"], plain["mel"])
@@ -172,7 +172,7 @@ def test_pieces_are_drawn_in_proportion_to_their_length(tmp_path: Path) -> None:
     shards = Shards(f"{tmp_path}/out/train")
     (one, two) = shards.pieces()
 
-    crops = ShardCrops(shards, tiny_mel(), 64, dequantise=False)
+    crops = ShardCrops(shards, tiny_mel(), 64, dequantize=False)
     share = np.mean([bool(crops[i]["audio"][0] * 32768 == one["audio"][0]) for i in range(1000)])
 
     assert abs(share - len(one["audio"]) / (len(one["audio"]) + len(two["audio"]))) < 0.05

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from helpers import random_log_mel, randomised, tiny_flow, tiny_student, tiny_teacher
+from helpers import random_log_mel, randomized, tiny_flow, tiny_student, tiny_teacher
 from torch import Tensor
 
 from wavflow import Vocoder
@@ -60,7 +60,7 @@ def test_pieces_and_widths(changes: dict, length: int, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("cond_channels", [0, 4])
 def test_features_at_sample_rate_or_none(cond_channels: int) -> None:
-    net = randomised(WaveNet(1, 2, 4, 6, 3, 4, cond_channels=cond_channels))
+    net = randomized(WaveNet(1, 2, 4, 6, 3, 4, cond_channels=cond_channels))
     flow = Flow(Autoregressive(Affine(), net), Gaussian())
     z, cond = torch.randn(2, 1, 50), torch.randn(2, cond_channels, 50) if cond_channels else None
     with torch.no_grad():

@@ -18,7 +18,7 @@ from wavflow.evaluation.systems import Clip
 
 
 def make_clips(model: Vocoder, frames: tuple[int, ...] = (9, 5, 7), std: float = 0.1) -> list[Clip]:
-    """Noise on the grid of 16 bits plus dequantisation, and its mel."""
+    """Noise on the grid of 16 bits plus dequantization, and its mel."""
     clips = []
     for i, n in enumerate(frames):
         audio = (std * torch.randn(1, n * model.hop_length)).clamp(-0.9, 0.9)

@@ -35,7 +35,7 @@ def test_wine_drops_the_quality_and_what_another_column_tells(tmp_path: Path) ->
     data = tables.wine(path, folds=10)
     assert data.columns == ["a", "b"]
     assert len(data.folds) == 10
-    assert data.standardised
+    assert data.standardized
     every = torch.cat([fold.test for fold in data.folds])
     assert sorted(every.tolist()) == sorted(x[:, :2].tolist())
 

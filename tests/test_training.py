@@ -76,7 +76,7 @@ def student_net(**arguments: Any) -> Vocoder:
     return models.student(**TINY | {"flows": 2} | arguments)
 
 
-def randomised(net: Vocoder) -> Vocoder:
+def randomized(net: Vocoder) -> Vocoder:
     """A net in whose last layers something stands."""
     with torch.no_grad():
         for parameter in net.flow.parameters():
@@ -92,9 +92,9 @@ def likelihood(net: Vocoder | None = None, **arguments: Any) -> LikelihoodTask:
 def distillation(
     net: Vocoder | None = None, teacher: Vocoder | None = None, form: str = "closed", **arguments: Any
 ) -> DistillationTask:
-    net, teacher = net or student_net(), teacher or randomised(teacher_net())
+    net, teacher = net or student_net(), teacher or randomized(teacher_net())
     arguments = {"spectral": SPECTRAL(), "warmup_steps": 3} | arguments
-    loss = DensityDistillation(form, regularisation=4.0)
+    loss = DensityDistillation(form, regularization=4.0)
     return DistillationTask(net, teacher, loss, partial(torch.optim.Adam, lr=1e-2), **arguments)
 
 
@@ -168,15 +168,15 @@ def test_distillation_lowers_its_loss_and_logs_its_terms(form: str, folder: Path
     after = runs.validate(task, data(folder, task), verbose=False)[0]
     logged = columns(tmp_path)
 
-    terms = {"loss", "kl", "entropy", "cross_entropy", "regulariser", "clamp_fraction", "kl_interval", "rms_ratio"}
+    terms = {"loss", "kl", "entropy", "cross_entropy", "regularizer", "clamp_fraction", "kl_interval", "rms_ratio"}
     assert logged.keys() >= {f"train/{term}" for term in terms | {"spectral", "contrastive"}}
     assert logged.keys() >= {f"validation/{term}" for term in terms | {"spectral"}}
     assert after["validation/loss"] < before["validation/loss"] - 0.03
     assert after["validation/kl"] < 0.75 * before["validation/kl"]
-    for term, density_weight in (("kl", 1.0), ("regulariser", 1.0), ("spectral", 0.1), ("contrastive", -0.01)):
+    for term, density_weight in (("kl", 1.0), ("regularizer", 1.0), ("spectral", 0.1), ("contrastive", -0.01)):
         logged["train/loss"] = list(np.subtract(logged["train/loss"], density_weight * np.array(logged[f"train/{term}"])))
     np.testing.assert_allclose(logged["train/loss"], 0.0, atol=1e-4)  # nothing else is in the loss
-    assert (np.array(logged["train/regulariser"]) > 0).all() == (form == "closed")
+    assert (np.array(logged["train/regularizer"]) > 0).all() == (form == "closed")
 
 
 @pytest.mark.parametrize("make", [likelihood, distillation])
@@ -401,7 +401,7 @@ def test_model_file_holds_the_averaged_weights(folder: Path, tmp_path: Path) -> 
 
 
 def test_resume_goes_on_where_the_last_checkpoint_stood(folder: Path, tmp_path: Path) -> None:
-    teacher = randomised(teacher_net())
+    teacher = randomized(teacher_net())
 
     def run(max_steps: int, resume: Path | None = None) -> tuple[DistillationTask, AfterEachStep]:
         task = distillation(teacher=teacher)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from helpers import random_log_mel, randomised, tiny_student, tiny_teacher
+from helpers import random_log_mel, randomized, tiny_student, tiny_teacher
 from torch import Tensor, nn
 
 from wavflow.kernels.vectors import multiplies_bfloat16
@@ -16,7 +16,7 @@ CASES = [  # samples of a frame, frames
     ({"kernel_size": 2, "layers": 5, "dilation_cycle": 5, "channels": 32}, 3, 4),  # looks back beyond the clip
     ({"kernel_size": 3, "skip_channels": 48, "dilation_cycle": 2}, 16, 2),
     ({"kernel_size": 3, "skip_channels": 16, "channels": 48, "causal": False}, 1, 33),
-    ({"kernel_size": 4, "layers": 1}, 8, 1),  # a layer that is the first and the last, a frame without neighbours
+    ({"kernel_size": 4, "layers": 1}, 8, 1),  # a layer that is the first and the last, a frame without neighbors
 ]
 every_case = pytest.mark.parametrize(("changes", "hop_length", "frames"), CASES)
 
@@ -41,7 +41,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def net_of(changes: dict) -> WaveNet:
     net = WaveNet(**{"layers": 4, "channels": 16, "dilation_cycle": 3, "cond_channels": 3} | changes)
-    return randomised(net, std=0.8 / net.channels**0.5)
+    return randomized(net, std=0.8 / net.channels**0.5)
 
 
 def case(net: WaveNet, hop_length: int, frames: int, batch: int = 2) -> tuple[Tensor, Conditioning]:

@@ -83,7 +83,7 @@ def test_untrained_it_is_noise_of_the_usual_spectrum_and_level() -> None:
     mel = tiny_mel(n_mels=0, sample_rate=22050, n_fft=1024, win_length=1024, hop_length=256, f_max=8000.0)
     model = tiny_teacher(None, mel=mel.spec, whitening=32)
     nothing = model.no_mel(4.0)
-    audio = model.colour(model.noise(nothing).unsqueeze(1), nothing)[0][0]
+    audio = model.unwhiten(model.noise(nothing).unsqueeze(1), nothing)[0][0]
 
     assert audio.square().mean().sqrt() == pytest.approx(0.1, rel=0.1)
     windows = audio[: len(audio) // 1024 * 1024].reshape(-1, 1024) * torch.hann_window(1024)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import PARALLEL_FLOWS, random_log_mel, randomised, tiny_flow, tiny_student, tiny_teacher
+from helpers import PARALLEL_FLOWS, random_log_mel, randomized, tiny_flow, tiny_student, tiny_teacher
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wavflow import Vocoder
@@ -51,7 +51,7 @@ def test_fast_steps_draw_what_the_slow_ones_draw_with_the_weights_of_the_moment(
     fast = teacher.sample(mel, noise, 0.8)
 
     torch.testing.assert_close(fast, teacher.sample(mel, noise, 0.8, fast=False), rtol=0, atol=1e-5)
-    randomised(teacher, 0.2)
+    randomized(teacher, 0.2)
     changed = teacher.sample(mel, noise, 0.8)
 
     torch.testing.assert_close(changed, teacher.sample(mel, noise, 0.8, fast=False), rtol=0, atol=1e-5)

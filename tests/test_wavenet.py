@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from helpers import first_change, jacobian, random_log_mel, randomised, tiny_mel, tiny_student, tiny_teacher
+from helpers import first_change, jacobian, random_log_mel, randomized, tiny_mel, tiny_student, tiny_teacher
 from torch import Tensor
 
 from wavflow import Vocoder
@@ -21,7 +21,7 @@ every_configuration = pytest.mark.parametrize("configuration", CONFIGURATIONS, i
 
 
 def tiny_wavenet(**changes: int) -> WaveNet:
-    return randomised(WaveNet(**{"channels": 6, "cond_channels": 3} | changes))
+    return randomized(WaveNet(**{"channels": 6, "cond_channels": 3} | changes))
 
 
 def random_conditioning(frames: int, batch: int = 1, hop_length: int = 4) -> Conditioning:
@@ -145,12 +145,12 @@ def test_steps_end_where_the_conditioning_ends(kind: str) -> None:
         step(torch.zeros(1, 1))
 
 
-@pytest.mark.parametrize("centre", [0.0, 2.0, 4.0])
-def test_interpolation_is_linear_between_centres(centre: float) -> None:
+@pytest.mark.parametrize("center", [0.0, 2.0, 4.0])
+def test_interpolation_is_linear_between_centers(center: float) -> None:
     frames = torch.tensor([0.0, 1.0, 2.0, 3.0]).reshape(1, 4, 1)
-    position = (torch.arange(16) + 0.5 - centre) / 4  # of a sample, in frames
+    position = (torch.arange(16) + 0.5 - center) / 4  # of a sample, in frames
 
-    samples = interpolate(frames, interpolation_weights(4, centre))
+    samples = interpolate(frames, interpolation_weights(4, center))
 
     torch.testing.assert_close(samples.flatten(), position.clamp(0.0, 3.0), rtol=0, atol=1e-12)
 
@@ -164,10 +164,10 @@ def test_interpolation_commutes_with_projection_and_takes_frames_one_by_one() ->
     torch.testing.assert_close(torch.cat(one_by_one, dim=1), cond.to_samples(frames, 20))
 
 
-@pytest.mark.parametrize("centre", [-1.0, 5.0])
-def test_centre_must_lie_in_the_frame(centre: float) -> None:
-    with pytest.raises(ValueError, match="`centre` must lie within the frame's 4 samples"):
-        interpolation_weights(4, centre)
+@pytest.mark.parametrize("center", [-1.0, 5.0])
+def test_center_must_lie_in_the_frame(center: float) -> None:
+    with pytest.raises(ValueError, match="`center` must lie within the frame's 4 samples"):
+        interpolation_weights(4, center)
 
 
 def test_upsampling_mode_must_be_known() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import zuko
-from helpers import randomised
+from helpers import randomized
 from torch import Tensor, nn
 from torch.distributions.transforms import AffineTransform
 from torch.nn import functional
@@ -65,7 +65,7 @@ def test_masked_autoregressive_flow(tau: Bijection, univariate: Callable, contex
         layer = MaskedAutoregressive(tau, MADE(features, tau.n_params, (16, 12), context, functional.silu), features)
         shapes = [()] * tau.n_params
         peer = MaskedAutoregressiveTransform(features, context, univariate=univariate, shapes=shapes, **OPTIONS)
-        copy_weights(randomised(layer).conditioner, peer.hyper, tau.n_params)
+        copy_weights(randomized(layer).conditioner, peer.hyper, tau.n_params)
         ours.append(layer)
         theirs.append(peer)
 
@@ -78,7 +78,7 @@ def test_coupling_flow(tau: Bijection, univariate: Callable, context: int) -> No
     features, ours, theirs = 5, [], []
     for swap in (False, True):
         kept, changed = Coupling.halves(features, swap)
-        layer = randomised(Coupling(tau, MLP(kept, tau.n_params * changed, (16, 12), context), features, swap))
+        layer = randomized(Coupling(tau, MLP(kept, tau.n_params * changed, (16, 12), context), features, swap))
         mask = (torch.arange(features) >= changed) if swap else (torch.arange(features) < kept)  # true where it is kept
         shapes = [()] * tau.n_params
         peer = GeneralCouplingTransform(features, context, mask, univariate=univariate, shapes=shapes, **OPTIONS)

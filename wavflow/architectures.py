@@ -302,7 +302,7 @@ def _vocoder(config: dict[str, Any], flow: Flow, name: str = "", fold: int = 1) 
     mel = MelSpectrogram(**config["mel"])
     if mel.hop_length % fold:
         raise ValueError(f"`{name}` {config[name]} folds {fold} samples, which must divide a frame's {mel.hop_length}.")
-    upsampler = Upsampler(mel.n_mels, config["features"], mel.hop_length, mel.frame_centre, config["upsampling"])
+    upsampler = Upsampler(mel.n_mels, config["features"], mel.hop_length, mel.frame_center, config["upsampling"])
     whitening = Whitening(mel, config["whitening"], config["pitch"]) if config["whitening"] else None
     source = None
     if config.get("pulses") and whitening is not None and whitening.pitch:

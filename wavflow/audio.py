@@ -224,7 +224,7 @@ def write_pieces(path: str | os.PathLike[str], pieces: Iterable[Tensor], sample_
                 for piece in pieces:
                     if not torch.isfinite(piece).all():
                         raise ValueError(f"`pieces` must be finite, got NaN or inf: check the model. {path} was not written.")
-                    file.write(_quantised(piece, subtype))
+                    file.write(_quantized(piece, subtype))
                     samples += len(piece)
         except sf.LibsndfileError as error:
             raise OSError(f"`path` must be writable, got {path} ({error.error_string}): choose another place.") from error
@@ -271,7 +271,7 @@ def encode_audio(audio: Tensor | np.ndarray, sample_rate: int, file_format: str 
         raise ValueError(f"`subtype` must be one of {file_format}'s ({known}), got {subtype!r}: choose one of these.")
     encoded, level = io.BytesIO(), 1.0 if file_format == "flac" else None  # for a lossy format it would be the lowest quality
     try:
-        sf.write(encoded, _quantised(audio, subtype), sample_rate, subtype, format=file_format, compression_level=level)
+        sf.write(encoded, _quantized(audio, subtype), sample_rate, subtype, format=file_format, compression_level=level)
     except sf.LibsndfileError as error:  # e.g. MP3 at a rate it does not know
         raise ValueError(f"`file_format` must be one that can hold {sample_rate} Hz, got {file_format} ({error}).") from error
     return encoded.getvalue()
@@ -372,7 +372,7 @@ def _resampled_length(frames: int, up: int, down: int) -> int:
     return -(-frames * up // down)
 
 
-def _quantised(audio: Tensor, subtype: str) -> np.ndarray:
+def _quantized(audio: Tensor, subtype: str) -> np.ndarray:
     """Integers for the PCM types, because libsndfile's own scaling of floats is by 2^(n-1) - 1 and truncates."""
     audio = audio.detach().double().cpu()
     bits = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}.get(subtype)

@@ -64,7 +64,7 @@ class LocationScale(Distribution):
     `_quantile(log_cdf, log_sf)`, and `_fill(empty, generator)`, which draws.
 
     Args:
-        loc: Centre, in the unit of `x`.
+        loc: Center, in the unit of `x`.
         log_scale: Natural log of the scale; broadcasts with `loc`.
     """
 
@@ -72,16 +72,16 @@ class LocationScale(Distribution):
         self.loc, self.log_scale = _real(loc), _real(log_scale)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        return self._log_prob(self._standardise(x)) - self.log_scale
+        return self._log_prob(self._standardize(x)) - self.log_scale
 
     def log_cdf(self, x: Tensor) -> Tensor:
-        return self._log_cdf(self._standardise(x))
+        return self._log_cdf(self._standardize(x))
 
     def log_sf(self, x: Tensor) -> Tensor:
-        return self._log_cdf(-self._standardise(x))
+        return self._log_cdf(-self._standardize(x))
 
     def log_mass(self, x: Tensor, width: float) -> Tensor:
-        return self._log_mass(self._standardise(x), width * torch.exp(-self.log_scale))
+        return self._log_mass(self._standardize(x), width * torch.exp(-self.log_scale))
 
     def quantile(self, log_cdf: Tensor, log_sf: Tensor) -> Tensor:
         return self.loc + torch.exp(self.log_scale) * self._quantile(_real(log_cdf), _real(log_sf))
@@ -110,7 +110,7 @@ class LocationScale(Distribution):
         """Draws from the standard member (`loc` 0, `log_scale` 0)."""
         return cls._fill(torch.empty(shape, dtype=dtype, device=device), generator)
 
-    def _standardise(self, x: Tensor) -> Tensor:
+    def _standardize(self, x: Tensor) -> Tensor:
         return (_real(x) - self.loc) * torch.exp(-self.log_scale)
 
 
@@ -196,8 +196,8 @@ class Mixture(Distribution):
 
     Args:
         component_class: `Gaussian` or `Logistic`.
-        logits: (..., K), unnormalised log-weights.
-        loc: (..., K), centres of the components.
+        logits: (..., K), unnormalized log-weights.
+        loc: (..., K), centers of the components.
         log_scale: (..., K), natural logs of their scales.
 
     Raises:
@@ -271,7 +271,7 @@ class Mixture(Distribution):
 
     def _log_tail(self, x: Tensor, side: Tensor) -> Tensor:
         """Returns log_cdf where `side` is 1, log_sf where it is -1: one evaluation, for both families are symmetric."""
-        return self._combine(self.components._log_cdf(side.unsqueeze(-1) * self.components._standardise(x.unsqueeze(-1))))
+        return self._combine(self.components._log_cdf(side.unsqueeze(-1) * self.components._standardize(x.unsqueeze(-1))))
 
     def _logit_and_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns `log cdf - log sf` and its derivative, floored: on a plateau between modes it underflows."""
@@ -283,7 +283,7 @@ class Mixture(Distribution):
 class Discretized:
     """Probability of the 2^bits equal bins of PCM audio under a continuous density.
 
-    Centres lie at `k / 2^(bits - 1)` for k from -2^(bits - 1) to 2^(bits - 1) - 1; the first and the last bin take the
+    Centers lie at `k / 2^(bits - 1)` for k from -2^(bits - 1) to 2^(bits - 1) - 1; the first and the last bin take the
     tails, so the bins sum to 1. Compared with a density, a mass is smaller by the bin width: for narrow bins
     `log_prob = density.log_prob - (bits - 1) ln 2`.
 
@@ -304,7 +304,7 @@ class Discretized:
         self.distribution, self.width = distribution, 2.0 ** (1 - bits)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Returns the log-mass of the bin centred at `x`, in nats; `x` is clipped to the range, and not rounded."""
+        """Returns the log-mass of the bin centered at `x`, in nats; `x` is clipped to the range, and not rounded."""
         x = _real(x).clamp(-1.0, 1.0 - self.width)
         half = self.width / 2
         log_mass = self.distribution.log_mass(x, self.width)
@@ -312,7 +312,7 @@ class Discretized:
         return torch.where(x > 1.0 - 3 * half, self.distribution.log_sf(x - half), log_mass)
 
     def sample(self, sample_shape: tuple[int, ...] = (), generator: torch.Generator | None = None) -> Tensor:
-        """Draws bin centres, without gradient."""
+        """Draws bin centers, without gradient."""
         x = self.distribution.sample(sample_shape, generator)
         return (torch.round(x / self.width) * self.width).clamp(-1.0, 1.0 - self.width)
 

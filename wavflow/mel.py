@@ -17,11 +17,11 @@ MEL_FLOOR = 1e-5
 class MelSpectrogram(ExactBuffers):
     """Natural log of a magnitude mel spectrogram; T samples give exactly `T // hop_length` frames.
 
-    `mel[f] = ln max(filterbank @ sqrt(re^2 + im^2 + 1e-9), 1e-5)` with Slaney's mel scale and area normalisation.
+    `mel[f] = ln max(filterbank @ sqrt(re^2 + im^2 + 1e-9), 1e-5)` with Slaney's mel scale and area normalization.
 
     The default is the convention of HiFi-GAN and of the acoustic models made for it: reflect padding of
-    (n_fft - hop_length) / 2 at either end, so that frame f is centred on the middle of the hop that it conditions.
-    `center=True` is Tacotron 2's: reflect padding of n_fft / 2, so that frame f is centred on the *first* sample of its
+    (n_fft - hop_length) / 2 at either end, so that frame f is centered on the middle of the hop that it conditions.
+    `center=True` is Tacotron 2's: reflect padding of n_fft / 2, so that frame f is centered on the *first* sample of its
     hop; the last frame, one too many, is dropped::
 
         samples        |---- hop f ----|--- hop f+1 ---|
@@ -74,7 +74,7 @@ class MelSpectrogram(ExactBuffers):
         return {name: getattr(self, name) for name in names}
 
     @property
-    def frame_centre(self) -> int:
+    def frame_center(self) -> int:
         """Samples from `f * hop_length` to the peak of frame f's window: half a hop, or 0 where `center` is true."""
         return self.n_fft // 2 - self.padding[0]
 

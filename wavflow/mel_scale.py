@@ -5,7 +5,7 @@ full-scale audio. For frame f, bands m and spectrum X,
 
     sum over every second m of exp(2 mel[m, f]) / |filterbank[m]|^2  <=  sum_k |X[k]|^2  <=  n_fft / 2 * sum w^2,
 
-by Cauchy-Schwarz, as bands that are no neighbours do not overlap, and by Parseval.
+by Cauchy-Schwarz, as bands that are no neighbors do not overlap, and by Parseval.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ class Task(pl.LightningModule):
 
 
 class LikelihoodTask(Task):
-    """Stage 1: minimises the mean negative log-likelihood, in nats per sample."""
+    """Stage 1: minimizes the mean negative log-likelihood, in nats per sample."""
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Lets the maps that start from data do so, with the first batch; in a resumed run they have."""
@@ -168,7 +168,7 @@ class LikelihoodTask(Task):
 
 
 class DistillationTask(Task):
-    """Stage 2: a student minimises `density_weight * KL(student || teacher) + spectral_weight * spectral + ...`.
+    """Stage 2: a student minimizes `density_weight * KL(student || teacher) + spectral_weight * spectral + ...`.
 
     The teacher is frozen and no part of this module: neither its weights nor its gradients enter checkpoints, optimizers
     or averages.
@@ -180,7 +180,7 @@ class DistillationTask(Task):
         spectral: Takes (drawn audio, recording) to a loss; None for none. The audio is equalized first, see `passes`.
         power: The same, for the level, of the draw as it is; None for none.
         contrastive: None for none.
-        density_weight: Weight of the KL and its regulariser.
+        density_weight: Weight of the KL and its regularizer.
         spectral_weight: Weight of `spectral`.
         power_weight: Weight of `power`.
         contrastive_weight: How strongly the KL to the teacher under *another* mel is made large.
@@ -282,12 +282,12 @@ class DistillationTask(Task):
             "kl": kl,
             "entropy": masked_mean(divergence.entropy, mask),
             "cross_entropy": masked_mean(divergence.cross_entropy, mask),
-            "regulariser": masked_mean(divergence.regulariser, mask),
+            "regularizer": masked_mean(divergence.regularizer, mask),
             "clamp_fraction": clamp_fraction(draw.log_scale, mask),
             "largest_log_scale": largest(draw.log_scale, mask),
         }
-        loss = self.density_weight * (kl + values["regulariser"])
-        drawn, log_det = self.net.colour(draw.u, mel)
+        loss = self.density_weight * (kl + values["regularizer"])
+        drawn, log_det = self.net.unwhiten(draw.u, mel)
         equalized = self.net.equalizer(drawn, mel, self.passes) * mask
         drawn = drawn * mask
         values["rms_ratio"] = rms(drawn) / rms(audio * mask).clamp_min(1e-5)

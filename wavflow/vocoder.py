@@ -156,7 +156,7 @@ class Vocoder(nn.Module):
     def draw(self, mel: Tensor, noise: Tensor, speaker: Tensor | None = None) -> Draw:
         """Draws whitened audio from noise (B, T), with its density; the training path of a student."""
         z = noise.unsqueeze(1)
-        v, log_sigma = self.excite(z, mel)
+        v, log_sigma = self.add_pulses(z, mel)
         u, log_slope = self.flow.transform.inverse(v, self.conditioning(mel, speaker))
         log_scale = log_slope + log_sigma
         return Draw(u, z, self.flow.base_log_prob(z) - log_scale, log_scale)
@@ -184,7 +184,7 @@ class Vocoder(nn.Module):
         """
         mel, noise = self._inputs(mel, noise, generator)
         draw = self.draw(mel, temperature * noise, speaker)
-        audio, log_det = self.colour(draw.u, mel)
+        audio, log_det = self.unwhiten(draw.u, mel)
         return audio, draw.log_prob - log_det
 
     @torch.no_grad()
@@ -249,9 +249,9 @@ class Vocoder(nn.Module):
         noise, engine = temperature * noise, self._engine(dtype, fast)
         if isinstance(engine, ParallelEngine):
             return self.equalizer(engine.sample_and_log_prob(mel, noise, speaker)[0], mel, passes)
-        z, cond = self.excite(noise.unsqueeze(1), mel)[0], self.conditioning(mel, speaker)
+        z, cond = self.add_pulses(noise.unsqueeze(1), mel)[0], self.conditioning(mel, speaker)
         u = engine.sample(z, cond) if isinstance(engine, StepEngine) else self._in_segments(z, cond, segment_frames)
-        return self.equalizer(self.colour(u, mel)[0], mel, passes)
+        return self.equalizer(self.unwhiten(u, mel)[0], mel, passes)
 
     def _in_segments(self, z: Tensor, cond: Conditioning, segment_frames: int) -> Tensor:
         """Draws whitened audio (B, 1, T) by the flow itself, in segments where its reach is short enough."""
@@ -363,7 +363,7 @@ class Vocoder(nn.Module):
         noise = [draw(shape, generator=generator, dtype=like.dtype, device=device) for _ in range(frames)]
         return torch.cat(noise, dim=-1).to(like.device)
 
-    def excite(self, z: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
+    def add_pulses(self, z: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
         """Maps noise z (B, 1, T) to v (B, 1, T), from which the flow draws; also log |dv/dz| (B, T)."""
         return (z, log_det_of_identity(z)) if self.source is None else self.source.inverse(z, mel)
 
@@ -372,7 +372,7 @@ class Vocoder(nn.Module):
         x = audio.unsqueeze(1)
         return (x, log_det_of_identity(x)) if self.whitening is None else self.whitening(x, mel)
 
-    def colour(self, u: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
+    def unwhiten(self, u: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
         """Maps u (B, 1, T) to audio (B, T); also log |dx/du| (B, T)."""
         x, log_det = (u, log_det_of_identity(u)) if self.whitening is None else self.whitening.inverse(u, mel)
         return x.squeeze(1), log_det

@@ -62,7 +62,7 @@ def in_one_pass(vocoder: Vocoder, form: Form) -> Callable[[Tensor, Tensor], Iter
     @torch.no_grad()
     def draw(mel: Tensor, noise: Tensor) -> Iterable[Tensor]:
         with form.autocast(mel.device):
-            return [changed.colour(changed.draw(mel, noise).u, mel)[0]]
+            return [changed.unwhiten(changed.draw(mel, noise).u, mel)[0]]
 
     return draw
 

@@ -23,7 +23,7 @@ def training(
 ) -> list[dict[str, Any]]:
     """Takes steps of Adam on a batch of noise, by each form of the nets: of distillation where there is a teacher.
 
-    The share of the floor is what is known as model FLOP utilisation. A pass back through a net costs two forward, half of that
+    The share of the floor is what is known as model FLOP utilization. A pass back through a net costs two forward, half of that
     where its weights are frozen, as a teacher's. Losses and Adam are left out of the floor.
     """
     mel, audio = inputs(net, seconds, batch_size)

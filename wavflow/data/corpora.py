@@ -19,7 +19,7 @@ from wavflow.data.files import find_audio
 
 
 class Corpus(NamedTuple):
-    """How a corpus is recognised and fetched."""
+    """How a corpus is recognized and fetched."""
 
     pattern: str  # of the end of a file's path, without its ending; may hold the groups `part` and `speaker`
     fetch: Callable[[str, str], Any]  # takes a folder and the part
@@ -75,9 +75,9 @@ def find_corpus(
     corpus = choose("corpus", name, CORPORA)
     if part is not None and "?P<part>" not in corpus.pattern:
         raise ValueError(f"`part` must be left out, since {name} has no parts, got {part!r}.")
-    if not (found := _recognised(corpus, Path(folder), part or corpus.part)) and download:
+    if not (found := _recognized(corpus, Path(folder), part or corpus.part)) and download:
         _download(name, corpus, Path(folder), part or corpus.fetched)
-        found = _recognised(corpus, Path(folder), part or corpus.part)
+        found = _recognized(corpus, Path(folder), part or corpus.part)
     if not found:
         what = f"no file of {name}" if part is None else f"no file of {name}, part {part},"
         raise FileNotFoundError(
@@ -87,7 +87,7 @@ def find_corpus(
     return found
 
 
-def _recognised(corpus: Corpus, folder: Path, part: str | None) -> dict[Path, str | None]:
+def _recognized(corpus: Corpus, folder: Path, part: str | None) -> dict[Path, str | None]:
     pattern, found = re.compile(rf"(.*/)?{corpus.pattern}"), {}
     try:
         files = find_audio(folder)

@@ -47,7 +47,7 @@ class AudioDataModule(pl.LightningDataModule):
         test: Fraction of the files.
         seed: Of the split, the crops and the noise.
         max_clip_seconds: Validation and test clips are cut there; `None` keeps them whole.
-        dequantise: Whether to add uniform noise of one 16-bit step to the audio.
+        dequantize: Whether to add uniform noise of one 16-bit step to the audio.
         table: A CSV file that lists the files, and their speakers, by paths relative to `path`; see `read_table`.
         corpus: A published corpus to find below `path`, and to know the speakers of; see `find_corpus`.
         part: Of the corpus.
@@ -78,7 +78,7 @@ class AudioDataModule(pl.LightningDataModule):
         test: float = 0.1,
         seed: int = 0,
         max_clip_seconds: float | None = 10.0,
-        dequantise: bool = True,
+        dequantize: bool = True,
         table: str | os.PathLike[str] | None = None,
         corpus: str | None = None,
         part: str | None = None,
@@ -105,7 +105,7 @@ class AudioDataModule(pl.LightningDataModule):
         self.path = bundled_speech() if path is None else Path(path)
         self.segment_length, self.batch_size, self.num_workers = segment_length, batch_size, num_workers
         self.validation, self.test, self.seed = validation, test, seed
-        self.max_clip_seconds, self.dequantise = max_clip_seconds, dequantise
+        self.max_clip_seconds, self.dequantize = max_clip_seconds, dequantize
         self.table, self.corpus, self.part, self.download = table, corpus, part, download
         self.resident = resident
         self._stored = None if split is None else read_split(split)
@@ -238,7 +238,7 @@ class AudioDataModule(pl.LightningDataModule):
         ids = self.speaker_ids(self.train_files)
         if ids is not None and (unheard := sorted(set(self.speakers) - {self._speakers[path] for path in self.train_files})):
             warnings.warn(f"Nothing is left to train on of {len(unheard)} speakers: {', '.join(unheard)}", stacklevel=2)
-        options = self.train_files, self.mel, self.segment_length, self.seed, self.dequantise, ids, self.given
+        options = self.train_files, self.mel, self.segment_length, self.seed, self.dequantize, ids, self.given
         if self.resident:
             device = self.trainer.strategy.root_device if self.trainer else "cpu"
             return DataLoader(ResidentCrops(device, *options), self.batch_size, sampler=self._order(), collate_fn=as_is)
@@ -263,7 +263,7 @@ class AudioDataModule(pl.LightningDataModule):
 
     def _clips(self, files: list[Path]) -> DataLoader:
         ids = self.speaker_ids(files)
-        clips = ClipDataset(files, self.mel, self.max_clip_seconds, self.seed, self.dequantise, ids, self.given)
+        clips = ClipDataset(files, self.mel, self.max_clip_seconds, self.seed, self.dequantize, ids, self.given)
         return self._loader(clips, 1)
 
     def state_dict(self) -> dict[str, int]:

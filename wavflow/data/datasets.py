@@ -55,7 +55,7 @@ class CropDataset(Dataset[Item]):
         mel: Its settings are used; the module itself is not, wherever its buffers lie.
         segment_length: In samples at the mel's rate, a multiple of its `hop_length`.
         seed: Of the crops and the noise.
-        dequantise: Whether to add uniform noise of one 16-bit step to `audio`, after the mel was computed: without it
+        dequantize: Whether to add uniform noise of one 16-bit step to `audio`, after the mel was computed: without it
             digital silence has no density (theory.md, 1).
         speakers: Ids, one for each file.
         mels: The files' mels, where they are not to be computed.
@@ -70,7 +70,7 @@ class CropDataset(Dataset[Item]):
         mel: MelSpectrogram,
         segment_length: int,
         seed: int = 0,
-        dequantise: bool = True,
+        dequantize: bool = True,
         speakers: Sequence[int] | None = None,
         mels: GivenMels | None = None,
     ) -> None:
@@ -79,7 +79,7 @@ class CropDataset(Dataset[Item]):
         check_segment_length(segment_length, mel)
         self.files = list(files)
         self.mel = MelSpectrogram(**mel.spec)
-        self.segment_length, self.seed, self.dequantise, self.speakers = segment_length, seed, dequantise, speakers
+        self.segment_length, self.seed, self.dequantize, self.speakers = segment_length, seed, dequantize, speakers
         self.mels = mels
         self._wholes = [audio_length(path, mel.sample_rate) for path in self.files]
         self._lengths = self._wholes
@@ -96,7 +96,7 @@ class CropDataset(Dataset[Item]):
             except (ValueError, OSError) as error:
                 self.drop(which, error)
                 continue
-            return _item(audio, mel, frames, self.mel, rng if self.dequantise else None, **self.about(which, first))
+            return _item(audio, mel, frames, self.mel, rng if self.dequantize else None, **self.about(which, first))
         raise ValueError(f"`files` must stay readable, but none of {len(self.files)} is left: check the disk they lie on.")
 
     def rng(self, index: int) -> np.random.Generator:
@@ -143,7 +143,7 @@ class ClipDataset(Dataset[Item]):
         mel: Its settings are used; the module itself is not.
         max_seconds: What lies beyond is left out (the mel still is the whole file's).
         seed: Of the noise, which is the same each time that an item is read.
-        dequantise: As for `CropDataset`.
+        dequantize: As for `CropDataset`.
         speakers: Ids, one for each file.
         mels: As for `CropDataset`.
 
@@ -157,7 +157,7 @@ class ClipDataset(Dataset[Item]):
         mel: MelSpectrogram,
         max_seconds: float | None = None,
         seed: int = 0,
-        dequantise: bool = True,
+        dequantize: bool = True,
         speakers: Sequence[int] | None = None,
         mels: GivenMels | None = None,
     ) -> None:
@@ -171,7 +171,7 @@ class ClipDataset(Dataset[Item]):
         if len(set(self.names)) < len(self.names):  # a.wav beside a.flac: what is written under these names must not clash
             self.names = [f"{number:05d}_{name}" for number, name in enumerate(self.names)]
         self.mel = MelSpectrogram(**mel.spec)
-        self.max_seconds, self.seed, self.dequantise, self.speakers = max_seconds, seed, dequantise, speakers
+        self.max_seconds, self.seed, self.dequantize, self.speakers = max_seconds, seed, dequantize, speakers
         self.mels = mels
 
     def __len__(self) -> int:
@@ -194,7 +194,7 @@ class ClipDataset(Dataset[Item]):
             except (ValueError, OSError) as error:
                 warnings.warn(f"An audio file can't be read, the next one stands in for it: {error}", stacklevel=2)
                 continue
-            rng = np.random.default_rng([self.seed, which]) if self.dequantise else None
+            rng = np.random.default_rng([self.seed, which]) if self.dequantize else None
             speaker = None if self.speakers is None else self.speakers[which]
             return _item(audio, mel, frames, self.mel, rng, self.names[which], speaker)
         raise ValueError(f"`files` must stay readable, but none of {len(self)} is left: check the disk they lie on.")
@@ -243,7 +243,7 @@ def _item(
     name: str,
     speaker: int | None = None,
 ) -> Item:
-    """Pads to `frames` frames, makes the mask, and dequantises."""
+    """Pads to `frames` frames, makes the mask, and dequantizes."""
     length = frames * spectrogram.hop_length
     mask = torch.zeros(length, dtype=torch.float32)
     mask[: len(audio)] = 1.0

@@ -63,7 +63,7 @@ class ResidentCrops(CropDataset):
             starts.append(self._first_frames[which] + first)
             lengths.append(min(self.segment_length, max(whole // hop * hop, min(whole, hop)) - first * hop))
             about.append(self.about(which, first))
-            if self.dequantise:
+            if self.dequantize:
                 noise[row, : lengths[-1]] = rng.random(lengths[-1], dtype=np.float32) - np.float32(0.5)
         start, length, noise = (self._send(torch.as_tensor(np.asarray(each))) for each in (starts, lengths, noise))
         time, frame = (torch.arange(n, device=self._audio.device) for n in (self.segment_length, frames))

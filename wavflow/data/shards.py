@@ -125,7 +125,7 @@ class ShardCrops(Dataset[Item]):
         mel: Its settings are used. Where the pieces hold mels, they must have been made with the same.
         segment_length: In samples, a multiple of the mel's `hop_length`.
         seed: Of the order, the crops and the noise.
-        dequantise: As for `CropDataset`.
+        dequantize: As for `CropDataset`.
         speakers: Name to id; None for items without.
 
     Raises:
@@ -138,13 +138,13 @@ class ShardCrops(Dataset[Item]):
         mel: MelSpectrogram,
         segment_length: int,
         seed: int = 0,
-        dequantise: bool = True,
+        dequantize: bool = True,
         speakers: dict[str, int] | None = None,
     ) -> None:
         check_segment_length(segment_length, mel)
         check_spec(next(shards.pieces()), mel, shards.path)
         self.shards, self.mel = shards, MelSpectrogram(**mel.spec)
-        self.segment_length, self.seed, self.dequantise, self.speakers = segment_length, seed, dequantise, speakers
+        self.segment_length, self.seed, self.dequantize, self.speakers = segment_length, seed, dequantize, speakers
         self._ends = np.cumsum(shards.sizes)
         self._stay = max(1, int(shards.sizes.mean()) // 2 // segment_length)  # crops per visit; two bytes a sample
 
@@ -161,7 +161,7 @@ class ShardCrops(Dataset[Item]):
         audio, mel = cut(piece, self.mel, first, frames)
         seconds = first * self.mel.hop_length / self.mel.sample_rate + piece["about"]["start"]
         name = f"{piece['about']['file']} from {seconds:.2f} s"
-        return _item(audio, mel, frames, self.mel, rng if self.dequantise else None, name, speaker_of(piece, self.speakers))
+        return _item(audio, mel, frames, self.mel, rng if self.dequantize else None, name, speaker_of(piece, self.speakers))
 
     def _shard(self, seed: int | list[int]) -> int:
         draw = np.random.default_rng(seed).integers(self._ends[-1])
@@ -176,7 +176,7 @@ class ShardClips(Dataset[Item]):
         mel: As for `ShardCrops`.
         max_seconds: What lies beyond is left out.
         seed: Of the noise.
-        dequantise: As for `CropDataset`.
+        dequantize: As for `CropDataset`.
         speakers: As for `ShardCrops`.
     """
 
@@ -186,12 +186,12 @@ class ShardClips(Dataset[Item]):
         mel: MelSpectrogram,
         max_seconds: float | None = None,
         seed: int = 0,
-        dequantise: bool = True,
+        dequantize: bool = True,
         speakers: dict[str, int] | None = None,
     ) -> None:
         check_spec(next(shards.pieces()), mel, shards.path)
         self.shards, self.mel = shards, MelSpectrogram(**mel.spec)
-        self.max_seconds, self.seed, self.dequantise, self.speakers = max_seconds, seed, dequantise, speakers
+        self.max_seconds, self.seed, self.dequantize, self.speakers = max_seconds, seed, dequantize, speakers
 
     def __len__(self) -> int:
         return len(self.shards)
@@ -203,7 +203,7 @@ class ShardClips(Dataset[Item]):
         frames = _frames(len(piece["audio"]), self.mel)
         if self.max_seconds is not None:
             frames = max(1, min(frames, int(self.max_seconds * self.mel.sample_rate / self.mel.hop_length)))
-        rng = np.random.default_rng([self.seed, index]) if self.dequantise else None
+        rng = np.random.default_rng([self.seed, index]) if self.dequantize else None
         audio, mel = cut(piece, self.mel, 0, frames)
         name = f"{index:05d}_{Path(piece['about']['file']).stem}"
         return _item(audio, mel, frames, self.mel, rng, name, speaker_of(piece, self.speakers))
@@ -220,7 +220,7 @@ class ShardDataModule(AudioDataModule):
         num_workers: Processes that read; 0 reads in the main one.
         seed: Of the crops and the noise.
         max_clip_seconds: Validation and test clips are cut there; `None` keeps whole pieces.
-        dequantise: Whether to add uniform noise of one 16-bit step to the audio.
+        dequantize: Whether to add uniform noise of one 16-bit step to the audio.
     """
 
     def __init__(
@@ -232,7 +232,7 @@ class ShardDataModule(AudioDataModule):
         num_workers: int = 0,
         seed: int = 0,
         max_clip_seconds: float | None = 10.0,
-        dequantise: bool = True,
+        dequantize: bool = True,
     ) -> None:
         super().__init__(
             mel,
@@ -242,7 +242,7 @@ class ShardDataModule(AudioDataModule):
             num_workers,
             seed=seed,
             max_clip_seconds=max_clip_seconds,
-            dequantise=dequantise,
+            dequantize=dequantize,
         )
         self.path = os.fspath(path).rstrip("/")
         self._shards: dict[str, Shards] = {}
@@ -305,7 +305,7 @@ class ShardDataModule(AudioDataModule):
 
     def train_dataloader(self) -> DataLoader:
         self.setup()
-        crops = ShardCrops(self._shards["train"], self.mel, self.segment_length, self.seed, self.dequantise, self._ids)
+        crops = ShardCrops(self._shards["train"], self.mel, self.segment_length, self.seed, self.dequantize, self._ids)
         return self._loader(crops, self.batch_size, self._order())
 
     def val_dataloader(self) -> DataLoader:
@@ -316,7 +316,7 @@ class ShardDataModule(AudioDataModule):
 
     def _whole(self, split: str) -> DataLoader:
         self.setup()
-        options = self.mel, self.max_clip_seconds, self.seed, self.dequantise, self._ids
+        options = self.mel, self.max_clip_seconds, self.seed, self.dequantize, self._ids
         return self._loader(ShardClips(self._shards[split], *options), 1)
 
 

@@ -30,7 +30,7 @@ def split_files(
     From three files on each part has at least one; where the hashes alone would leave a part empty, it gets the file that is
     nearest, and gives it back once another file falls there. Even so, no file goes from training to a part that is held out.
     Two files: one to train, the other to validate *and* to test. A single file is all three, which measures memory, not
-    generalisation; a warning says so.
+    generalization; a warning says so.
 
     Args:
         paths: The files, in any order.

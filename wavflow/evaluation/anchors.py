@@ -33,13 +33,13 @@ def _cut(padded: np.ndarray, mel: Tensor, mel_module: MelSpectrogram) -> Tensor:
 
     The first frame begins before the audio does:
 
-        padded |<-- n_fft // 2 - frame_centre -->| audio, F * hop_length |
+        padded |<-- n_fft // 2 - frame_center -->| audio, F * hop_length |
         frame 0 |<------------- n_fft ----------------->|
 
-    so that frame f stays centred on sample f * hop_length + frame_centre and the lag is 0.
+    so that frame f stays centered on sample f * hop_length + frame_center and the lag is 0.
     """
     length = mel.shape[-1] * mel_module.hop_length
-    audio = padded[mel_module.n_fft // 2 - int(mel_module.frame_centre) :][:length]
+    audio = padded[mel_module.n_fft // 2 - int(mel_module.frame_center) :][:length]
     return torch.from_numpy(np.pad(audio, (0, length - len(audio)))).to(mel)
 
 

@@ -28,7 +28,7 @@ def flac_bits(audio: Tensor | np.ndarray, sample_rate: int) -> float:
     figure is FLAC at its most favourable.
 
     Args:
-        audio: (T,), int16, or float in [-1, 1], rounded to the 16-bit grid, which undoes dequantisation.
+        audio: (T,), int16, or float in [-1, 1], rounded to the 16-bit grid, which undoes dequantization.
         sample_rate: In Hz.
 
     Raises:

@@ -19,7 +19,7 @@ from wavflow.evaluation.intervals import mean_interval
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 RECORDING = "recording"  # the first sound of a clip, in tables and pages
 SHORTEST = 2048  # samples: a window of the longest STFT and of the pitch tracker
-SILENT = 2.0**-15  # a step of 16 bits: the noise that dequantises digital silence stays below it
+SILENT = 2.0**-15  # a step of 16 bits: the noise that dequantizes digital silence stays below it
 
 
 class Figure(NamedTuple):
@@ -99,7 +99,7 @@ def parallel(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], cou
         return joblib.Parallel(jobs, return_as="generator")(joblib.delayed(function)(*task) for task in tasks)
 
 
-def summarise(
+def summarize(
     rows: Sequence[Mapping[str, Any]], systems: Iterable[str], speeds: Mapping[str, float] | None = None
 ) -> list[dict[str, Any]]:
     """Returns one row per system: each figure's mean with its 95 % interval over clips, and how many clips that is.

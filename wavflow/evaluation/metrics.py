@@ -35,7 +35,7 @@ def log_spectral_distance(generated: Tensor | np.ndarray, reference: Tensor | np
     """Log-spectral distance in dB: per frame the RMS over bins of the level difference, then the mean over frames.
 
     `mean_f sqrt(mean_k (L_gen[k, f] - L_ref[k, f])^2)`, `L = max(20 log10 |S| / |S_full|, floor_db)`. STFT of 1024
-    samples, hop 256, periodic Hann window, centred frames, zeros beyond the ends; S_full is the bin of a full-scale
+    samples, hop 256, periodic Hann window, centered frames, zeros beyond the ends; S_full is the bin of a full-scale
     sine. All bins from 0 to the Nyquist frequency count alike.
 
     Args:

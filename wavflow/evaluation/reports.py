@@ -10,7 +10,7 @@ from typing import Any
 
 from wavflow.evaluation.charts import Scatter
 from wavflow.evaluation.folders import read_folders
-from wavflow.evaluation.judging import FIGURES, RECORDING, SILENT, Figure, Judgement, judge, summarise
+from wavflow.evaluation.judging import FIGURES, RECORDING, SILENT, Figure, Judgement, judge, summarize
 from wavflow.evaluation.listening import LOWEST_RATE, write_listening_test
 from wavflow.evaluation.pitch import HOP_LENGTH
 from wavflow.evaluation.report import Report
@@ -72,7 +72,7 @@ def report_on_models(
     for name in (name for name in models if memory and models[name].draws_in_parallel):
         tables[f"Cost of synthesis, {name}"] = synthesis_costs(paths[name], memory, str(first.device))
     tables["What was trained"] = [_facts(name, model) for name, model in models.items()]
-    summary = summarise(judgement.rows, renderings, {name: rendering.speed for name, rendering in renderings.items()})
+    summary = summarize(judgement.rows, renderings, {name: rendering.speed for name, rendering in renderings.items()})
     logs = {name: path.parent / "logs" / "metrics.csv" for name, path in paths.items()}
     notes = [", ".join([f"{name}: {path}", *_in_words(models[name].info)]) for name, path in paths.items()]
     if WHITENING in renderings:
@@ -122,7 +122,7 @@ def report_on_folders(
     return Report(
         title=f"{', '.join(generated)} beside the recordings",
         sample_rate=sounds.sample_rate,
-        summary=summarise(judgement.rows, [RECORDING, *generated]),
+        summary=summarize(judgement.rows, [RECORDING, *generated]),
         clips=judgement.rows,
         left_out=sounds.left_out + judgement.left_out,
         notes=notes + _missing(judgement) + _shown(sounds.clips),

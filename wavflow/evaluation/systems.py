@@ -33,7 +33,7 @@ Models = Mapping[str, Vocoder]
 
 
 class Clip(NamedTuple):
-    """A held-out recording: dequantised audio (1, T), its mel (1, n_mels, F), T = F * hop_length, and speaker ids (1,)."""
+    """A held-out recording: dequantized audio (1, T), its mel (1, n_mels, F), T = F * hop_length, and speaker ids (1,)."""
 
     name: str
     audio: Tensor
@@ -87,8 +87,8 @@ def render(
         )[0][0, 0]
     for own in models.values():
         if own.source is not None and PULSES not in systems:
-            systems[PULSES] = lambda i, clip, own=own: own.colour(
-                own.excite(_noise(own, clip, i)[None] * temperature, clip.mel)[0], clip.mel
+            systems[PULSES] = lambda i, clip, own=own: own.unwhiten(
+                own.add_pulses(_noise(own, clip, i)[None] * temperature, clip.mel)[0], clip.mel
             )[0][0]
     for name, own in models.items():
         systems[name] = lambda i, clip, own=own: own.sample(

@@ -18,7 +18,7 @@ class Gaussianization(FromData):
     Both tails are kept as logarithms, so that z, log_det and the inverse stay true however far out x lies; a CDF that is
     computed as a number saturates at |z| = 5.3 in float32.
 
-    `initialize` makes F_c a kernel density of its batch, so that a chain of these and rotations Gaussianises before it is
+    `initialize` makes F_c a kernel density of its batch, so that a chain of these and rotations Gaussianizes before it is
     trained.
 
     Args:

@@ -52,7 +52,7 @@ class LinearPrediction(MelBlocks):
         mel: The convention of the conditioning mel.
         order: p, prediction order.
         floor: Standard deviation of a white floor under the spectrum, on [-1, 1); the default is that of 16-bit rounding,
-            which dequantised audio never goes below. It keeps digital silence finite.
+            which dequantized audio never goes below. It keeps digital silence finite.
         pitch: Where a `PitchPrediction` follows: its share of the spectrum is left to it. None for none.
 
     References:
@@ -102,7 +102,7 @@ class LinearPrediction(MelBlocks):
         return u.reshape(x.shape), -self._per_sample(log_gain, x)
 
     def inverse(self, z: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
-        """Colours u (B, 1, T) by the mel; returns the audio x (B, 1, T) and log g (B, T)."""
+        """Unwhitens u (B, 1, T) by the mel; returns the audio x (B, 1, T) and log g (B, T)."""
         blocks, coefficients, log_gain = self._blocks(z, cond)
         excitation = blocks * torch.exp(log_gain).unsqueeze(-1)  # in float64
         coefficients = coefficients.double().expand(len(z), -1, -1)

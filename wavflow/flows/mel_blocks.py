@@ -25,7 +25,7 @@ class MelBlocks(ExactBuffers, Transform):
         self.hop_length = mel.hop_length
         blocks_per_frame = math.gcd(mel.hop_length, 4)
         self.block_length = mel.hop_length // blocks_per_frame
-        kernel = interpolation_weights(blocks_per_frame, mel.frame_centre / self.block_length)
+        kernel = interpolation_weights(blocks_per_frame, mel.frame_center / self.block_length)
         self.register_buffer("kernel", kernel, persistent=False)
 
     def at_blocks(self, mel: Tensor) -> Tensor:

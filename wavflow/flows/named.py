@@ -47,7 +47,7 @@ def nice(
 def real_nvp(features: int, depth: int = 6, hidden: Sequence[int] = (64, 64), cond_channels: int = 0) -> Flow:
     """Real-NVP: affine couplings of alternating halves; arguments as in `nice`.
 
-    The paper normalises by running statistics of the batches between the couplings; here nothing does.
+    The paper normalizes by running statistics of the batches between the couplings; here nothing does.
 
     References:
         Dinh et al. (2017), https://arxiv.org/abs/1605.08803

@@ -72,8 +72,8 @@ class MelPitch(ExactBuffers):
         """Whether a mel shows the harmonics of most voices: main lobes below 100 Hz, 20 bands below 1.2 kHz."""
         filterbank = mel.filterbank.double()
         hertz = torch.arange(filterbank.shape[1], dtype=torch.float64) * mel.sample_rate / mel.n_fft
-        centres = (filterbank @ hertz) / filterbank.sum(dim=1).clamp_min(1e-12)
-        return 4.0 * mel.sample_rate / mel.win_length < 100.0 and int((centres < RIPPLE_BELOW).sum()) >= 20
+        centers = (filterbank @ hertz) / filterbank.sum(dim=1).clamp_min(1e-12)
+        return 4.0 * mel.sample_rate / mel.win_length < 100.0 and int((centers < RIPPLE_BELOW).sum()) >= 20
 
     @property
     def shortest_lag(self) -> int:
@@ -163,9 +163,9 @@ def raised_cosine(distance: Tensor, width: int) -> Tensor:
 
 
 def _less_local_mean(n: int, reach: int = 7) -> Tensor:
-    """Returns the matrix (n, n) that takes from each band the mean of itself and `reach` neighbours on either side."""
+    """Returns the matrix (n, n) that takes from each band the mean of itself and `reach` neighbors on either side."""
     matrix = torch.eye(n, dtype=torch.float64)
     for band in range(n):
-        for neighbour in range(band - reach, band + reach + 1):
-            matrix[min(max(neighbour, 0), n - 1), band] -= 1.0 / (2 * reach + 1)
+        for neighbor in range(band - reach, band + reach + 1):
+            matrix[min(max(neighbor, 0), n - 1), band] -= 1.0 / (2 * reach + 1)
     return matrix

@@ -12,7 +12,7 @@ from wavflow.flows.base import Transform
 
 
 def fold(x: Tensor, factor: int) -> Tensor:
-    """Puts `factor` neighbouring samples of x (B, C, T) beside each other as channels: (B, factor * C, T / factor).
+    """Puts `factor` neighboring samples of x (B, C, T) beside each other as channels: (B, factor * C, T / factor).
 
     All channels of the earliest sample come first; one channel, factor 4:
 

@@ -14,7 +14,7 @@ class Whitening(Chain):
     """Linear prediction by the envelope, then pitch prediction by the harmonics: `x -> u -> e`, without parameters.
 
     An untrained model on top of it is voiced speech of the right envelope and level, and its likelihood is better
-    than a lossless codec's. Without a mel it is coloured noise of a fixed spectrum.
+    than a lossless codec's. Without a mel it is colored noise of a fixed spectrum.
 
     Args:
         mel: The convention of the conditioning mel.

@@ -4,7 +4,7 @@ Numba leaves loops like those of the engines scalar, some ten times slower. `Vec
 processor has. Arrays are read by flat index, in whole vectors. No compiler is needed, and nothing runs at import: machine
 code is made when a function is first called, and kept on disk.
 
-A matrix product reads *words* of 32 bits: a word of a float32 array is one number; a word of a uint32 array is two neighbouring
+A matrix product reads *words* of 32 bits: a word of a float32 array is one number; a word of a uint32 array is two neighboring
 numbers in bfloat16, the first in the low half, which processors with AVX512-BF16 multiply and add at once, into float32.
 """
 

@@ -1,7 +1,7 @@
 """A teacher's density over the 65536 levels of each next 16-bit sample, in the coder's own arithmetic.
 
 A level is k / 32768, its probability that of half a level around it. The whitening is affine in the sample, given its past, so
-the flow's density of the whitened sample is one of the level: a mixture (of one, for an affine flow) whose centres and scales
+the flow's density of the whitened sample is one of the level: a mixture (of one, for an affine flow) whose centers and scales
 are moved along.
 """
 

@@ -150,8 +150,8 @@ def predict(net, memory, piece, i, x, scratch, sums):
 
 
 @compiled
-def describe(params, bijection, centre, unit, mixture):
-    """Writes the weights, centres and scales (3, K), in levels, that parameters tell; returns whether all are finite."""
+def describe(params, bijection, center, unit, mixture):
+    """Writes the weights, centers and scales (3, K), in levels, that parameters tell; returns whether all are finite."""
     components, bound, _ = bijection
     most, total, finite = -np.inf, 0.0, True
     for i in range(components):
@@ -163,7 +163,7 @@ def describe(params, bijection, centre, unit, mixture):
         elif components:
             loc += -2.0
         mixture[0, i] = exp(np.float64(params[i]) - most) if components else 1.0
-        mixture[1, i] = centre + unit * loc
+        mixture[1, i] = center + unit * loc
         mixture[2, i] = unit * exp(bound * tanh(raw / bound))
         total += mixture[0, i]
         # exp bounds what it is given: infinity shows before it.

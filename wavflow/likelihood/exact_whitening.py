@@ -42,7 +42,7 @@ class ExactWhitening:
     def __init__(self, mel: MelSpectrogram, linear: LinearPrediction, pitch: MelPitch | None) -> None:
         self.block_length, self._order, self._floor = linear.block_length, linear.order, linear.floor * linear.floor
         blocks = mel.hop_length // self.block_length
-        self._kernel = interpolation_weights(blocks, mel.frame_centre / self.block_length).numpy()  # + - and / alone
+        self._kernel = interpolation_weights(blocks, mel.frame_center / self.block_length).numpy()  # + - and / alone
         bins = mel.n_fft // 2 + 1
         turns = LAG_WINDOW / mel.sample_rate * np.arange(self._order + 1)
         self._lag_window = np.array([exp(-2.0 * (PI * PI) * (x * x)) for x in turns])
@@ -50,25 +50,25 @@ class ExactWhitening:
         self._cosines = np.array([cosine(k / mel.n_fft) for k in range(mel.n_fft)])
         self._spectrum = _usual_power(mel, self._cosines) if not mel.n_mels else np.zeros(0)
         bank = filterbank(mel) if mel.n_mels else np.zeros((0, bins))
-        weight, centres = _sum_and_centre(bank)
+        weight, centers = _sum_and_center(bank)
         window = np.array([0.5 - 0.5 * cosine(n / mel.win_length) for n in range(mel.win_length)])
         unit = math.sqrt(PI) / 2.0 * math.sqrt(np.cumsum(window * window)[-1])
         self._log_weight = np.array([log(w) for w in weight])
         self._log_unit = log(unit)
         told = np.arange(bins, dtype=np.float64)
         if mel.n_mels:
-            told = told[told <= centres[-1]] if mel.f_max < mel.sample_rate / 2 else told
-        self._upper = np.searchsorted(centres, told).clip(1, max(1, len(centres) - 1))
+            told = told[told <= centers[-1]] if mel.f_max < mel.sample_rate / 2 else told
+        self._upper = np.searchsorted(centers, told).clip(1, max(1, len(centers) - 1))
         self._share, self._beyond = np.zeros(len(told)), np.zeros(0)
         if mel.n_mels:
-            below, above = centres[self._upper - 1], centres[self._upper]
+            below, above = centers[self._upper - 1], centers[self._upper]
             self._share = ((told - below) / (above - below)).clip(0.0, 1.0)
-            ratio = centres[-1] / np.arange(len(told), bins)
+            ratio = centers[-1] / np.arange(len(told), bins)
             self._beyond = (ratio * ratio) * (ratio * ratio)
-        self._pitch = None if pitch is None else _PitchTables(mel, pitch, bank, weight, centres)
+        self._pitch = None if pitch is None else _PitchTables(mel, pitch, bank, weight, centers)
 
     def filters(self, mel: np.ndarray) -> Filters:
-        """Returns those of the frames of a log-mel (F + 2, n_mels), but for the first and the last, which are neighbours."""
+        """Returns those of the frames of a log-mel (F + 2, n_mels), but for the first and the last, which are neighbors."""
         at_blocks = _interpolated(mel, self._kernel)
         loudest = np.maximum(np.maximum(mel[:-2], mel[1:-1]), mel[2:]).repeat(self._kernel.shape[1], axis=0)
         if len(self._spectrum):
@@ -88,9 +88,9 @@ class ExactWhitening:
 class _PitchTables:
     """What `MelPitch` reads the pitch by, and the comb that it tells."""
 
-    def __init__(self, mel: MelSpectrogram, pitch: MelPitch, bank: np.ndarray, weight: np.ndarray, centres: np.ndarray) -> None:
+    def __init__(self, mel: MelSpectrogram, pitch: MelPitch, bank: np.ndarray, weight: np.ndarray, centers: np.ndarray) -> None:
         self._sample_rate, self._reach, self._strongest = mel.sample_rate, pitch.reach, pitch.strongest
-        bands = int((centres * mel.sample_rate / mel.n_fft < RIPPLE_BELOW).sum())
+        bands = int((centers * mel.sample_rate / mel.n_fft < RIPPLE_BELOW).sum())
         lowest, highest = log(LOWEST), log(HIGHEST)
         self._log_pitches = lowest + (highest - lowest) * np.arange(PITCHES) / (PITCHES - 1)
         self._log_weight = np.array([log(w) for w in weight[:bands]])
@@ -127,8 +127,8 @@ def filterbank(mel: MelSpectrogram) -> np.ndarray:
     return np.maximum(triangles, 0.0) * (2.0 / (right - left))
 
 
-def _sum_and_centre(bank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the sum of each band (n_mels,), and its centre in bins."""
+def _sum_and_center(bank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the sum of each band (n_mels,), and its center in bins."""
     weight = np.maximum(np.cumsum(bank, axis=1)[:, -1], 1e-12)
     return weight, np.cumsum(bank * np.arange(bank.shape[1]), axis=1)[:, -1] / weight
 
@@ -222,7 +222,7 @@ def _sinc(x):
 
 @compiled
 def _without_local_mean(bands):
-    """Takes from each band (N, n) the mean of itself and its neighbours; the first and the last stand for those beyond."""
+    """Takes from each band (N, n) the mean of itself and its neighbors; the first and the last stand for those beyond."""
     ripple, last = bands.copy(), bands.shape[1] - 1
     for n in range(len(bands)):
         for b in range(last + 1):

@@ -19,7 +19,7 @@ class LevelDensity:
     """Density of 16-bit audio, sample by sample: a level is k / 32768, its probability that of half a level around it.
 
     The whitening is affine in the sample, given its past, so the flow's density of the whitened sample is one of the level:
-    a mixture (of one, for an affine flow) whose centres and scales are moved along.
+    a mixture (of one, for an affine flow) whose centers and scales are moved along.
 
     Args:
         teacher: A model whose flow `StepEngine` can step, in float32 on the CPU.

@@ -1,4 +1,4 @@
-"""The mel as side information of coded audio: averaged over some frames, rounded to steps, and coded by its neighbours.
+"""The mel as side information of coded audio: averaged over some frames, rounded to steps, and coded by its neighbors.
 
 A mel in full would cost .9 bits per sample of audio. Coarser, it costs less and tells the teacher less: on LJSpeech the sum
 of both is least near pairs of frames and steps of one nat, at .23 + 8.34 bits where the exact mel allows 8.27.
@@ -14,8 +14,8 @@ from torch.nn import functional
 from wavflow.kernels.vectors import compiled
 from wavflow.likelihood.range_coding import LAPLACE, Coder, code
 
-# Least squares on LJSpeech at pairs of frames: the band in the frame before, its lower and its upper neighbour there, and the
-# lower neighbour now. They add up to 1, so that a level of any unit is predicted as itself.
+# Least squares on LJSpeech at pairs of frames: the band in the frame before, its lower and its upper neighbor there, and the
+# lower neighbor now. They add up to 1, so that a level of any unit is predicted as itself.
 SAME, LOWER, UPPER, BELOW = 0.395, -0.335, 0.18, 0.76
 START = 1.0  # of the mean deviation from the prediction, in steps
 
@@ -40,7 +40,7 @@ def fine(grid: np.ndarray, step: float, stride: int, frames: int) -> np.ndarray:
 def code_mel(coder: Coder, grid: np.ndarray, low: int, high: int) -> None:
     """Codes a grid (n_mels, F) of numbers from `low` to `high`, frame by frame: writes it, or fills it as it reads.
 
-    Each number is Laplace-distributed around what its neighbours tell, as wide as the last ones have strayed from that.
+    Each number is Laplace-distributed around what its neighbors tell, as wide as the last ones have strayed from that.
     """
     bands, frames = grid.shape
     before, now, strayed = np.full(bands, 0.5 * (high + low)), np.zeros(bands), np.full(bands, START)

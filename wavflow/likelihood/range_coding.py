@@ -100,7 +100,7 @@ def start_of(symbol: int, lowest: int, highest: int, mixture: np.ndarray, kind: 
         symbol: From `lowest` to `highest + 1`.
         lowest: The first symbol; it has all that is below it, too.
         highest: The last one.
-        mixture: (3, K): weights, centres and scales, in symbols.
+        mixture: (3, K): weights, centers and scales, in symbols.
         kind: Of the components.
     """
     if symbol <= lowest:

@@ -37,7 +37,7 @@ def score(model: Vocoder, audio: Tensor, mel: Tensor, speaker: Tensor | None = N
 
     Args:
         model: One that scores in parallel.
-        audio: (1, F * hop_length), dequantised: without, digital silence has no density.
+        audio: (1, F * hop_length), dequantized: without, digital silence has no density.
         mel: (1, n_mels, F).
         speaker: Ids (1,), for a model with speakers.
         segment_frames: Frames to a segment; bounds the memory.

@@ -30,12 +30,12 @@ FORMS = ("closed", "rao_blackwell", "path")
 
 
 class Divergence(NamedTuple):
-    """Reverse KL per sample (B, T), in nats, its parts, and the regulariser that is trained with it but is no part of it."""
+    """Reverse KL per sample (B, T), in nats, its parts, and the regularizer that is trained with it but is no part of it."""
 
     kl: Tensor
     entropy: Tensor
     cross_entropy: Tensor
-    regulariser: Tensor
+    regularizer: Tensor
 
 
 class DensityDistillation(nn.Module):
@@ -44,7 +44,7 @@ class DensityDistillation(nn.Module):
     Args:
         form: "closed", "rao_blackwell" or "path".
         draws: N of "rao_blackwell".
-        regularisation: Weight of `(log_scale_teacher - log_scale_student)^2` in "closed", on log-scales that are
+        regularization: Weight of `(log_scale_teacher - log_scale_student)^2` in "closed", on log-scales that are
             bounded smoothly (see `Affine`), so that its gradient does not end where a clamp would. ClariNet has 4; with
             pulses under the student's noise it outweighs the KL many times over, for then the two scales differ rightly.
 
@@ -52,14 +52,14 @@ class DensityDistillation(nn.Module):
         Parallel WaveNet (van den Oord et al., 2017), section 4, eq. 4 to 7; ClariNet (Ping et al., 2018), eq. 6 and 7.
     """
 
-    def __init__(self, form: str = "closed", draws: int = 16, regularisation: float = 0.0) -> None:
+    def __init__(self, form: str = "closed", draws: int = 16, regularization: float = 0.0) -> None:
         super().__init__()
         if form not in FORMS:
             raise ValueError(f"`form` must be one of {', '.join(FORMS)}, got {form!r}.")
         at_least(1, draws=draws)
         self.form = form
         self.draws = draws
-        self.regularisation = regularisation
+        self.regularization = regularization
 
     def check(self, student: Flow, teacher: Flow) -> None:
         """Raises ValueError where this form cannot be used for a pair, and names one that can."""
@@ -102,8 +102,8 @@ class DensityDistillation(nn.Module):
         p = Gaussian(*teacher.transform.tau.loc_and_log_scale(teacher.transform.params(draw.u, cond)))
         kl = gaussian_kl(q, p).sum(dim=1)
         entropy = q.entropy().sum(dim=1)
-        regulariser = self.regularisation * (p.log_scale - q.log_scale).square().sum(dim=1)
-        return Divergence(kl, entropy, entropy + kl, regulariser)
+        regularizer = self.regularization * (p.log_scale - q.log_scale).square().sum(dim=1)
+        return Divergence(kl, entropy, entropy + kl, regularizer)
 
 
 class ContrastiveDivergence(nn.Module):

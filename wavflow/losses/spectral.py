@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class _Magnitude(nn.Module):
-    """Magnitude spectrogram, centred frames with reflected edges, Hann window.
+    """Magnitude spectrogram, centered frames with reflected edges, Hann window.
 
     Signals shorter than `n_fft` are filled up with zeros at the end first: they are too short to reflect half a window.
     Bins above `band`, a share of the Nyquist frequency, are left out.

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor, nn
 
 
-def interpolation_weights(factor: int, centre: float) -> Tensor:
+def interpolation_weights(factor: int, center: float) -> Tensor:
     """Returns the weights (3, factor) of the frames f - 1, f, f + 1 at the samples f * factor ... of linear interpolation.
 
-    Sample j sits at (j + 0.5); frame f sits `centre` samples after f * factor:
+    Sample j sits at (j + 0.5); frame f sits `center` samples after f * factor:
 
         frame      f-1         f          f+1
-        sample   . . . . | 0 1 2 3 | . . . . |      factor = 4, centre = 2
+        sample   . . . . | 0 1 2 3 | . . . . |      factor = 4, center = 2
     """
-    distance = (torch.arange(factor, dtype=torch.float64) + 0.5 - centre) / factor
+    distance = (torch.arange(factor, dtype=torch.float64) + 0.5 - center) / factor
     if not -1.0 <= distance.min() <= distance.max() <= 1.0:
-        raise ValueError(f"`centre` must lie within the frame's {factor} samples, got {centre}.")
+        raise ValueError(f"`center` must lie within the frame's {factor} samples, got {center}.")
     return torch.stack([(-distance).clamp_min(0.0), 1.0 - distance.abs(), distance.clamp_min(0.0)])
 
 
@@ -28,8 +28,8 @@ def interpolate(frames: Tensor, kernel: Tensor) -> Tensor:
     One kernel serves all channels, so any projection of the channels commutes with it: project at frame rate.
     """
     padded = torch.cat([frames[:, :1], frames, frames[:, -1:]], dim=1)
-    neighbours = padded.unfold(1, 3, 1).transpose(2, 3)  # (B, F, 3, C)
-    return (kernel.to(frames).T @ neighbours).flatten(1, 2)
+    neighbors = padded.unfold(1, 3, 1).transpose(2, 3)  # (B, F, 3, C)
+    return (kernel.to(frames).T @ neighbors).flatten(1, 2)
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,14 @@ class Conditioning:
             raise ValueError(f"`cond` ends after {frames.shape[-2]} frames of {self.hop_length} samples: draw no more.")
         if self.kernel is None:
             return frames[..., frame : frame + 1, :]
-        neighbours = torch.arange(frame - 1, frame + 2, device=frames.device).clamp(0, frames.shape[-2] - 1)
-        return self.kernel.to(frames).T @ frames[..., neighbours, :]
+        neighbors = torch.arange(frame - 1, frame + 2, device=frames.device).clamp(0, frames.shape[-2] - 1)
+        return self.kernel.to(frames).T @ frames[..., neighbors, :]
 
 
 class Upsampler(nn.Module):
     """Mel (B, n_mels, F) -> features (B, channels, F) at frame rate, and the kernel that takes frames to samples.
 
-    One upsampler is shared by all conditioners of a model. Frames are mixed with their neighbours first (a frame sees one
+    One upsampler is shared by all conditioners of a model. Frames are mixed with their neighbors first (a frame sees one
     frame ahead: the declared look-ahead), then every conditioner projects the features at frame rate and interpolates
     the result to the sample rate with `kernel`. Never a bare transposed convolution, whose overlap rings as a tone.
 
@@ -90,12 +90,12 @@ class Upsampler(nn.Module):
         n_mels: Bands of the mel; for none, the features are learnt constants.
         channels: Features.
         hop_length: Samples per frame.
-        frame_centre: Where a frame's centre lies after its first sample, in samples (see `MelSpectrogram`).
+        frame_center: Where a frame's center lies after its first sample, in samples (see `MelSpectrogram`).
         mode: "linear" keeps the kernel fixed at linear interpolation; "smoothing" learns it, starting from there
-            (nearest-neighbour repetition followed by a smoothing filter that spans three frames).
+            (nearest-neighbor repetition followed by a smoothing filter that spans three frames).
     """
 
-    def __init__(self, n_mels: int, channels: int, hop_length: int, frame_centre: float, mode: str = "linear") -> None:
+    def __init__(self, n_mels: int, channels: int, hop_length: int, frame_center: float, mode: str = "linear") -> None:
         super().__init__()
         if mode not in ("linear", "smoothing"):
             raise ValueError(f"`mode` must be 'linear' or 'smoothing', got {mode!r}.")
@@ -108,9 +108,9 @@ class Upsampler(nn.Module):
         if not n_mels:  # its bias is what is learnt then
             self.mix.weight = nn.Parameter(self.mix.weight.detach()[:, :0], requires_grad=False)
         self.refine = nn.Conv1d(channels, channels, kernel_size=1)
-        kernel = interpolation_weights(hop_length, frame_centre).to(torch.get_default_dtype())
+        kernel = interpolation_weights(hop_length, frame_center).to(torch.get_default_dtype())
         self.kernel = nn.Parameter(kernel) if mode == "smoothing" else nn.Buffer(kernel, persistent=False)
-        ahead = (interpolation_weights(hop_length, frame_centre)[2] > 0).nonzero()
+        ahead = (interpolation_weights(hop_length, frame_center)[2] > 0).nonzero()
         first = int(ahead[0]) if len(ahead) and mode == "linear" else (0 if mode == "smoothing" else hop_length)
         self.look_ahead = hop_length + hop_length - first
 

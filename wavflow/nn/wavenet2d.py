@@ -16,7 +16,7 @@ from wavflow.nn.wavenet import WaveNet, delay
 class WaveNet2d(WaveNet):
     """Maps rows (B, H, T) to parameters (B, n_params * H, T); those of row i see the rows before i, at all times around t.
 
-    Neighbouring samples of the signal are the H rows of one column, so that H sequential steps draw all T * H samples:
+    Neighboring samples of the signal are the H rows of one column, so that H sequential steps draw all T * H samples:
 
         row 0    x[0]  x[4]  x[8]        H = 4: params of x[6] (row 2) see rows 0 and 1,
         row 1    x[1]  x[5]  x[9]        whatever the column within reach

@@ -56,7 +56,7 @@ def step(net: PackedWaveNet, bijection: tuple, memory: Memory, piece: Piece, t: 
         piece: Holds t.
         t: Steps come in order.
         level: At t - 1; 0 before the first one.
-        mixture: (3, K), is written: weights, centres and scales, in levels.
+        mixture: (3, K), is written: weights, centers and scales, in levels.
 
     Returns:
         Whether all of them are numbers.
@@ -80,11 +80,11 @@ def step(net: PackedWaveNet, bijection: tuple, memory: Memory, piece: Piece, t: 
 
 
 @compiled
-def describe(params, components, bound, centre, unit, mixture):
-    """Brings parameters into weights, centres and scales (3, K), in levels: those of `Affine`, or of `MixtureCDF`."""
+def describe(params, components, bound, center, unit, mixture):
+    """Brings parameters into weights, centers and scales (3, K), in levels: those of `Affine`, or of `MixtureCDF`."""
     if components == 0:
         mixture[0, 0] = 1.0
-        mixture[1, 0] = centre + unit * params[0]
+        mixture[1, 0] = center + unit * params[0]
         mixture[2, 0] = unit * math.exp(bound * math.tanh(params[1] / bound))
         return
     most, total = -np.inf, 0.0
@@ -94,7 +94,7 @@ def describe(params, components, bound, centre, unit, mixture):
         mixture[0, i] = math.exp(params[i] - most)
         total += mixture[0, i]
         spread = -2.0 + 4.0 * i / (components - 1) if components > 1 else -2.0  # as torch.linspace
-        mixture[1, i] = centre + unit * (params[components + i] + spread)
+        mixture[1, i] = center + unit * (params[components + i] + spread)
         mixture[2, i] = unit * math.exp(bound * math.tanh(params[2 * components + i] / bound))
     for i in range(components):
         mixture[0, i] /= total

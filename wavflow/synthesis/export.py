@@ -22,7 +22,7 @@ from torch.export import Dim, ExportedProgram
 
 from wavflow.files import aside
 from wavflow.mel import MEL_FLOOR
-from wavflow.synthesis.export_colouring import Colouring
+from wavflow.synthesis.export_unwhitening import Unwhitening
 from wavflow.synthesis.frame_step import WINDOW, FrameStep, draw, initial, inverse_flows
 from wavflow.vocoder import Vocoder
 
@@ -45,23 +45,23 @@ class WholeDraw(nn.Module):
         super().__init__()
         self.flows = inverse_flows(vocoder)
         self.vocoder, self.passes = vocoder, passes
-        self.colouring = None if vocoder.whitening is None else Colouring(vocoder.whitening)
+        self.unwhitening = None if vocoder.whitening is None else Unwhitening(vocoder.whitening)
 
     def forward(self, mel: Tensor, noise: Tensor, speaker: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Returns audio and the exact log-density of the draw, both (B, F * hop_length)."""
         cond, z = self.vocoder.conditioning(mel, speaker), noise.unsqueeze(1)
-        v, log_sigma = self.vocoder.excite(z, mel)
+        v, log_sigma = self.vocoder.add_pulses(z, mel)
         u, log_det, _ = draw(self.flows, v, cond, initial(self.flows, mel.shape[0], mel))
         log_prob = self.vocoder.flow.base_log_prob(z) - log_sigma - log_det
-        if self.colouring is None:
+        if self.unwhitening is None:
             return self.vocoder.equalizer(u.squeeze(1), mel, self.passes), log_prob
-        blocks = self.colouring.filters(mel)
+        blocks = self.unwhitening.filters(mel)
         log_gain = blocks["log_gain"].to(log_prob.dtype)
-        blocks["u"] = u.reshape(u.shape[0], -1, self.colouring.length)
-        memory = self.colouring.initial(mel.shape[0], mel)
-        _, audio = scan(self.colouring, memory, {name: part.movedim(1, 0) for name, part in blocks.items()})
+        blocks["u"] = u.reshape(u.shape[0], -1, self.unwhitening.length)
+        memory = self.unwhitening.initial(mel.shape[0], mel)
+        _, audio = scan(self.unwhitening, memory, {name: part.movedim(1, 0) for name, part in blocks.items()})
         audio = self.vocoder.equalizer(audio.movedim(0, 1).flatten(1), mel, self.passes)
-        return audio, log_prob - log_gain.repeat_interleave(self.colouring.length, dim=1)
+        return audio, log_prob - log_gain.repeat_interleave(self.unwhitening.length, dim=1)
 
 
 def whole_program(vocoder: Vocoder, passes: int = 0) -> ExportedProgram:
@@ -125,7 +125,7 @@ def export_step(vocoder: Vocoder, path: str | os.PathLike[str]) -> None:
 
 
 def quantize(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    """Writes an exported graph with the matrices of the WaveNets' layers in int8, its activations quantised as they come.
+    """Writes an exported graph with the matrices of the WaveNets' layers in int8, its activations quantized as they come.
 
     Inputs, features, heads and the whitening stay as they are: there the rounding would be heard.
 
@@ -177,7 +177,7 @@ def _write_onnx(program: ExportedProgram, path: str | os.PathLike[str], inputs: 
     export_library("onnx")
     optimizer = export_library("onnxscript.optimizer")
     with inference():
-        # Not its whole optimiser, which takes "+ floor", 1e-10 in the whitening, for "+ 0": runtimes bring their own.
+        # Not its whole optimizer, which takes "+ floor", 1e-10 in the whitening, for "+ 0": runtimes bring their own.
         graph = torch.onnx.export(
             program,
             dynamo=True,
@@ -215,7 +215,7 @@ def _facts(vocoder: Vocoder, form: str, usage: str) -> dict[str, str]:
         "mel": json.dumps(mel.spec),
         "mel.made_by": (
             f"audio in [-1, 1], padded by {before} samples before and {after} after by reflection; "
-            "STFT with a periodic Hann window, not centred further, T // hop_length frames; magnitude sqrt(|S|^2 + 1e-9); "
+            "STFT with a periodic Hann window, not centered further, T // hop_length frames; magnitude sqrt(|S|^2 + 1e-9); "
             f"Slaney mel filters with Slaney norm (librosa.filters.mel); natural log of at least {MEL_FLOOR}"
         ),
     }

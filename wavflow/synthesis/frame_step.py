@@ -13,7 +13,7 @@ from wavflow.flows.base import Chain, Inverse, at_least_float32, log_det_of_iden
 from wavflow.flows.reshape import fold, fold_cond, unfold
 from wavflow.nn.upsampler import Conditioning
 from wavflow.nn.wavenet import WaveNet
-from wavflow.synthesis.export_colouring import Colouring, State
+from wavflow.synthesis.export_unwhitening import State, Unwhitening
 from wavflow.vocoder import Vocoder
 
 WINDOW = 5  # mel frames that a frame of audio depends on: two before it, itself, two after
@@ -22,7 +22,7 @@ WINDOW = 5  # mel frames that a frame of audio depends on: two before it, itself
 class FrameStep(nn.Module):
     """Draws one frame of audio from its mel, noise and the memory of the frames before; equal to `Vocoder.sample` in one pass.
 
-    A frame of audio takes the features of its own frame and of both neighbours, each of which sees one mel frame to either
+    A frame of audio takes the features of its own frame and of both neighbors, each of which sees one mel frame to either
     side. Where the mel has no such frame, the window holds NaN: the edges are then held as the whole pass holds them.
 
         mel             nan nan  0   1   2   3  ...         window of frame 0:  nan nan 0 1 2
@@ -45,7 +45,7 @@ class FrameStep(nn.Module):
         super().__init__()
         self.flows = inverse_flows(vocoder)
         self.vocoder = vocoder
-        self.colouring = Colouring(vocoder.whitening) if vocoder.whitening is not None else None
+        self.unwhitening = Unwhitening(vocoder.whitening) if vocoder.whitening is not None else None
 
     @torch.no_grad()
     def initial(self, batch: int = 1) -> State:
@@ -54,7 +54,7 @@ class FrameStep(nn.Module):
         state = initial(self.flows, batch, like)
         if self.vocoder.source is not None:
             state["source.phase"] = self.vocoder.source.initial(batch, like)
-        return state if self.colouring is None else state | self.colouring.initial(batch, like)
+        return state if self.unwhitening is None else state | self.unwhitening.initial(batch, like)
 
     def forward(self, mel: Tensor, noise: Tensor, state: State, speaker: Tensor | None = None) -> tuple[Tensor, State]:
         """Returns audio (B, hop_length) and the memory after it.
@@ -78,21 +78,21 @@ class FrameStep(nn.Module):
         mel = at_frames(mel, held) if mel.shape[1] else mel  # of no bands there is nothing to hold
         cond = self.vocoder.conditioning(mel, speaker)
         middle = MiddleFrame(at_frames(cond.frames, held[:, 1:4]), cond.kernel)
-        z, phase = self._excite(noise.unsqueeze(1), mel[..., 1:4], state)
+        z, phase = self._add_pulses(noise.unsqueeze(1), mel[..., 1:4], state)
         u, _, after = draw(self.flows, z, middle, state)
         after |= phase
-        if self.colouring is None:
+        if self.unwhitening is None:
             return u.squeeze(1), after
-        blocks = hop_length // self.colouring.length
-        filters = {name: part[:, blocks : 2 * blocks] for name, part in self.colouring.filters(mel[..., 1:4]).items()}
+        blocks = hop_length // self.unwhitening.length
+        filters = {name: part[:, blocks : 2 * blocks] for name, part in self.unwhitening.filters(mel[..., 1:4]).items()}
         filters["u"] = u.unflatten(-1, (blocks, -1)).squeeze(1)
         memory, pieces = {name: part for name, part in state.items() if name not in after}, []
         for n in range(blocks):
-            memory, piece = self.colouring(memory, {name: part[:, n] for name, part in filters.items()})
+            memory, piece = self.unwhitening(memory, {name: part[:, n] for name, part in filters.items()})
             pieces.append(piece)
         return torch.cat(pieces, dim=-1), after | memory
 
-    def _excite(self, z: Tensor, mel: Tensor, state: State) -> tuple[Tensor, State]:
+    def _add_pulses(self, z: Tensor, mel: Tensor, state: State) -> tuple[Tensor, State]:
         """Adds the pulses of the middle of three frames to noise (B, 1, hop_length)."""
         source = self.vocoder.source
         if source is None:
@@ -133,7 +133,7 @@ class FrameStream:
 
 @dataclass(frozen=True)
 class MiddleFrame(Conditioning):
-    """The conditioning of one frame's samples, by it and both neighbours: `frames` are (B, K, 3)."""
+    """The conditioning of one frame's samples, by it and both neighbors: `frames` are (B, K, 3)."""
 
     def folded(self, factor: int) -> Conditioning:
         """Returns the same at a coarser rate."""

@@ -1,7 +1,7 @@
 """A student's draw on a CPU, far faster than through torch, and the same whether the whole mel is there or it comes in pieces.
 
     mel frames -> features -> projected for all layers       at frame rate
-    noise -> pulses under it                                 see `wavflow.synthesis.colouring`, as below
+    noise -> pulses under it                                 see `wavflow.synthesis.unwhitening`, as below
     ... -> flow 1 -> ... -> flow n -> whitened audio         blocks of samples through all layers, so that they stay in cache
     whitened audio -> comb -> envelope -> audio              two recursions
 
@@ -50,7 +50,7 @@ class ParallelEngine:
     """
 
     def __init__(self, vocoder: Any, dtype: torch.dtype = torch.float32) -> None:
-        from wavflow.synthesis import colouring  # Numba takes a second to import
+        from wavflow.synthesis import unwhitening  # Numba takes a second to import
 
         if not self.supports(vocoder):
             raise ValueError(
@@ -72,7 +72,7 @@ class ParallelEngine:
         self.kernel = np.ascontiguousarray(_numpy(vocoder.upsampler.kernel).reshape(3, -1, self.group).mean(axis=2))
         self._pack_frames(steps)
         self.pool = ThreadPoolExecutor(torch.get_num_threads())
-        self.filters = None if vocoder.whitening is None else colouring.filters(vocoder.whitening)
+        self.filters = None if vocoder.whitening is None else unwhitening.filters(vocoder.whitening)
 
     @staticmethod
     def supports(vocoder: Any) -> bool:
@@ -211,7 +211,7 @@ class ParallelStream:
         self, mels: np.ndarray, features: np.ndarray, frames: int, noise: Callable[[int], Tensor]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Draws so many frames; mels and features go from one before to one after them."""
-        from wavflow.synthesis import colouring
+        from wavflow.synthesis import unwhitening
 
         engine, samples = self.engine, frames * self.engine.vocoder.hop_length
         if not frames:
@@ -219,7 +219,7 @@ class ParallelStream:
         u = np.array(_numpy(noise(samples)), np.float32, order="C")  # a copy: it becomes the audio
         log_slope, source = np.zeros_like(u), engine.vocoder.source
         for b in range(self.batch if source else 0):
-            self.phase[b] = colouring.excite(
+            self.phase[b] = unwhitening.add_pulses(
                 engine.filters, np.ascontiguousarray(mels[b]), source.share, source.width, self.phase[b], u[b], log_slope[b]
             )
         layers, none = len(engine.net.dilations), np.zeros(engine.projection.shape[0] * TILE, np.float32)
@@ -232,7 +232,7 @@ class ParallelStream:
             return u, log_slope
         audio, log_gain = np.empty_like(u), np.empty_like(u)
         for b in range(self.batch):
-            colouring.colour(
+            unwhitening.unwhiten(
                 engine.filters, np.ascontiguousarray(mels[b]), u[b], self.comb[b], self.audio[b], audio[b], log_gain[b]
             )
         return audio, log_slope + log_gain

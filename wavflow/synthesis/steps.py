@@ -109,8 +109,8 @@ class StepEngine:
         count, batch = cond.frames.shape[-1], len(cond.frames)
         projected = torch.zeros(batch, n + 2, len(net.dilations), 2, self._net.channels, dtype=torch.float32)
         if net.features is not None:
-            neighbours = torch.arange(first - 1, first + n + 1).clamp(0, count - 1)
-            frames = cond.frames[..., neighbours].transpose(1, 2).float().cpu()
+            neighbors = torch.arange(first - 1, first + n + 1).clamp(0, count - 1)
+            frames = cond.frames[..., neighbors].transpose(1, 2).float().cpu()
             values = frames @ net.features.weight.float().cpu().T
             projected[..., : net.channels] = values.unflatten(-1, (len(net.dilations), 2, -1))
         return by_vectors(projected).numpy()

@@ -53,10 +53,10 @@ def fit_all(
         arguments = flow, len(data.columns), data.levels
         name, model = peer(*arguments) if of_zuko else (flow["name"], density(*arguments))
         train, validation, test = (column(x) for x in fold)
-        known = torch.cat([dequantise(train, data.levels), validation])
+        known = torch.cat([dequantize(train, data.levels), validation])
         model.initialize(known)
         jitter = functools.partial(blur, spread=noise * known.std(dim=0)) if noise else None
-        jitter = functools.partial(dequantise, levels=data.levels) if data.levels else jitter
+        jitter = functools.partial(dequantize, levels=data.levels) if data.levels else jitter
         bar = functools.partial(progress, name=f"{name} {i + 1}/{len(data.folds)}" if len(data.folds) > 1 else name)
         history = fit(model, train, validation, jitter=jitter, progress=bar, **options)
         result.models.append(model.eval())
@@ -70,7 +70,7 @@ def baseline(data: Data) -> list[Tensor]:
     torch.manual_seed(0)
     result = []
     for fold in data.folds:
-        known = torch.cat([dequantise(fold.train, data.levels), fold.validation])[..., None]
+        known = torch.cat([dequantize(fold.train, data.levels), fold.validation])[..., None]
         result.append(gaussian_log_prob(known, fold.test[..., None], data.levels) + offset(data, fold))
     return result
 
@@ -108,15 +108,15 @@ def rows(data: Data, fits: list[Fitted]) -> list[dict[str, Any]]:
 def offset(data: Data, fold: Fold) -> float:
     """Returns what turns log p of a row as it is stored into that of the units which are reported, in nats.
 
-    Of standardised columns x / s it is sum log s, of pictures' levels L x in [0, L) it is -D log L.
+    Of standardized columns x / s it is sum log s, of pictures' levels L x in [0, L) it is -D log L.
     """
     if data.levels:
         return -len(data.columns) * math.log(data.levels)
     known = torch.cat([fold.train, fold.validation])
-    return known.std(dim=0, correction=0).log().sum().item() if data.standardised else 0.0
+    return known.std(dim=0, correction=0).log().sum().item() if data.standardized else 0.0
 
 
-def dequantise(x: Tensor, levels: int | None) -> Tensor:
+def dequantize(x: Tensor, levels: int | None) -> Tensor:
     """Returns x with fresh uniform noise of one grey level; as it is where there are no levels."""
     return x + torch.rand_like(x) / levels if levels else x
 

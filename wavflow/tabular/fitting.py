@@ -64,7 +64,7 @@ def fit(
         clip: Largest norm of a gradient.
         patience: Epochs without a better validation until it ends.
         average: Weight that the exponential average keeps of itself in each step.
-        jitter: What is done to each batch, e.g. fresh dequantisation noise.
+        jitter: What is done to each batch, e.g. fresh dequantization noise.
         progress: Wraps the numbers of the epochs, e.g. `tqdm`.
 
     Raises:

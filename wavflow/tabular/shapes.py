@@ -1,6 +1,6 @@
 """Shapes in the plane whose densities are exactly known, so that a KL to the truth can be stated.
 
-All but one are Gaussian blobs of one width, their centres points or a curve: `p(x) = integral of N(x; c(t), std^2) dt`. Along
+All but one are Gaussian blobs of one width, their centers points or a curve: `p(x) = integral of N(x; c(t), std^2) dt`. Along
 the curve the integral is a Gauss-Legendre sum, whose nodes lie so close (under a width apart) that float64 can't tell.
 """
 
@@ -126,11 +126,11 @@ SHAPES = {make.__name__: make for make in (ring, circles, moons, spirals, pinwhe
 def _blobs(curves: list[Curve], std: float, nodes: int, extent: float) -> Shape:
     """Gaussian blobs along curves, all curves alike in mass, t even along each."""
     t, weights = (torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(nodes))
-    centres = torch.cat([curve((t + 1) / 2) for curve in curves])
+    centers = torch.cat([curve((t + 1) / 2) for curve in curves])
     log_weights = (weights / weights.sum() / len(curves)).log().repeat(len(curves))
 
     def log_prob(x: Tensor) -> Tensor:
-        distance = (x.double()[:, None] - centres).square().sum(dim=2)
+        distance = (x.double()[:, None] - centers).square().sum(dim=2)
         logs = torch.logsumexp(log_weights - 0.5 * distance / std**2, dim=1)
         return (logs - math.log(2 * math.pi * std**2)).to(x.dtype)
 

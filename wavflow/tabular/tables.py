@@ -28,7 +28,7 @@ class Fold(NamedTuple):
 class Data(NamedTuple):
     """A data set of the bench.
 
-    `standardised` says that its figures are of columns brought to mean 0 and deviation 1 on the rows that are not tested,
+    `standardized` says that its figures are of columns brought to mean 0 and deviation 1 on the rows that are not tested,
     as the custom is for tables. `levels` is the number of grey levels of a picture, whose columns hold level / levels: it
     takes noise of one level before it has a density, and its rows but those of `train` hold it already. `shape` is the truth.
     """
@@ -36,7 +36,7 @@ class Data(NamedTuple):
     name: str
     folds: list[Fold]
     columns: list[str]
-    standardised: bool = False
+    standardized: bool = False
     levels: int | None = None
     shape: shapes.Shape | None = None
 
@@ -78,14 +78,14 @@ def wine(path: str | os.PathLike[str] | None, folds: int = 10, seed: int = 0) ->
         raise ValueError(f"`data.path`: {path} must have the quality as its last of at least 2 columns, got {len(columns)}.")
     values, columns = decorrelated(values[:, :-1], columns[:-1])
     check(values, columns, path)
-    return Data(Path(path).stem, split(values, folds, seed), columns, standardised=True)
+    return Data(Path(path).stem, split(values, folds, seed), columns, standardized=True)
 
 
 def table(path: str | os.PathLike[str] | None, seed: int = 0) -> Data:
     """Any CSV of numbers, with a line of names or without; a tenth of its rows is held out."""
     values, columns = read(path)
     check(values, columns, path)
-    return Data(Path(path).stem, split(values, 10, seed)[:1], columns, standardised=True)
+    return Data(Path(path).stem, split(values, 10, seed)[:1], columns, standardized=True)
 
 
 def read(path: str | os.PathLike[str] | None) -> tuple[Tensor, list[str]]:

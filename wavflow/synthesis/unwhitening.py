@@ -67,10 +67,10 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 
 @compiled
-def colour(
+def unwhiten(
     filters: Filters, mels: np.ndarray, e: np.ndarray, comb: np.ndarray, past: np.ndarray, x: np.ndarray, log_gain: np.ndarray
 ) -> None:
-    """Colours whitened audio e by the filters of its frames.
+    """Unwhitens whitened audio e by the filters of its frames.
 
     Args:
         filters: See there.
@@ -110,14 +110,14 @@ def colour(
 
 
 @compiled
-def excite(
+def add_pulses(
     filters: Filters, mels: np.ndarray, pulses: float, width: int, phase: float, z: np.ndarray, log_sigma: np.ndarray
 ) -> float:
     """Adds the pulses of a harmonic source to noise, see `HarmonicSource`; returns the phase after it, in periods.
 
     Args:
         filters: See there, with pitch.
-        mels: As in `colour`.
+        mels: As in `unwhiten`.
         pulses: Their share of a voice.
         width: Of the short ones, in samples.
         phase: Before the first sample, in periods.

@@ -11,7 +11,7 @@ from wavflow.flows.whitening import Whitening
 State = dict[str, Tensor]
 
 
-class Colouring(nn.Module):
+class Unwhitening(nn.Module):
     """`Whitening.inverse` as a step from block to block: `filters` for all blocks at once, then `forward` in order.
 
     Within a block the comb goes on in pieces shorter than its period. The all-pole filter is one product with the impulse
@@ -58,7 +58,7 @@ class Colouring(nn.Module):
         return filters
 
     def forward(self, state: State, block: State) -> tuple[State, Tensor]:
-        """Colours a block "u" (B, L), given together with its filters (B, ...); returns the new memory and audio (B, L)."""
+        """Unwhitens a block "u" (B, L), given together with its filters (B, ...); returns the new memory and audio (B, L)."""
         after, u = {}, block["u"]
         if self.comb is not None:
             past, kernel, pieces = state["whitening.comb"], block["kernel"], []
