@@ -65,7 +65,7 @@ def test_pieces_make_the_whole(name: str) -> None:
 
     pieces, whole = model.sample(mel, noise, segment_frames=6), model.sample(mel, noise, segment_frames=40)
 
-    assert model.flow.transform.reach[1] < 24 * 16, "else nothing is drawn in pieces"
+    assert model.flow.transform.context[1] < 24 * 16, "else nothing is drawn in pieces"
     torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-12)
 
 
@@ -78,7 +78,7 @@ def test_reach_is_as_stated(name: str) -> None:
 
     x, changed = (model.flow.transform.inverse(value, cond)[0] for value in (z, after))
     reached = ((x - changed).abs()[0, 0] > 0).nonzero().flatten()
-    before, behind = model.flow.transform.reach
+    before, behind = model.flow.transform.context
 
     assert model.receptive_field == before + behind + 1
     assert 160 - behind <= reached.min() < 160 < reached.max() <= 160 + before
@@ -201,8 +201,8 @@ def test_a_wavenet_that_is_not_causal_reaches_both_ways(kernel_size: int) -> Non
 
     reached = ((net(after) - net(x)).abs() > 0).any(dim=1).any(dim=0).nonzero().flatten()
 
-    assert net.reach == (4 * (kernel_size // 2), 4 * (kernel_size // 2))
-    assert (30 - reached.min(), reached.max() - 30) == net.reach
+    assert net.context == (4 * (kernel_size // 2), 4 * (kernel_size // 2))
+    assert (30 - reached.min(), reached.max() - 30) == net.context
     with pytest.raises(ValueError, match="`causal` must be true for a step by step pass"):
         net.stepper()
 

@@ -80,10 +80,10 @@ def test_coupling_reaches_as_far_as_its_net() -> None:
         moved = transform.inverse(z + 0.1 * (torch.arange(40) == 20))[0] - transform.inverse(z)[0]
 
     changed = (moved.abs().amax(dim=(0, 1)) > 0).nonzero().flatten().tolist()
-    before, after = transform.reach
+    before, after = transform.context
     assert (changed[-1] - 20, 20 - changed[0]) == (before, after) == (7, 7)
-    assert Chain([transform, Inverse(transform)]).reach == (14, 14)
-    assert coupling(Affine()).reach == (0, 0)
+    assert Chain([transform, Inverse(transform)]).context == (14, 14)
+    assert coupling(Affine()).context == (0, 0)
 
 
 def test_actnorm_starts_from_the_data_once() -> None:

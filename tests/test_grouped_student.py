@@ -207,7 +207,7 @@ def test_reach_of_one_map_is_what_is_stated(group: int) -> None:
 
     at, of = seen.nonzero().unbind(dim=1)
 
-    assert transform.reach == ((at - of).max(), (of - at).max()) == (5 * group - 1, 0)
+    assert transform.context == ((at - of).max(), (of - at).max()) == (5 * group - 1, 0)
 
 
 def test_receptive_field_of_a_student_is_told_and_not_drawn() -> None:

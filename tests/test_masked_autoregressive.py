@@ -119,7 +119,7 @@ def test_density_of_an_iaf_sample_is_its_slow_score(base: Distribution) -> None:
 class OfTwoTimes(torch.nn.Module):
     """Parameters of channel c at t from channel c - 1 at t and t + 1."""
 
-    reach = (0, 1)
+    context = (0, 1)
 
     def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
         above = torch.nn.functional.pad(x, (0, 0, 1, -1))
@@ -132,9 +132,9 @@ def test_reach_of_the_inverse_grows_with_the_channels() -> None:
     matrix = torch.autograd.functional.jacobian(lambda z: transform.inverse(z)[0], z)[0, :, :, 0]
     at, of = matrix.abs().amax(dim=(0, 2)).nonzero().unbind(dim=1)
 
-    assert transform.reach == (0, (of - at).max()) == (0, 2)
-    assert Inverse(transform).reach == (0, 1)
-    assert masked(Affine(), 3).reach == (0, 0)
+    assert transform.context == (0, (of - at).max()) == (0, 2)
+    assert Inverse(transform).context == (0, 1)
+    assert masked(Affine(), 3).context == (0, 0)
 
 
 def test_wrong_number_of_features_is_named() -> None:

@@ -179,8 +179,8 @@ def test_reach_is_what_the_jacobian_shows(kernel_size: int, upper: bool) -> None
     forward, inverse = (square(transform, torch.randn(1, 1, time), direction) != 0 for direction in ("forward", "inverse"))
 
     reach = 3 * (kernel_size - 1)
-    assert transform.reach_of("forward") == ((0, reach) if upper else (reach, 0))
-    assert transform.reach == ((0, math.inf) if upper else (math.inf, 0))
+    assert transform.context_of("forward") == ((0, reach) if upper else (reach, 0))
+    assert transform.context == ((0, math.inf) if upper else (math.inf, 0))
     distance = torch.arange(time)[:, None] - torch.arange(time)
     distance = -distance if upper else distance
     assert torch.equal(forward, (distance >= 0) & (distance <= reach))

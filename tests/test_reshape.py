@@ -147,7 +147,7 @@ def test_reach_of_the_inverse_is_what_is_stated(name: str) -> None:
     seen = jacobian(lambda z: transform.inverse(z)[0], z).abs().amax(dim=(1, 3)) > 0  # (T out, T in)
 
     at, of = seen.nonzero().unbind(dim=1)
-    before, after = transform.reach
+    before, after = transform.context
 
     assert (at - of).max() <= before
     assert (of - at).max() <= after
@@ -161,10 +161,10 @@ def test_reach_of_the_inverse_is_what_is_stated(name: str) -> None:
 def test_the_reach_of_an_autoregressive_map_depends_on_the_direction() -> None:
     flow = iaf()
 
-    assert flow.reach == (4, 0)
-    assert flow.transform.reach == (float("inf"), 0)
-    assert Inverse(flow).reach == flow.transform.reach
-    assert Folded(Chain([flow, flow]), 2).reach == (17, 1)
+    assert flow.context == (4, 0)
+    assert flow.transform.context == (float("inf"), 0)
+    assert Inverse(flow).context == flow.transform.context
+    assert Folded(Chain([flow, flow]), 2).context == (17, 1)
 
 
 @pytest.mark.parametrize("direction", ["forward", "inverse"])

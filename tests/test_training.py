@@ -327,7 +327,7 @@ def test_what_the_loss_counts_of_a_crop_is_whitened_as_in_the_whole_file() -> No
     off = (whole - part).abs()[:, 0, hop:-hop]  # interpolation needs the frame beside the first and the last
     assert (off * known[:, hop:-hop]).max() < 1e-12
     assert off.max() > 1e-3
-    assert (known == 1).sum() == 20 * hop - task.net.whitening.reach_of("forward")[0]
+    assert (known == 1).sum() == 20 * hop - task.net.whitening.context_of("forward")[0]
     with pytest.raises(ValueError, match=r"`data.segment_length` must be above \d+, .*got 64"):
         task._known({name: values[..., : 1 if name == "mel" else hop] for name, values in crop.items()})
 

@@ -19,6 +19,7 @@ from wavflow.arguments import about, at_least
 from wavflow.audio import OGG, audio_length, read_audio, read_segment
 from wavflow.mel import MelSpectrogram
 from wavflow.mel_scale import MelScale, check_scale, warn_of_log10
+from wavflow.segments import segments
 
 MEL_FORMATS = ("npy", "pt", "safetensors")
 
@@ -128,17 +129,14 @@ def mel_chunks(
         return
     with about("input", "path"):
         length = audio_length(path, mel.sample_rate)
-    count, context = -(-length // mel.hop_length), -(-mel.n_fft // mel.hop_length)
-    for first in range(0, count, frames):
-        last = min(first + frames, count)
-        # as many frames more on either side as a window reaches over: those at the cut are not the file's
-        start, stop = max(0, first - context), min(last + context, count)
-        samples = min(stop * mel.hop_length, length) - start * mel.hop_length
+    hop, context = mel.hop_length, -(-mel.n_fft // mel.hop_length)  # frames near a cut are not the file's
+    for segment in segments(-(-length // hop), frames, context, context):
+        start, stop = segment.start * hop, min(segment.stop * hop, length)
         with about("input", "path"):
-            audio = read_segment(path, start * mel.hop_length, samples, mel.sample_rate)
-        audio = torch.nn.functional.pad(audio, (0, -len(audio) % mel.hop_length))
+            audio = read_segment(path, start, stop - start, mel.sample_rate)
+        audio = torch.nn.functional.pad(audio, (0, -len(audio) % hop))
         with torch.no_grad():
-            yield mel(audio[None].to(mel.window.device))[..., first - start : last - start]
+            yield mel(audio[None].to(mel.window.device))[..., segment.keep()]
 
 
 @contextmanager

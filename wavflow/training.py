@@ -93,7 +93,7 @@ class Task(pl.LightningModule):
             ValueError: Where no sample is left.
         """
         mask = batch["mask"].clone()
-        past = 0 if self.net.whitening is None else int(self.net.whitening.reach_of("forward")[0])
+        past = 0 if self.net.whitening is None else int(self.net.whitening.context_of("forward")[0])
         if past >= mask.shape[1]:
             raise ValueError(
                 f"`data.segment_length` must be above {past}, the samples that the whitening looks back, got {mask.shape[1]}: "

@@ -19,6 +19,7 @@ from wavflow.mel import MelSpectrogram
 from wavflow.mel_equalizer import MelEqualizer
 from wavflow.mel_scale import check_scale, warn_of_log10
 from wavflow.nn.upsampler import Conditioning, Upsampler
+from wavflow.segments import segments
 from wavflow.synthesis.engines import Engines
 from wavflow.synthesis.parallel import Noise, ParallelEngine
 from wavflow.synthesis.steps import StepEngine
@@ -111,7 +112,7 @@ class Vocoder(nn.Module):
     @property
     def receptive_field(self) -> float:
         """Samples of noise (if it draws in parallel) or audio (if not) that a sample depends on, itself included."""
-        return sum(self.flow.transform.reach_of("inverse" if self.draws_in_parallel else "forward")) + 1
+        return sum(self.flow.transform.context_of("inverse" if self.draws_in_parallel else "forward")) + 1
 
     def no_mel(self, seconds: float, batch: int = 1) -> Tensor:
         """Returns what an unconditional model takes for a mel: (B, 0, F), with F frames of at least so many seconds."""
@@ -212,9 +213,9 @@ class Vocoder(nn.Module):
         With `lengths`, the frames of each item, items are drawn one by one: each as it is alone, with the first part of its
         row of the noise. Whatever the mel holds beyond them is ignored, and the audio there is zero.
 
-        Where there is no engine and the flow's reach is short enough (a student's, a coupling's) it draws in segments, so that
-        memory for its layers does not grow with the length. Each segment starts and ends that much outside itself, so the audio
-        is that of one pass.
+        Where there is no engine, a flow whose context is short enough (a student's, a coupling's) draws in segments, so that the
+        memory for its layers does not grow with the length. Each segment is read with its context: the audio is that of one
+        pass.
         """
         mel = self._input("mel", mel)
         if lengths is not None:
@@ -254,19 +255,16 @@ class Vocoder(nn.Module):
         return self.equalizer(self.unwhiten(u, mel)[0], mel, passes)
 
     def _in_segments(self, z: Tensor, cond: Conditioning, segment_frames: int) -> Tensor:
-        """Draws whitened audio (B, 1, T) by the flow itself, in segments where its reach is short enough."""
-        before, after = self.flow.transform.reach
+        """Draws whitened audio (B, 1, T) by the flow itself, in segments where its context is short enough."""
+        before, after = self.flow.transform.context
         if before + after > 4 * segment_frames * self.hop_length:  # pieces would cost more than they save
             return self.flow.sample(z, cond)
         # a frame more at either end: interpolation between frames needs both neighbors
-        run_up, run_out = (-(-int(reach) // self.hop_length) + 1 for reach in (before, after))
-        pieces, frames = [], cond.frames.shape[-1]
-        for first in range(0, frames, segment_frames):
-            last = min(first + segment_frames, frames)
-            start, stop = max(0, first - run_up), min(last + run_out, frames)
-            part = Conditioning(cond.frames[..., start:stop], cond.kernel)
-            u = self.flow.sample(z[..., start * self.hop_length : stop * self.hop_length], part)
-            pieces.append(u[..., (first - start) * self.hop_length : (last - start) * self.hop_length])
+        left, right = (-(-int(samples) // self.hop_length) + 1 for samples in (before, after))
+        pieces, hop = [], self.hop_length
+        for segment in segments(cond.frames.shape[-1], segment_frames, left, right):
+            part = Conditioning(cond.frames[..., segment.read()], cond.kernel)
+            pieces.append(self.flow.sample(z[..., segment.read(hop)], part)[..., segment.keep(hop)])
         return torch.cat(pieces, dim=-1)
 
     def stream(

@@ -31,7 +31,7 @@ class Autoregressive(Transform):
         tau: Elementwise bijection, e.g. `Affine()`; for a group of one channel, `TriangularAffine` too.
         conditioner: Causal; maps (B, C, T) and `cond` to the parameters of tau. It is shifted here, by one step, so that no
             parameter sees the sample that it acts on. Its `stepper(cond, batch)` gives a function that does the same step by
-            step; its `reach` tells how many steps before and after its own an output sees. With a group it is given
+            step; its `context` tells how many steps before and after its own an output sees. With a group it is given
             (B, r * C, T / r), see `fold`, and `cond` at that rate.
         group: r, samples to a step; T must be a multiple of it.
 
@@ -47,11 +47,11 @@ class Autoregressive(Transform):
         self.conditioner = conditioner
         self.group = group
 
-    def reach_of(self, direction: str) -> tuple[float, float]:
+    def context_of(self, direction: str) -> tuple[float, float]:
         """Forward sees as far as the conditioner, one step earlier for the shift; the inverse sees the whole past."""
         if direction == "inverse":
             return math.inf, 0
-        before, after = self.conditioner.reach  # the last sample of a group is r - 1 further from the past than the first
+        before, after = self.conditioner.context  # the last sample of a group is r - 1 further from the past than the first
         return (before + 2) * self.group - 1, max(0, after * self.group - 1)
 
     def params(self, x: Tensor, cond: Any = None) -> Tensor:
@@ -102,7 +102,7 @@ class MaskedAutoregressive(Autoregressive):
     Args:
         tau: Elementwise bijection.
         conditioner: Maps (B, C, T) and `cond` to parameters (B, n_params * C, T); is itself masked, so that the parameters of
-            channel c see the channels before c alone, e.g. `MADE`. Where it sees other times too, its `reach` tells how far.
+            channel c see the channels before c alone, e.g. `MADE`. Where it sees other times too, its `context` tells how far.
         channels: C.
 
     References:
@@ -113,9 +113,9 @@ class MaskedAutoregressive(Autoregressive):
         super().__init__(tau, conditioner)
         self.channels = channels
 
-    def reach_of(self, direction: str) -> tuple[float, float]:
+    def context_of(self, direction: str) -> tuple[float, float]:
         """Forward sees as far as the conditioner; the inverse's last channel through all the channels before it."""
-        before, after = getattr(self.conditioner, "reach", (0, 0))
+        before, after = getattr(self.conditioner, "context", (0, 0))
         passes = 1 if direction == "forward" else self.channels - 1
         return passes * before, passes * after
 

@@ -31,12 +31,12 @@ class Transform(nn.Module):
         """Lets the map start from data x (B, C, T); most have nothing to start, and containers pass it on."""
 
     @property
-    def reach(self) -> tuple[float, float]:
-        """How many time steps before and after t the inverse's output at t may depend on: what a piece of audio needs."""
-        return self.reach_of("inverse")
+    def context(self) -> tuple[float, float]:
+        """Left and right context of the inverse: how many time steps before and after t its output at t depends on."""
+        return self.context_of("inverse")
 
-    def reach_of(self, direction: str) -> tuple[float, float]:
-        """Returns the reach of one direction, "forward" or "inverse"; (0, 0) for a map that treats each time step alone."""
+    def context_of(self, direction: str) -> tuple[float, float]:
+        """Returns the context of one direction, "forward" or "inverse"; (0, 0) for a map that treats each time step alone."""
         return 0, 0
 
 
@@ -50,9 +50,9 @@ class Inverse(Transform):
         super().__init__()
         self.transform = transform
 
-    def reach_of(self, direction: str) -> tuple[float, float]:
+    def context_of(self, direction: str) -> tuple[float, float]:
         """Returns that of the wrapped transform's other direction."""
-        return self.transform.reach_of("inverse" if direction == "forward" else "forward")
+        return self.transform.context_of("inverse" if direction == "forward" else "forward")
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Returns the wrapped transform's inverse."""
@@ -77,10 +77,10 @@ class Chain(Transform):
             transform.initialize(x, cond)
             x, _ = transform(x, cond)
 
-    def reach_of(self, direction: str) -> tuple[float, float]:
+    def context_of(self, direction: str) -> tuple[float, float]:
         """Returns the sum over the transforms."""
-        reaches = [transform.reach_of(direction) for transform in self.transforms]
-        return sum(before for before, _ in reaches), sum(after for _, after in reaches)
+        left, right = zip(*(transform.context_of(direction) for transform in self.transforms), strict=True)
+        return sum(left), sum(right)
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Returns the composed map and the sum of the log-derivatives."""

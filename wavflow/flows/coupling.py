@@ -46,9 +46,9 @@ class Coupling(Transform):
             raise ValueError(f"`channels` of a coupling must be at least 2, got {channels}: fold the signal or add a feature.")
         return (channels // 2, channels - channels // 2) if swap else (channels - channels // 2, channels // 2)
 
-    def reach_of(self, direction: str) -> tuple[float, float]:
-        """Returns the conditioner's `reach`, or (0, 0) if it has none."""
-        return getattr(self.conditioner, "reach", (0, 0))
+    def context_of(self, direction: str) -> tuple[float, float]:
+        """Returns the conditioner's `context`, or (0, 0) if it has none."""
+        return getattr(self.conditioner, "context", (0, 0))
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Returns z (B, C, T) and log |dz/dx| (B, T)."""

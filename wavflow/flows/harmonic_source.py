@@ -85,7 +85,7 @@ class HarmonicSource(MelBlocks):
         distance = (turn - turn.round()).abs() * period  # to the nearest pulse, in samples
         share = self.share * strength * (2.0 - strength)
         taken = 1.0 - ((1.0 - strength) / (1.0 + strength)).sqrt()
-        wide = self.pitch.reach + 1
+        wide = self.pitch.half_width + 1
         pulse = raised_cosine(distance, self.width) / self.width - taken * raised_cosine(distance, wide) / wide
         log_sigma = (0.5 * torch.log1p(-share)).expand_as(pulse)
         return ((period * share).sqrt() * pulse).flatten(1).unsqueeze(1), log_sigma.flatten(1).unsqueeze(1), turns[..., -1:]

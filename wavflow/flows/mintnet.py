@@ -100,7 +100,7 @@ class MintLayer(Transform):
         self.log_scale = nn.Parameter(torch.full((channels, 1), math.log(0.5)))
         self.register_buffer("mirror", 1.0 - 2.0 * (torch.arange(hidden)[:, None] % 2), persistent=False)
 
-    def reach_of(self, direction: str) -> tuple[float, float]:
+    def context_of(self, direction: str) -> tuple[float, float]:
         """Forward sees as far as its three convolutions; the inverse all that comes before it, or after if upper."""
         reach = sum(conv.weight.shape[-1] - 1 for conv in self.convs) if direction == "forward" else math.inf
         return (0, reach) if self.upper else (reach, 0)

@@ -47,7 +47,7 @@ class MelPitch(ExactBuffers):
         self.sample_rate = mel.sample_rate
         self.strongest = strongest
         # As smooth as the drift of the harmonics asks for: the comb reaches up to some 2 kHz.
-        self.reach = max(1, round(1.8e-4 * mel.sample_rate))
+        self.half_width = max(1, round(1.8e-4 * mel.sample_rate))
         filterbank = mel.filterbank.double()
         weight = filterbank.sum(dim=1)
         hertz = torch.arange(filterbank.shape[1], dtype=torch.float64) * mel.sample_rate / mel.n_fft
@@ -78,12 +78,12 @@ class MelPitch(ExactBuffers):
     @property
     def shortest_lag(self) -> int:
         """The least delay at which the comb looks back, in samples."""
-        return int(self.sample_rate / HIGHEST) - self.reach
+        return int(self.sample_rate / HIGHEST) - self.half_width
 
     @property
     def longest_lag(self) -> int:
         """The greatest delay at which the comb looks back, in samples."""
-        return int(self.sample_rate / LOWEST) + self.reach + 2
+        return int(self.sample_rate / LOWEST) + self.half_width + 2
 
     def forward(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the period in samples and b in [0, 1), both (B, N), of log-mels (B, N, n_mels)."""
@@ -101,8 +101,8 @@ class MelPitch(ExactBuffers):
 
     def taps(self, period: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the lags in samples, integers, and the kernel h that sums to 1, both (..., J), of periods (...)."""
-        lags = (period.floor() - self.reach).unsqueeze(-1) + torch.arange(2 * self.reach + 2, device=period.device)
-        kernel = raised_cosine(lags - period.unsqueeze(-1), self.reach + 1)
+        lags = (period.floor() - self.half_width).unsqueeze(-1) + torch.arange(2 * self.half_width + 2, device=period.device)
+        kernel = raised_cosine(lags - period.unsqueeze(-1), self.half_width + 1)
         return lags.long(), kernel / kernel.sum(dim=-1, keepdim=True)
 
     def innovation_share(self, strength: Tensor, n_bins: int) -> Tensor:
@@ -111,8 +111,8 @@ class MelPitch(ExactBuffers):
         The envelope of the mel holds both, so the short-term predictor is made for this share of it: the comb then
         brings the level back.
         """
-        offset = torch.arange(-self.reach, self.reach + 1, dtype=torch.float64, device=strength.device)
-        kernel = raised_cosine(offset, self.reach + 1)
+        offset = torch.arange(-self.half_width, self.half_width + 1, dtype=torch.float64, device=strength.device)
+        kernel = raised_cosine(offset, self.half_width + 1)
         omega = math.pi * torch.arange(n_bins, dtype=torch.float64, device=strength.device) / (n_bins - 1)
         response = (kernel / kernel.sum()) @ torch.cos(offset[:, None] * omega)
         return 1.0 - (strength.unsqueeze(-1) * response).square()
@@ -163,7 +163,7 @@ def raised_cosine(distance: Tensor, width: int) -> Tensor:
 
 
 def _less_local_mean(n: int, reach: int = 7) -> Tensor:
-    """Returns the matrix (n, n) that takes from each band the mean of itself and `reach` neighbors on either side."""
+    """Returns the matrix (n, n) that takes from each band the mean of itself and `context` neighbors on either side."""
     matrix = torch.eye(n, dtype=torch.float64)
     for band in range(n):
         for neighbor in range(band - reach, band + reach + 1):

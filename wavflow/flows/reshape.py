@@ -63,9 +63,9 @@ class Folded(Transform):
         self.transform = transform
         self.factor = factor
 
-    def reach_of(self, direction: str) -> tuple[float, float]:
+    def context_of(self, direction: str) -> tuple[float, float]:
         """Returns that of the coarse transform in samples; the last sample of a fold sees its first, and the other way."""
-        before, after = self.transform.reach_of(direction)
+        before, after = self.transform.context_of(direction)
         return before * self.factor + self.factor - 1, after * self.factor + self.factor - 1
 
     def initialize(self, x: Tensor, cond: Any = None) -> None:
@@ -100,9 +100,9 @@ class Partial(Transform):
         self.transform = transform
         self.channels = channels
 
-    def reach_of(self, direction: str) -> tuple[float, float]:
+    def context_of(self, direction: str) -> tuple[float, float]:
         """Returns that of the transform."""
-        return self.transform.reach_of(direction)
+        return self.transform.context_of(direction)
 
     def initialize(self, x: Tensor, cond: Any = None) -> None:
         """Passes on the first channels."""

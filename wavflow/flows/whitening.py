@@ -34,6 +34,6 @@ class Whitening(Chain):
         self.pitch = self_pitch is not None
         self._past = order + (0 if self_pitch is None else self_pitch.longest_lag)
 
-    def reach_of(self, direction: str) -> tuple[float, float]:
+    def context_of(self, direction: str) -> tuple[float, float]:
         """Returns how far back the forward looks: the order and the comb's longest lag. The inverse is recursive."""
         return self._past if direction == "forward" else math.inf, 0

@@ -89,7 +89,7 @@ class _PitchTables:
     """What `MelPitch` reads the pitch by, and the comb that it tells."""
 
     def __init__(self, mel: MelSpectrogram, pitch: MelPitch, bank: np.ndarray, weight: np.ndarray, centers: np.ndarray) -> None:
-        self._sample_rate, self._reach, self._strongest = mel.sample_rate, pitch.reach, pitch.strongest
+        self._sample_rate, self._reach, self._strongest = mel.sample_rate, pitch.half_width, pitch.strongest
         bands = int((centers * mel.sample_rate / mel.n_fft < RIPPLE_BELOW).sum())
         lowest, highest = log(LOWEST), log(HIGHEST)
         self._log_pitches = lowest + (highest - lowest) * np.arange(PITCHES) / (PITCHES - 1)

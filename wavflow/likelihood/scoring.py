@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from wavflow.distributions import Gaussian, Logistic
+from wavflow.segments import segments
 from wavflow.vocoder import Vocoder
 
 VARIANCE = {Gaussian: 0.5, Logistic: 4.0 - math.pi**2 / 3.0}  # of -log base(z), in nats^2
@@ -50,19 +51,18 @@ def score(model: Vocoder, audio: Tensor, mel: Tensor, speaker: Tensor | None = N
     if audio.shape != (1, frames * hop):
         raise ValueError(f"`audio` must be (1, {frames * hop}) for {frames} frames, got {tuple(audio.shape)}: cut or pad it.")
     base = type(model.flow.base)
-    before, after = model.flow.transform.reach_of("forward")
-    before += 0 if model.whitening is None else model.whitening.reach_of("forward")[0]
-    run_up, run_out = (-(-int(reach) // hop) + 3 for reach in (before, after))  # features and filters mix three frames
+    before, after = model.flow.transform.context_of("forward")
+    before += 0 if model.whitening is None else model.whitening.context_of("forward")[0]
+    left, right = (-(-int(samples) // hop) + 3 for samples in (before, after))  # features and filters mix three frames
     log_probs, surprises = [], []
-    for first in range(0, frames, segment_frames):
-        last = min(first + segment_frames, frames)
-        start, stop = max(0, first - run_up), min(last + run_out, frames)
-        part, heard = mel[..., start:stop], audio[:, start * hop : stop * hop]
+    for segment in segments(frames, segment_frames, left, right):
+        part, heard = mel[..., segment.read()], audio[:, segment.read(hop)]
         u, whitened = model.whiten(heard, part)
         z, log_det = model.flow.transform(u, model.conditioning(part, speaker))
         likely = model.flow.base_log_prob(z)
-        inside = slice((first - start) * hop, (last - start) * hop)
-        by_frame = [x[0, inside].double().cpu().unflatten(0, (-1, hop)) for x in (likely + log_det + whitened, likely)]
+        by_frame = [
+            x[0, segment.keep(hop)].double().cpu().unflatten(0, (-1, hop)) for x in (likely + log_det + whitened, likely)
+        ]
         log_probs.append(by_frame[0].mean(dim=1))
         surprises.append((-by_frame[1] - float(model.flow.base.entropy())).sum(dim=1) / math.sqrt(hop * VARIANCE[base]))
     return Scores(torch.cat(log_probs), torch.cat(surprises))

@@ -91,7 +91,7 @@ class WaveNet(nn.Module):
         return 1 + (self.kernel_size - 1) * sum(self.dilations)
 
     @property
-    def reach(self) -> tuple[int, int]:
+    def context(self) -> tuple[int, int]:
         """How many samples before and after its own time an output sees."""
         span = self.receptive_field - 1
         return (span, 0) if self.causal else (span // 2, span // 2)

@@ -49,7 +49,7 @@ def filters(whitening: Whitening) -> Filters:
     if pitch is not None:
         share = pitch.innovation_share(pitch.templates.new_ones(1, 1).double(), n_bins)[0, 0]
         of_pitch = [pitch.flatten, pitch.log_weight, pitch.templates.T, pitch.log_pitches, 1.0 - share]
-        none = (*map(_array, of_pitch), float(pitch.sample_rate), pitch.strongest, pitch.reach, pitch.longest_lag)
+        none = (*map(_array, of_pitch), float(pitch.sample_rate), pitch.strongest, pitch.half_width, pitch.longest_lag)
     return Filters(
         _array(prediction.kernel),
         prediction.block_length,
