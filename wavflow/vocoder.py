@@ -213,9 +213,9 @@ class Vocoder(nn.Module):
         With `lengths`, the frames of each item, items are drawn one by one: each as it is alone, with the first part of its
         row of the noise. Whatever the mel holds beyond them is ignored, and the audio there is zero.
 
-        Where there is no engine, a flow whose context is short enough (a student's, a coupling's) draws in segments, so that the
-        memory for its layers does not grow with the length. Each segment is read with its context: the audio is that of one
-        pass.
+        Where there is no engine, a flow whose context is short enough (a student's, a coupling's) draws in segments, so that
+        the memory for its layers does not grow with the length. Each segment is read with its context: the audio is that of
+        one pass.
         """
         mel = self._input("mel", mel)
         if lengths is not None:
