@@ -11,7 +11,7 @@ from sounds import SAMPLE_RATE, needs, noise, speech, with_noise
 from torch import Tensor
 
 from wavflow.evaluation import judging, pitch
-from wavflow.evaluation.judging import FIGURES, SHORTEST, judge, summarize
+from wavflow.evaluation.judging import METRICS, SHORTEST, judge, summarize
 
 PERFECT = {
     **{name: pytest.approx(0.0, abs=1e-9) for name in ("level dB", "LSD dB", "mel L1", "mel L1 8k", "F0 cents", "F0 gross %")},
@@ -39,9 +39,9 @@ def test_identical_audio_is_perfect_in_every_figure_once_its_lag_is_out(lag: int
     audio = speech(seconds=1.5)
     late = audio.roll(lag or 0)  # what wraps around is silence
 
-    judgement = judge({"clip": {"recording": audio, "same": late}}, SAMPLE_RATE, align=lag is not None, jobs=1)
+    judged = judge({"clip": {"recording": audio, "same": late}}, SAMPLE_RATE, align=lag is not None, jobs=1)
 
-    recording, same = judgement.rows
+    recording, same = judged.rows
     wanted = PERFECT if lag is None else PERFECT | {"lag ms": pytest.approx(1000 * lag / SAMPLE_RATE)}
     if lag:  # frames and periods are cut elsewhere
         wanted |= {name: pytest.approx(1.0, abs=0.05) for name in ("DIO F1", "voicing F1")} | {
@@ -49,10 +49,10 @@ def test_identical_audio_is_perfect_in_every_figure_once_its_lag_is_out(lag: int
         }
     assert same == {"clip": "clip", "system": "same"} | wanted
     assert recording.keys() == same.keys()
-    assert FIGURES.keys() - same.keys() == ({"lag ms"} if lag is None else set()) | {"x real time"}
-    assert judgement.tracks["clip"].keys() == {"recording", "same"}
-    assert not judgement.left_out
-    assert not judgement.missing
+    assert METRICS.keys() - same.keys() == ({"lag ms"} if lag is None else set()) | {"x real time"}
+    assert judged.tracks["clip"].keys() == {"recording", "same"}
+    assert not judged.left_out
+    assert not judged.missing
 
 
 def test_known_distortions_give_known_moves() -> None:
@@ -89,15 +89,15 @@ def test_what_cannot_be_judged_is_named_excluded_and_counted() -> None:
         "no recording": {"recording": broken, "a": audio},
     }
 
-    judgement = judge(clips, SAMPLE_RATE, voicing=False, align=True, jobs=1)
+    judged = judge(clips, SAMPLE_RATE, voicing=False, align=True, jobs=1)
 
-    found = {(row["clip"], row["system"]): row["why"] for row in judgement.left_out}
-    assert len(judgement.left_out) == len(found) == 2 * len(faults) + 2
+    found = {(row["clip"], row["system"]): row["why"] for row in judged.left_out}
+    assert len(judged.left_out) == len(found) == 2 * len(faults) + 2
     for fault, (_, words) in faults.items():
         assert words in found[fault, "a"]
         assert words in found[fault, "never"]
     assert found["no recording", "all"] == "the recording holds NaN or infinity"
-    recording, a, never = summarize(judgement.rows, ["recording", "a", "never"])
+    recording, a, never = summarize(judged.rows, ["recording", "a", "never"])
     assert (recording["clips"], a["clips"], never["clips"]) == (len(faults) + 1, 1, 0)
     assert a["level dB"].mean == pytest.approx(20 * math.log10(2.0))
     assert math.isnan(never["level dB"].mean)
@@ -128,13 +128,13 @@ def test_a_missing_library_costs_its_own_figure_alone(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, library, None)
     audio = speech(seconds=1.0)
 
-    judgement = judge({"clip": {"recording": audio, "same": audio}}, SAMPLE_RATE, voicing=False, jobs=1)
+    judged = judge({"clip": {"recording": audio, "same": audio}}, SAMPLE_RATE, voicing=False, jobs=1)
 
-    assert figure in judgement.missing
-    row = judgement.rows[1]
+    assert figure in judged.missing
+    row = judged.rows[1]
     assert row[figure] is None
     assert row["M-STFT"] == 0.0
-    (_, summary) = summarize(judgement.rows, ["recording", "same"])
+    (_, summary) = summarize(judged.rows, ["recording", "same"])
     assert math.isnan(summary[figure].mean)
     assert summary[figure].n == 0
     assert summary["clips"] == 1
@@ -179,8 +179,8 @@ def test_progress_sees_each_clip_and_their_number() -> None:
             seen.append(item)
 
     audio = noise(SHORTEST)
-    judgement = judge({name: {"recording": audio} for name in "abc"}, SAMPLE_RATE, False, jobs=1, progress=progress)
-    assert seen == ["a", "b", "c"] == [row["clip"] for row in judgement.rows]
+    judged = judge({name: {"recording": audio} for name in "abc"}, SAMPLE_RATE, False, jobs=1, progress=progress)
+    assert seen == ["a", "b", "c"] == [row["clip"] for row in judged.rows]
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from helpers import tiny_teacher
 import wavflow
 from wavflow import files
 from wavflow.cli import output_folder
-from wavflow.files import aside, lock, sweep, unlock_all
+from wavflow.files import atomic_write, lock, sweep, unlock_all
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
 import demo
@@ -67,7 +67,7 @@ def test_a_forked_worker_does_not_keep_the_folder(tmp_path: Path) -> None:
 
 def test_two_writers_of_one_file_have_a_part_each(tmp_path: Path) -> None:
     path = tmp_path / ("long" * 60 + ".txt")  # 244 bytes: no room for more
-    with aside(path) as one, aside(path) as two:
+    with atomic_write(path) as one, atomic_write(path) as two:
         assert one != two
         one.write_text("one")
         two.write_text("two")

@@ -18,11 +18,11 @@ from helpers import tiny_mel, tiny_teacher
 import wavflow
 from wavflow.evaluation import Interval, markdown_table
 from wavflow.evaluation.charts import Scatter
-from wavflow.evaluation.judging import Figure
+from wavflow.evaluation.judging import Metric
 from wavflow.evaluation.page import render_page
 from wavflow.evaluation.report import Report, write_report
 from wavflow.evaluation.tables import csv_table, html_table, text_table
-from wavflow.files import aside
+from wavflow.files import atomic_write
 
 # Tables ---------------------------------------------------------------------------------------------------------------
 
@@ -86,7 +86,7 @@ def test_csv_table_keeps_full_precision() -> None:
 )
 def test_the_best_of_a_column_is_marked_and_the_recording_is_not(better: str, values: list, best: list[int]) -> None:
     rows = [{"system": f"s{i}", "figure": value} for i, value in enumerate(values)]
-    page = html_table(rows, {"figure": Figure(better, "")}, "s0")
+    page = html_table(rows, {"figure": Metric(better, "")}, "s0")
 
     lines = re.findall(r"<tr><th scope=\"row\".*?</tr>", page)
     assert [i for i, line in enumerate(lines) if "<strong>" in line] == best
@@ -154,7 +154,7 @@ def hostile_report() -> Report:
         models={HOSTILE: tiny_teacher()},
         ladder=[{"name": HOSTILE, "bits/sample": 8.0}],
         scatters=[Scatter(HOSTILE, HOSTILE, HOSTILE, [(HOSTILE, 1.0, 2.0)])],
-        legend={HOSTILE: Figure("low", HOSTILE)},
+        legend={HOSTILE: Metric("low", HOSTILE)},
         links={HOSTILE: "../other/report.html"},
     )
 
@@ -268,7 +268,7 @@ def test_failed_writing_leaves_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "report.md").write_text("old")
 
     def fail() -> None:
-        with aside(tmp_path / "report.md") as part:
+        with atomic_write(tmp_path / "report.md") as part:
             part.write_text("half of the new")
             raise KeyboardInterrupt
 

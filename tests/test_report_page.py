@@ -13,7 +13,7 @@ from helpers import tiny_mel, tiny_student, tiny_teacher
 
 from wavflow.evaluation import Interval
 from wavflow.evaluation.charts import Scatter
-from wavflow.evaluation.judging import Figure
+from wavflow.evaluation.judging import Metric
 from wavflow.evaluation.report import Report, write_report
 
 pytest_plugins = ["browser"]
@@ -63,7 +63,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         models={"teacher": tiny_teacher(), "student": tiny_student()},
         ladder=[{"name": HOSTILE, "bits/sample": 9.0}, {"name": "teacher", "bits/sample": Interval(8.0, 0.1, 3)}],
         scatters=[Scatter("Quality against speed", "speed", "M-STFT", [("a", 1.0, 2.0), ("b", 2.0, 1.5)])],
-        legend={"level dB": Figure("high", "how loud")},
+        legend={"level dB": Metric("high", "how loud")},
     )
     write_report(folder, report)
     return folder / "report.html"

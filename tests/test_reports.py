@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wavflow import Vocoder
 from wavflow.evaluation import reports
-from wavflow.evaluation.judging import FIGURES
+from wavflow.evaluation.judging import METRICS
 from wavflow.evaluation.report import Report
 from wavflow.evaluation.reports import report_on_folders, report_on_models, write_listening_page
 from wavflow.evaluation.systems import Clip
@@ -71,7 +71,7 @@ def test_report_on_models(tmp_path: Path) -> None:
     for column in ("bits/sample", "nats/sample", "KL"):
         assert column in report.legend
     assert (report.legend["KL"].better, report.legend["nats/sample"].better) == ("low", "high")
-    assert report.legend.keys() > FIGURES.keys()
+    assert report.legend.keys() > METRICS.keys()
     assert any("temperature 0.5" in note for note in report.notes)
     in_words = f"a: {paths['a']}, 13,047 steps, 1 min, data: LJSpeech, 3 speakers"
     assert report.notes[:3] == ["teacher: t.safetensors", in_words, "flow: f.safetensors"]

@@ -20,7 +20,7 @@ import torchaudio.functional as F
 from torch import Tensor
 
 from wavflow.arguments import as_tensor
-from wavflow.files import aside
+from wavflow.files import atomic_write
 from wavflow.headers import fault, with_its_length
 from wavflow.mel import MelSpectrogram
 
@@ -193,7 +193,7 @@ def write_audio(path: str | os.PathLike[str], audio: Tensor | np.ndarray, sample
     except ValueError as error:
         raise ValueError(f"{error} For {path} nothing was written.") from error
     try:
-        with aside(path) as part:
+        with atomic_write(path) as part:
             part.write_bytes(encoded)
     except OSError as error:
         raise OSError(f"`path` must be writable, got {path} ({error.strerror}): choose another place.") from error
@@ -218,7 +218,7 @@ def write_pieces(path: str | os.PathLike[str], pieces: Iterable[Tensor], sample_
     _check_format(path)
     file_format, samples = path.suffix[1:].lower(), 0
     subtype = _default_subtype(file_format)
-    with aside(path) as part:
+    with atomic_write(path) as part:
         try:
             with sf.SoundFile(os.fsencode(part), "w", sample_rate, 1, subtype, format=file_format) as file:
                 for piece in pieces:

@@ -19,7 +19,7 @@ from wavflow.cli import command, given, number, output_folder
 from wavflow.devices import pick_device
 from wavflow.evaluate import named
 from wavflow.evaluation.tables import plain_rows
-from wavflow.files import aside
+from wavflow.files import atomic_write
 from wavflow.models import build, load_model, released_models
 from wavflow.vocoder import Vocoder
 
@@ -48,7 +48,7 @@ def main(cfg: DictConfig) -> None:
     if slopes := growth(tables.get("costs", [])):
         growth_picture(folder / "benchmark.png", tables["costs"], slopes)
         tables["growth"] = slopes
-    with aside(folder / "benchmark.json") as part:
+    with atomic_write(folder / "benchmark.json") as part:
         part.write_text(json.dumps(found | {name: plain_rows(rows) for name, rows in tables.items()}, indent=1))
     print(headline(found["machine"], found["ceilings"]))
     for name, rows in tables.items():

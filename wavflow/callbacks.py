@@ -22,7 +22,7 @@ from torch import Tensor
 
 from wavflow.audio import write_audio
 from wavflow.evaluation.pictures import spectrogram_picture
-from wavflow.files import aside
+from wavflow.files import atomic_write
 from wavflow.models import save_model
 
 
@@ -171,7 +171,7 @@ class CheckpointFile(TorchCheckpointIO):
         assert self.waiting is not None
         (checkpoint, path), self.waiting, encoded = self.waiting, None, io.BytesIO()
         torch.save(checkpoint, encoded)  # in memory, since torch hides what goes wrong with a file
-        with aside(path) as part:
+        with atomic_write(path) as part:
             part.write_bytes(encoded.getbuffer())
             if path.exists():
                 os.replace(path, path.with_name("previous.ckpt"))

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from wavflow.arguments import about
 from wavflow.audio import check_audio, open_audio
 from wavflow.cli import command, newest_model, number
-from wavflow.files import aside
+from wavflow.files import atomic_write
 from wavflow.likelihood.codec import decode, encode, read_header
 from wavflow.models import load_model
 from wavflow.synthesize import speaker_id
@@ -115,7 +115,7 @@ def write(path: Path, data: bytes) -> None:
         OSError: The path can't be written.
     """
     try:
-        with aside(path) as part:
+        with atomic_write(path) as part:
             part.write_bytes(data)
     except OSError as error:
         raise OSError(f"`output` must be writable, got {path} ({error.strerror}): choose another place.") from error

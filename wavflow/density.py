@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from wavflow.cli import command, given, number, output_folder
 from wavflow.evaluation.tables import csv_table, markdown_table, plain_rows
-from wavflow.files import aside
+from wavflow.files import atomic_write
 from wavflow.tabular import bench, densities, pictures
 from wavflow.tabular.tables import Data
 
@@ -68,7 +68,7 @@ def write(folder: Path, table: list[dict[str, Any]], fits: list[bench.Fitted], c
         "results.json": json.dumps(results, indent=1),
     }
     for name, text in texts.items():
-        with aside(folder / name) as part:
+        with atomic_write(folder / name) as part:
             part.write_text(text)
 
 

@@ -12,7 +12,7 @@ _locked: dict[Path, int] = {}
 
 
 @contextlib.contextmanager
-def aside(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a path beside `path` to write to; it takes the name of `path` at the end, or goes if the writing fails.
 
     Its folder is made if it is not there. No other process, of this machine or another, has the same; and the file may be
@@ -69,8 +69,8 @@ if hasattr(os, "register_at_fork"):
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes `printable` text, as UTF-8 and `aside`."""
-    with aside(path) as part:
+    """Writes `printable` text, as UTF-8 and `atomic_write`."""
+    with atomic_write(path) as part:
         part.write_text(printable(text), encoding="utf-8")
 
 

@@ -21,7 +21,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from wavflow.architectures import flowavenet, student, teacher, waveflow, waveglow
 from wavflow.arguments import choose
-from wavflow.files import aside
+from wavflow.files import atomic_write
 from wavflow.mel import MelSpectrogram
 from wavflow.vocoder import Vocoder
 
@@ -87,7 +87,7 @@ def save_model(
         "config": json.dumps(vocoder.config),
         "info": json.dumps(vocoder.info | (info or {})),
     }
-    with aside(path) as part:
+    with atomic_write(path) as part:
         save_file(weights, part, metadata)
 
 

@@ -34,7 +34,7 @@ from wavflow.data.shards import import_litdata
 from wavflow.data.split import SPLITS, file_name, split_files
 from wavflow.evaluation.listening import loudness
 from wavflow.evaluation.tables import markdown_table
-from wavflow.files import aside
+from wavflow.files import atomic_write
 from wavflow.mel import MelSpectrogram
 from wavflow.mel_files import read_scale
 
@@ -208,7 +208,7 @@ def prepare(
     output_folder(output)
     check_same(output / "settings.json", settings)
     rows, parts = [], dict(zip(SPLITS, split_files(list(lengths), validation, test, seed, source), strict=True))
-    with aside(output / "split.json") as part:
+    with atomic_write(output / "split.json") as part:
         part.write_text(json.dumps({split: [file_name(path, source) for path in files] for split, files in parts.items()}))
     for split, files in parts.items():
         notes = output / split / "notes"
@@ -257,7 +257,7 @@ def cut_up(files: Sequence[Path], lengths: dict[Path, int], limit: int, hop: int
 def check_same(path: Path, settings: dict[str, Any]) -> None:
     """Writes the settings to a file or, if it is there, raises ValueError unless it holds the same."""
     if not path.exists():
-        with aside(path) as part:
+        with atomic_write(path) as part:
             part.write_text(json.dumps(settings))
         return
     before = json.loads(path.read_text())
@@ -271,7 +271,7 @@ def name_speakers(index: Path, names: list[str]) -> None:
     """Writes the speakers' names into litdata's index, which goes wherever the shards go."""
     content = json.loads(index.read_text())
     if names and "speakers" not in content:
-        with aside(index) as part:
+        with atomic_write(index) as part:
             part.write_text(json.dumps(content | {"speakers": names}))
 
 
@@ -284,7 +284,7 @@ def mend_checkpoints(folder: Path) -> None:
     for path in folder.glob(".checkpoints/checkpoint-*.json"):
         checkpoint = json.loads(path.read_text())
         checkpoint["inputs_done"] = checkpoint["done_till_index"] = sum(chunk["chunk_size"] for chunk in checkpoint["chunks"])
-        with aside(path) as part:
+        with atomic_write(path) as part:
             part.write_text(json.dumps(checkpoint))
 
 

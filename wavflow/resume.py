@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from wavflow.files import aside
+from wavflow.files import atomic_write
 
 LEFT_BEHIND = (
     "model.safetensors",
@@ -136,7 +136,7 @@ def keep_curves(logger: Any, step: int) -> None:
         rows = [row for row in reader if None not in row.values() and row["step"].isdigit()]  # the last may be cut off
     rerun = any(int(row["step"]) >= step and row.get("train/loss") for row in rows)
     rows = [row for row in rows if int(row["step"]) < step or not rerun]
-    with aside(table) as part, part.open("w", newline="") as file:
+    with atomic_write(table) as part, part.open("w", newline="") as file:
         table_writer = csv.DictWriter(file, names)
         table_writer.writeheader()
         table_writer.writerows(rows)

@@ -25,7 +25,7 @@ from wavflow.cli import command, given, newest_model, number, output_folder
 from wavflow.data import AudioDataModule
 from wavflow.data.split import Split, read_split
 from wavflow.devices import pick_precision
-from wavflow.files import aside, sweep
+from wavflow.files import atomic_write, sweep
 from wavflow.mel import MelSpectrogram
 from wavflow.models import build, load_model
 from wavflow.progress import OneEventFile, ProgressBar, opening
@@ -170,7 +170,7 @@ def prepare_output(cfg: DictConfig, resume: Checkpoint | None, split: Split, log
     for part in ("", "checkpoints", "logs", "samples"):
         sweep(Path(cfg.output) / part)
     OmegaConf.save(cfg, Path(cfg.output) / "config.yaml", resolve=True)  # only now: mistakes leave nothing behind
-    with aside(Path(cfg.output) / "split.json") as part:
+    with atomic_write(Path(cfg.output) / "split.json") as part:
         part.write_text(json.dumps(split, indent=1))
 
 

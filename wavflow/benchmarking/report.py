@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 
 from wavflow.evaluation.tables import markdown_table
-from wavflow.files import aside
+from wavflow.files import atomic_write
 
 SHOWN = ("model", "engine", "step", "form", "files", "format", "workers", "samples", "seconds of audio", "x real time",
          "x real time per core", "samples/s", "audio seconds/s", "first audio ms", "look-ahead ms", "sweeps", "residual",
@@ -106,5 +106,5 @@ def growth_picture(path: Path, rows: Sequence[Mapping[str, Any]], slopes: Sequen
         axis.set_minor_formatter("{x:g}")
     axes.grid(which="major", alpha=0.3)
     axes.legend(fontsize=9, frameon=False)
-    with aside(path) as part:
+    with atomic_write(path) as part:
         figure.savefig(part, format="png", dpi=120)

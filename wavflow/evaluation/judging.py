@@ -22,32 +22,32 @@ SHORTEST = 2048  # samples: a window of the longest STFT and of the pitch tracke
 SILENT = 2.0**-15  # a step of 16 bits: the noise that dequantizes digital silence stays below it
 
 
-class Figure(NamedTuple):
+class Metric(NamedTuple):
     """What a figure means, and which way is better: "low", "high", or nearest to "zero" or "one"."""
 
     better: str
     meaning: str
 
 
-FIGURES = {
-    "level dB": Figure("zero", "RMS beside the recording's"),
-    "M-STFT": Figure("low", "multi-resolution STFT distance, full band: 1 dB of level costs .2, 64 samples of lag .5"),
-    "M-STFT 8k": Figure("low", "the same up to 8 kHz"),
-    "LSD dB": Figure("low", "log-spectral distance, full band"),
-    "mel L1": Figure("low", "mean absolute difference of ln mel, full band"),
-    "mel L1 8k": Figure("low", "the same up to 8 kHz: Griffin-Lim starts from it and wins"),
-    "ESTOI": Figure("high", "extended intelligibility, 0 to 1, at 10 kHz"),
-    "PESQ": Figure("high", "wide-band PESQ, 1 to 4.64, at 16 kHz; says little below 1.2"),
-    "DIO F1": Figure("high", "does it hum where the recording hums? by DIO, which fails where phase is random"),
-    "voicing F1": Figure("high", "the same by pYIN, which may take the ringing of a whisper for a hum"),
-    "F0 cents": Figure("low", "RMS error of the pitch where both are voiced, errors above 600 cents aside"),
-    "F0 gross %": Figure("low", "share of those errors above 600 cents"),
-    "lag ms": Figure("zero", "how late it comes, estimated; taken out before the other figures"),
-    "x real time": Figure("high", "seconds of audio drawn per second"),
+METRICS = {
+    "level dB": Metric("zero", "RMS beside the recording's"),
+    "M-STFT": Metric("low", "multi-resolution STFT distance, full band: 1 dB of level costs .2, 64 samples of lag .5"),
+    "M-STFT 8k": Metric("low", "the same up to 8 kHz"),
+    "LSD dB": Metric("low", "log-spectral distance, full band"),
+    "mel L1": Metric("low", "mean absolute difference of ln mel, full band"),
+    "mel L1 8k": Metric("low", "the same up to 8 kHz: Griffin-Lim starts from it and wins"),
+    "ESTOI": Metric("high", "extended intelligibility, 0 to 1, at 10 kHz"),
+    "PESQ": Metric("high", "wide-band PESQ, 1 to 4.64, at 16 kHz; says little below 1.2"),
+    "DIO F1": Metric("high", "does it hum where the recording hums? by DIO, which fails where phase is random"),
+    "voicing F1": Metric("high", "the same by pYIN, which may take the ringing of a whisper for a hum"),
+    "F0 cents": Metric("low", "RMS error of the pitch where both are voiced, errors above 600 cents aside"),
+    "F0 gross %": Metric("low", "share of those errors above 600 cents"),
+    "lag ms": Metric("zero", "how late it comes, estimated; taken out before the other figures"),
+    "x real time": Metric("high", "seconds of audio drawn per second"),
 }
 
 
-class Judgement(NamedTuple):
+class Evaluation(NamedTuple):
     """What came of judging: a row per clip and system, the pitch tracks, and what was left out and why."""
 
     rows: list[dict[str, Any]]
@@ -57,7 +57,7 @@ class Judgement(NamedTuple):
     @property
     def missing(self) -> list[str]:
         """Names of the figures that no row has, for want of a library."""
-        return [name for name in FIGURES if (found := [row[name] for row in self.rows if name in row]) and set(found) == {None}]
+        return [name for name in METRICS if (found := [row[name] for row in self.rows if name in row]) and set(found) == {None}]
 
 
 def judge(
@@ -67,7 +67,7 @@ def judge(
     align: bool = False,
     jobs: int | None = None,
     progress: Progress = iter,
-) -> Judgement:
+) -> Evaluation:
     """Judges every system on every clip against the clip's first sound, the recording.
 
     Args:
@@ -82,12 +82,12 @@ def judge(
         What can't be judged (silent or very short sounds, NaN) is named in `left_out` and has no row.
     """
     tasks = ((name, dict(sounds), sample_rate, voicing, align) for name, sounds in clips.items())
-    judgement = Judgement([], {}, [])
+    judged = Evaluation([], {}, [])
     for name, (rows, tracks, left_out) in zip(progress(clips), parallel(_judge_clip, tasks, len(clips), jobs), strict=True):
-        judgement.rows.extend(rows)
-        judgement.tracks[name] = tracks
-        judgement.left_out.extend(left_out)
-    return judgement
+        judged.rows.extend(rows)
+        judged.tracks[name] = tracks
+        judged.left_out.extend(left_out)
+    return judged
 
 
 def parallel(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], count: int, jobs: int | None) -> Iterator[Any]:
@@ -109,7 +109,7 @@ def summarize(
         systems: In the order of the table; one of which no clip could be judged has no figures and 0 clips.
         speeds: System to how many times faster than real time it draws.
     """
-    names = [name for name in FIGURES if any(name in row for row in rows)]
+    names = [name for name in METRICS if any(name in row for row in rows)]
     summary = []
     for system in systems:
         own = [row for row in rows if row["system"] == system]

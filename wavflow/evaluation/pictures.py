@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from wavflow.files import aside
+from wavflow.files import atomic_write
 
 LEVELS = 64  # shades of a bare picture: enough for 1 dB each, and a third smaller than with 256
 
@@ -53,7 +53,7 @@ def spectrogram_picture(
     bar.set_label("dB re full-scale sine")
     if title:
         figure.suptitle(title, fontsize=13, parse_math=False)
-    with aside(path) as part:
+    with atomic_write(path) as part:
         figure.savefig(part, format="png", dpi=110)
 
 

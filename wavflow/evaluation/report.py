@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wavflow.audio import write_audio
 from wavflow.evaluation.charts import Scatter
-from wavflow.evaluation.judging import FIGURES, Figure
+from wavflow.evaluation.judging import METRICS, Metric
 from wavflow.evaluation.page import render_page
 from wavflow.evaluation.tables import Row, csv_table, markdown_table, plain_rows
 from wavflow.files import write_text
@@ -62,7 +62,7 @@ class Report:
     models: Mapping[str, Vocoder] = field(default_factory=dict)
     ladder: Sequence[Row] = ()
     scatters: Sequence[Scatter] = ()
-    legend: Mapping[str, Figure] = field(default_factory=lambda: FIGURES)
+    legend: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
 
 
 def write_report(folder: str | Path, report: Report) -> None:

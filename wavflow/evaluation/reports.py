@@ -10,7 +10,7 @@ from typing import Any
 
 from wavflow.evaluation.charts import Scatter
 from wavflow.evaluation.folders import read_folders
-from wavflow.evaluation.judging import FIGURES, RECORDING, SILENT, Figure, Judgement, judge, summarize
+from wavflow.evaluation.judging import METRICS, RECORDING, SILENT, Evaluation, Metric, judge, summarize
 from wavflow.evaluation.listening import LOWEST_RATE, write_listening_test
 from wavflow.evaluation.pitch import HOP_LENGTH
 from wavflow.evaluation.report import Report
@@ -22,10 +22,10 @@ Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 QUALITY = "M-STFT"  # what the comparison plots show: needs no library and tells trained from untrained
 MOST = 8  # sounds on a screen of a listening test, beside its low anchor
 SHOWN = 20  # clips that a page plays: each takes about a megabyte of it
-LEGEND = FIGURES | {
-    "bits/sample": Figure("low", "code length of 16-bit audio"),
-    "nats/sample": Figure("high", "log-likelihood on [-1, 1)"),
-    "KL": Figure("low", "of the model from the teacher"),
+LEGEND = METRICS | {
+    "bits/sample": Metric("low", "code length of 16-bit audio"),
+    "nats/sample": Metric("high", "log-likelihood on [-1, 1)"),
+    "KL": Metric("low", "of the model from the teacher"),
 }
 
 
@@ -59,12 +59,10 @@ def report_on_models(
     sounds = {clip.name: {name: rendering.audio[i] for name, rendering in renderings.items()} for i, clip in enumerate(clips)}
     first = next(iter(models.values()))
     paired = first.mel.n_mels > 0  # if not, a draw is no version of the recording
-    judgement = judge(
-        sounds, first.sample_rate, voicing and paired, jobs=jobs, progress=lambda items: progress(items, "judging")
-    )
+    judged = judge(sounds, first.sample_rate, voicing and paired, jobs=jobs, progress=lambda items: progress(items, "judging"))
     if not paired:
-        rows = [{name: row[name] for name in ("clip", "system", "level dB")} for row in judgement.rows]
-        judgement = judgement._replace(rows=rows)
+        rows = [{name: row[name] for name in ("clip", "system", "level dB")} for row in judged.rows]
+        judged = judged._replace(rows=rows)
     ladder, log_probs = likelihoods(clips, models)
     tables = {"Likelihood of the recordings": ladder}
     if teacher is not None and (rows := divergences(clips, teacher, models)):
@@ -72,7 +70,7 @@ def report_on_models(
     for name in (name for name in models if memory and models[name].draws_in_parallel):
         tables[f"Cost of synthesis, {name}"] = synthesis_costs(paths[name], memory, str(first.device))
     tables["What was trained"] = [_facts(name, model) for name, model in models.items()]
-    summary = summarize(judgement.rows, renderings, {name: rendering.speed for name, rendering in renderings.items()})
+    summary = summarize(judged.rows, renderings, {name: rendering.speed for name, rendering in renderings.items()})
     logs = {name: path.parent / "logs" / "metrics.csv" for name, path in paths.items()}
     notes = [", ".join([f"{name}: {path}", *_in_words(models[name].info)]) for name, path in paths.items()]
     if WHITENING in renderings:
@@ -89,12 +87,12 @@ def report_on_models(
         sample_rate=first.sample_rate,
         summary=summary,
         tables=tables,
-        clips=judgement.rows,
-        left_out=judgement.left_out,
-        notes=notes + _missing(judgement, [] if WORLD in renderings else [WORLD]) + _shown(sounds),
+        clips=judged.rows,
+        left_out=judged.left_out,
+        notes=notes + _missing(judged, [] if WORLD in renderings else [WORLD]) + _shown(sounds),
         sounds=dict(itertools.islice(sounds.items(), SHOWN)),
         log_probs=log_probs,
-        pitch=_pitch(judgement, first.sample_rate),
+        pitch=_pitch(judged, first.sample_rate),
         curves={name: path for name, path in logs.items() if path.is_file()},
         models=models,
         ladder=[{"name": row["likelihood of"], "bits/sample": row["bits/sample"]} for row in ladder],
@@ -113,21 +111,21 @@ def report_on_folders(
 ) -> Report:
     """Judges folders of sounds against a folder of recordings; see `read_folders`. The lag of each sound is taken out."""
     sounds = read_folders(reference, generated, limit)
-    judgement = judge(
+    judged = judge(
         sounds.clips, sounds.sample_rate, voicing, align=True, jobs=jobs, progress=lambda items: progress(items, "judging")
     )
-    if not judgement.rows:
-        raise ValueError(f"`reference`: no clip of {reference} can be judged. The first: {judgement.left_out[0]['why']}.")
+    if not judged.rows:
+        raise ValueError(f"`reference`: no clip of {reference} can be judged. The first: {judged.left_out[0]['why']}.")
     notes = [f"recordings: {reference}", *(f"{system}: {folder}" for system, folder in generated.items()), *sounds.notes]
     return Report(
         title=f"{', '.join(generated)} beside the recordings",
         sample_rate=sounds.sample_rate,
-        summary=summarize(judgement.rows, [RECORDING, *generated]),
-        clips=judgement.rows,
-        left_out=sounds.left_out + judgement.left_out,
-        notes=notes + _missing(judgement) + _shown(sounds.clips),
+        summary=summarize(judged.rows, [RECORDING, *generated]),
+        clips=judged.rows,
+        left_out=sounds.left_out + judged.left_out,
+        notes=notes + _missing(judged) + _shown(sounds.clips),
         sounds=dict(itertools.islice(sounds.clips.items(), SHOWN)),
-        pitch=_pitch(judgement, sounds.sample_rate),
+        pitch=_pitch(judged, sounds.sample_rate),
     )
 
 
@@ -177,8 +175,8 @@ def _in_words(info: Mapping[str, Any]) -> list[str]:
     return words + [f"{len(v)} {name}" if isinstance(v, list) else f"{name}: {v}" for name, v in others.items()]
 
 
-def _missing(judgement: Judgement, anchors: Sequence[str] = ()) -> list[str]:
-    names = [*judgement.missing, *anchors]
+def _missing(judged: Evaluation, anchors: Sequence[str] = ()) -> list[str]:
+    names = [*judged.missing, *anchors]
     return [f"not computed, for want of a library: {', '.join(names)} (pip install 'wavflow[eval]')"] if names else []
 
 
@@ -188,10 +186,10 @@ def _shown(sounds: Mapping[str, Any]) -> list[str]:
     )
 
 
-def _pitch(judgement: Judgement, sample_rate: int) -> dict[str, dict[str, tuple[Any, float]]]:
+def _pitch(judged: Evaluation, sample_rate: int) -> dict[str, dict[str, tuple[Any, float]]]:
     return {
         clip: {system: (track, HOP_LENGTH / sample_rate) for system, track in tracks.items()}
-        for clip, tracks in judgement.tracks.items()
+        for clip, tracks in judged.tracks.items()
     }
 
 
@@ -205,7 +203,7 @@ def _scatters(summary: Sequence[Mapping[str, Any]], models: Mapping[str, Vocoder
         for name, mean in quality.items()
         if name in models and models[name].info.get("seconds")
     ]
-    better = f"{QUALITY} ({FIGURES[QUALITY].better} is better)"
+    better = f"{QUALITY} ({METRICS[QUALITY].better} is better)"
     scatters = [
         Scatter("Quality against speed", "x real time", better, speed),
         Scatter("Quality against training time", "minutes of training", better, trained),

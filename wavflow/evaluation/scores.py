@@ -22,7 +22,7 @@ from scipy.stats import binomtest
 
 from wavflow.evaluation.intervals import Interval, mean_interval
 from wavflow.evaluation.tables import Row, csv_table, plain_rows
-from wavflow.files import aside, write_text
+from wavflow.files import atomic_write, write_text
 
 COLUMNS = (
     *("page", "listener", "seed", "test", "date", "trial", "clip", "seconds"),
@@ -237,7 +237,7 @@ def _picture(path: Path, scores: Scores) -> None:
         axes.set_xlim(*limits)
         if guessing is not None:
             axes.axvline(guessing, color="0.5", linewidth=1, linestyle="--")
-    with aside(path) as part:
+    with atomic_write(path) as part:
         figure.savefig(part, format="png", dpi=110)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from wavflow.evaluation.intervals import Interval
 
 if TYPE_CHECKING:
-    from wavflow.evaluation.judging import Figure
+    from wavflow.evaluation.judging import Metric
 
 Row = Mapping[str, Any]
 MISSING = "–"
@@ -122,7 +122,7 @@ def csv_table(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def html_table(rows: Sequence[Row], legend: Mapping[str, Figure] | None = None, reference: str | None = None) -> str:
+def html_table(rows: Sequence[Row], legend: Mapping[str, Metric] | None = None, reference: str | None = None) -> str:
     """The rows as a table that scrolls sideways where the screen is narrow; the first cell of a row names it.
 
     Args:
@@ -148,9 +148,9 @@ def html_table(rows: Sequence[Row], legend: Mapping[str, Figure] | None = None, 
     return f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody></table></div>'
 
 
-def _arrow(figure: Figure | None) -> str:
+def _arrow(metric: Metric | None) -> str:
     arrows = {"low": ("↓", "lower is better"), "high": ("↑", "higher is better")}
-    sign, words = arrows.get(figure.better, ("", "")) if figure else ("", "")
+    sign, words = arrows.get(metric.better, ("", "")) if metric else ("", "")
     return f' <span class="arrow" role="img" aria-label="{words}" title="{words}">{sign}</span>' if sign else ""
 
 

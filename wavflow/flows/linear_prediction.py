@@ -73,10 +73,10 @@ class LinearPrediction(MelBlocks):
         self.order = order
         self.floor = floor
         self.pitch = pitch
-        to_spectrum, offset, beyond = _bands_to_spectrum(mel)
+        to_spectrum, offset, extrapolation = _bands_to_spectrum(mel)
         self.register_buffer("to_spectrum", to_spectrum, persistent=False)
         self.register_buffer("spectrum_offset", offset, persistent=False)
-        self.register_buffer("beyond", beyond, persistent=False)
+        self.register_buffer("extrapolation", extrapolation, persistent=False)
         to_autocorrelation = spectrum_to_autocorrelation(mel.n_fft, order) * _lag_window(mel.sample_rate, order)
         self.register_buffer("to_autocorrelation", to_autocorrelation, persistent=False)
 
@@ -87,7 +87,7 @@ class LinearPrediction(MelBlocks):
         envelope = torch.maximum(log_mel, self.loudest_nearby(mel) - LARGEST_FALL) if mel.shape[1] else log_mel
         power = torch.exp(envelope @ self.to_spectrum.double() + self.spectrum_offset.double())
         upper_half = power[..., power.shape[-1] // 2 :].mean(dim=-1, keepdim=True)
-        power = torch.cat([power, upper_half * self.beyond.double()], dim=-1) + self.floor**2
+        power = torch.cat([power, upper_half * self.extrapolation.double()], dim=-1) + self.floor**2
         if self.pitch is not None:
             power = power * self.pitch.innovation_share(self.pitch(log_mel)[1], power.shape[-1])
         autocorrelation = power @ self.to_autocorrelation.double()
@@ -136,7 +136,7 @@ def _bands_to_spectrum(mel: MelSpectrogram) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the matrix (n_mels, n) and offset (n,) from a log-mel to the log power density of the first n bins, and the rest.
 
     The mel tells nothing above its last band. There the spectrum goes on from the mean power of its upper half, falling by
-    12 dB an octave as voices do (`beyond`, a factor for each of the remaining bins). Holding the last band instead costs
+    12 dB an octave as voices do (`extrapolation`, a factor for each of the remaining bins). Holding the last band instead costs
     half a nat per sample on LJSpeech: a hole there would be taken for silence all the way up.
     """
     if not mel.n_mels:
@@ -151,8 +151,8 @@ def _bands_to_spectrum(mel: MelSpectrogram) -> tuple[Tensor, Tensor, Tensor]:
     matrix[above, torch.arange(told)] = fraction
     # E|X| of white noise in the window against its standard deviation, see the class.
     unit = math.sqrt(math.pi) / 2.0 * mel.window.double().square().sum().sqrt()
-    beyond = (bins[told:] / centers[-1]) ** -4.0
-    return 2.0 * matrix, -2.0 * (weight.log() + unit.log()) @ matrix, beyond
+    extrapolation = (bins[told:] / centers[-1]) ** -4.0
+    return 2.0 * matrix, -2.0 * (weight.log() + unit.log()) @ matrix, extrapolation
 
 
 def _usual_spectrum(mel: MelSpectrogram, level: float = 0.1, corner: float = 600.0) -> Tensor:

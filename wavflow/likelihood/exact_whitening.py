@@ -59,12 +59,12 @@ class ExactWhitening:
         if mel.n_mels:
             told = told[told <= centers[-1]] if mel.f_max < mel.sample_rate / 2 else told
         self._upper = np.searchsorted(centers, told).clip(1, max(1, len(centers) - 1))
-        self._share, self._beyond = np.zeros(len(told)), np.zeros(0)
+        self._share, self._extrapolation = np.zeros(len(told)), np.zeros(0)
         if mel.n_mels:
             below, above = centers[self._upper - 1], centers[self._upper]
             self._share = ((told - below) / (above - below)).clip(0.0, 1.0)
             ratio = centers[-1] / np.arange(len(told), bins)
-            self._beyond = (ratio * ratio) * (ratio * ratio)
+            self._extrapolation = (ratio * ratio) * (ratio * ratio)
         self._pitch = None if pitch is None else _PitchTables(mel, pitch, bank, weight, centers)
 
     def filters(self, mel: np.ndarray) -> Filters:
@@ -75,7 +75,7 @@ class ExactWhitening:
             power = np.repeat(self._spectrum[None], len(at_blocks), axis=0)
         else:
             levels = np.maximum(at_blocks, loudest - LARGEST_FALL) - self._log_weight - self._log_unit
-            power = _power(levels, self._upper, self._share, self._beyond)
+            power = _power(levels, self._upper, self._share, self._extrapolation)
         power = power + self._floor
         lags, weights = np.zeros((len(power), 0), np.int64), np.zeros((len(power), 0))
         if self._pitch is not None:
@@ -155,10 +155,10 @@ def _interpolated(frames, kernel):
 
 
 @compiled
-def _power(levels, upper, share, beyond):
+def _power(levels, upper, share, extrapolation):
     """Returns the power spectra (N, bins) of bands' log-magnitudes (N, n_mels), and the bins beyond the last band."""
     told = len(upper)
-    power = np.zeros((len(levels), told + len(beyond)))
+    power = np.zeros((len(levels), told + len(extrapolation)))
     for n in range(len(levels)):
         total = 0.0
         for i in range(told):
@@ -166,8 +166,8 @@ def _power(levels, upper, share, beyond):
             power[n, i] = exp(2.0 * ((1.0 - share[i]) * below + share[i] * above))
             if i >= told // 2:
                 total += power[n, i]
-        for i in range(len(beyond)):
-            power[n, told + i] = total / (told - told // 2) * beyond[i]
+        for i in range(len(extrapolation)):
+            power[n, told + i] = total / (told - told // 2) * extrapolation[i]
     return power
 
 

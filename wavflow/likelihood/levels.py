@@ -128,7 +128,7 @@ def _predictor(linear: LinearPrediction, pitch: PitchPrediction | None, mel: Ten
     log_mel = linear.at_blocks(mel)
     power = torch.exp(log_mel @ linear.to_spectrum.double() + linear.spectrum_offset.double())
     upper_half = power[..., power.shape[-1] // 2 :].mean(dim=-1, keepdim=True)
-    power = torch.cat([power, upper_half * linear.beyond.double()], dim=-1) + linear.floor**2
+    power = torch.cat([power, upper_half * linear.extrapolation.double()], dim=-1) + linear.floor**2
     if pitch is not None:
         power = power * pitch.pitch.innovation_share(pitch.pitch(log_mel)[1], power.shape[-1])
     coefficients, error = levinson_durbin(power @ spectrum_to_autocorrelation(2 * power.shape[-1] - 2, linear.order))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wavflow.evaluation.coding import bits_per_sample
 from wavflow.evaluation.drawings import mel_axis
-from wavflow.files import aside
+from wavflow.files import atomic_write
 from wavflow.likelihood.scoring import Scores
 from wavflow.mel import MelSpectrogram
 
@@ -47,5 +47,5 @@ def score_picture(path: str | Path, scores: Scores, log_mel: Tensor, mel: MelSpe
         axes.grid(alpha=0.3)
     if title:
         figure.suptitle(title, fontsize=13, parse_math=False)
-    with aside(path) as part:
+    with atomic_write(path) as part:
         figure.savefig(part, format="png", dpi=110)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan
 from torch.export import Dim, ExportedProgram
 
-from wavflow.files import aside
+from wavflow.files import atomic_write
 from wavflow.mel import MEL_FLOOR
 from wavflow.synthesis.export_unwhitening import Unwhitening
 from wavflow.synthesis.frame_step import WINDOW, FrameStep, draw, initial, inverse_flows
@@ -136,7 +136,7 @@ def quantize(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> 
     model = onnx.load(source)
     quantization.quant_utils.add_pre_process_metadata(model)  # else it advises to, on stderr
     layers = [node.name for node in model.graph.node if node.op_type == "MatMul" and _is_of_a_layer(node)]
-    with aside(target) as part:
+    with atomic_write(target) as part:
         quantization.quantize_dynamic(model, part, op_types_to_quantize=["MatMul"], nodes_to_quantize=layers)
 
 
@@ -196,7 +196,7 @@ def _write_onnx(program: ExportedProgram, path: str | os.PathLike[str], inputs: 
             for key in noted.metadata_props.keys() - {SCOPES}:
                 del noted.metadata_props[key]
     graph.model.metadata_props.update(facts)
-    with aside(path) as part:
+    with atomic_write(path) as part:
         graph.save(part, external_data=False)
 
 

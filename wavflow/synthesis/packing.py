@@ -71,16 +71,16 @@ def pack(net: WaveNet, dtype: torch.dtype, words: Callable[[np.ndarray], np.ndar
     # (layers, taps, 2, C, C of the tap), the oldest tap first
     gates = torch.stack([_weight(gate).unflatten(0, (2, -1)).unflatten(2, (net.kernel_size, -1)) for gate in net.gates])
     gates = by_vectors(padded(gates.permute(0, 3, 4, 1, 2), {-1: channels, -3: channels}))
-    # The factors that keep the variance, of the residual path and of the summed skips, are left to the weights.
-    keep, share = math.sqrt(0.5), math.sqrt(1.0 / layers)
+    # The factors that residual_scale the variance, of the residual path and of the summed skips, are left to the weights.
+    residual_scale, skip_scale = math.sqrt(0.5), math.sqrt(1.0 / layers)
     outputs, skip_bias, residual_bias = [], torch.zeros(skip).float(), torch.zeros(layers, channels).float()
     for i, output in enumerate(net.outputs):
         weight, bias = _weight(output).T, output.bias.float()
         to_skip, to_next = weight.split([net.head.in_features, weight.shape[1] - net.head.in_features], dim=1)
-        matrix = torch.cat([padded(share * to_skip, {-1: skip}), keep * to_next], dim=1)
+        matrix = torch.cat([padded(skip_scale * to_skip, {-1: skip}), residual_scale * to_next], dim=1)
         outputs.append(padded(matrix, {-1: width, -2: channels}))
-        skip_bias[: net.head.in_features] += share * bias[: net.head.in_features]
-        residual_bias[i, : to_next.shape[1]] = keep * bias[net.head.in_features :]
+        skip_bias[: net.head.in_features] += skip_scale * bias[: net.head.in_features]
+        residual_bias[i, : to_next.shape[1]] = residual_scale * bias[net.head.in_features :]
     gate_bias = torch.stack([gate.bias.float().unflatten(0, (2, -1)) for gate in net.gates])
     words = words or shared_words
     parameters = whole(net.last.out_features, TILE)
@@ -127,7 +127,7 @@ def paired_words(pairs: np.ndarray) -> np.ndarray:
 
 
 def shared_words(pairs: np.ndarray) -> np.ndarray:
-    """Rounds float32 pairs (tiles, inputs / 2, 2, TILE) to bfloat16 and lets each share a word of 32 bits."""
+    """Rounds float32 pairs (tiles, inputs / 2, 2, TILE) to bfloat16 and lets each skip_scale a word of 32 bits."""
     even, odd = (pairs[:, :, i].copy().view(np.uint32).astype(np.int64) for i in (0, 1))
     low = (odd + 0x7FFF + ((odd >> 16) & 1)) >> 16  # to nearest, ties to even
     sign, magnitude = even & 0x80000000, even & 0x7FFFFFFF

@@ -26,7 +26,7 @@ class Filters(NamedTuple):
     block_length: int
     to_spectrum: np.ndarray  # (n_mels, told)
     spectrum_offset: np.ndarray  # (told,)
-    beyond: np.ndarray  # (bins - told,)
+    extrapolation: np.ndarray  # (bins - told,)
     floor: float  # power
     to_autocorrelation: np.ndarray  # (bins, order + 1)
     flatten: np.ndarray  # (bands, bands)
@@ -55,7 +55,7 @@ def filters(whitening: Whitening) -> Filters:
         prediction.block_length,
         _array(prediction.to_spectrum),
         _array(prediction.spectrum_offset),
-        _array(prediction.beyond),
+        _array(prediction.extrapolation),
         prediction.floor**2,
         _array(prediction.to_autocorrelation),
         *none,
@@ -167,7 +167,7 @@ def predictor(filters: Filters, log_mel: np.ndarray, strength: float, coefficien
     r = np.zeros(order + 1)
     for i in range(bins):
         if i >= told:
-            power[i] = upper_half * filters.beyond[i - told]
+            power[i] = upper_half * filters.extrapolation[i - told]
         share = (power[i] + filters.floor) * (1.0 - strength * strength * filters.response[i])
         for k in range(order + 1):
             r[k] += share * filters.to_autocorrelation[i, k]

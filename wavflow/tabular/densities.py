@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wavflow.files import aside
+from wavflow.files import atomic_write
 from wavflow.flows import ActNorm, Chain, Flow, Transform, named
 from wavflow.flows.base import at_least_float32
 
@@ -118,7 +118,7 @@ def gaussian_log_prob(train: Tensor, test: Tensor, levels: int | None = None) ->
 
 def save(model: Flow, path: str | os.PathLike[str], config: dict[str, Any]) -> None:
     """Writes weights and configuration, the arguments of `density`, to one .safetensors file."""
-    with aside(path) as part:
+    with atomic_write(path) as part:
         weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
         save_file(weights, part, {"format": FORMAT, "config": json.dumps(config)})
 

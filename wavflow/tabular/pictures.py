@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional
 
-from wavflow.files import aside
+from wavflow.files import atomic_write
 from wavflow.flows import Chain, Flow, Permutation, Reverse, Transform
 from wavflow.tabular.fitting import History, log_likelihoods
 from wavflow.tabular.shapes import Shape
@@ -136,5 +136,5 @@ def _panels(n: int, columns: int) -> tuple[Figure, list]:
 
 
 def _write(figure: Figure, path: str | Path) -> None:
-    with aside(path) as part:
+    with atomic_write(path) as part:
         figure.savefig(part, format="png", dpi=100)
