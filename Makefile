@@ -10,7 +10,7 @@ PIP := $(RUN) -m pip --disable-pip-version-check
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format demo clean
+.PHONY: help setup test lint format demo docs clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1	\2/p' $(MAKEFILE_LIST) | while IFS='	' read -r target text; do \
@@ -49,6 +49,10 @@ format: $(STAMP) ## Repair what `make lint` finds, as far as that goes by itself
 demo: $(STAMP) ## Train a teacher, distil a student and write a report, in at most 10 minutes
 	$(RUN) scripts/demo.py $(ARGS)
 
+docs: $(STAMP) ## Build the documentation as a site, into site/
+	$(PIP) install --quiet -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+
 clean: ## Remove what building and testing left; .venv, runs and reports stay
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

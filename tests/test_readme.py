@@ -1,4 +1,4 @@
-"""README.md: every command runs, every option is one, its Python works, and its figures are those of the released models."""
+"""README.md and the pages of docs/: commands run, options exist, the Python works, figures are those of the released models."""
 
 import glob
 import importlib.metadata
@@ -28,7 +28,9 @@ from wavflow.models import build
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDING = ROOT / "wavflow" / "assets" / "models" / "LJ027-0006.flac"
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ("train", "evaluate", "synthesize", "likelihoods", "flows", "results")  # what one makes, the next one takes
+TEXT = "\n".join([README, *((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in PAGES)])
 FENCE = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 PYTHON = [body for language, body in FENCE.findall(TEXT) if language == "python"]
 SPANS = list(dict.fromkeys(re.findall(r"`([^`\n]+)`", FENCE.sub("", TEXT))))
@@ -71,7 +73,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.slow
 def test_every_command_runs(place: Path) -> None:
-    """In the README's order: what one makes, the next one takes."""
+    """In their order: what one makes, the next one takes."""
     ran = set()
     for program, *words in (command for command in COMMANDS if command):
         if program == "python":
@@ -116,9 +118,9 @@ def test_every_option_is_one(span: str) -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    assert [link for link in re.findall(r"\]\(([^)]+)\)", TEXT) if not (ROOT / link).exists()] == []
-    assert "neural vocoder" in TEXT.splitlines()[2]
-    assert "mel -> waveform" in TEXT.splitlines()[2]
+    assert [link for link in re.findall(r"\]\(([^)]+)\)", README) if not (ROOT / link).exists()] == []
+    assert "neural vocoder" in README.splitlines()[2]
+    assert "mel -> waveform" in README.splitlines()[2]
 
 
 @pytest.fixture
@@ -135,7 +137,7 @@ def test_the_python_runs_and_its_mel_is_the_models(tmp_path: Path, monkeypatch: 
     names: dict = {}
     for block in PYTHON:
         exec(block, names)
-    assert len(PYTHON) == 2
+    assert len(PYTHON) == 3
     copy, rate = wavflow.read_audio("copy.wav")
     assert (len(copy), rate) == (20000 // 256 * 256, 22050)
     assert torch.equal(names["student"].mel(recording[None]), names["mel"])

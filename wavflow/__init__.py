@@ -10,5 +10,5 @@ from wavflow.mel_scale import MelScale
 from wavflow.models import load_model, save_model
 from wavflow.vocoder import Vocoder
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["MelScale", "MelSpectrogram", "Vocoder", "__version__", "load_model", "read_audio", "save_model", "write_audio"]
