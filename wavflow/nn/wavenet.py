@@ -99,17 +99,46 @@ class WaveNet(nn.Module):
     def forward(self, x: Tensor, cond: Conditioning | Tensor | None = None) -> Tensor:
         """Returns parameters (B, out_channels, T) for x (B, in_channels, T) and features."""
         cond, projected = self._project(cond)
-        h, skip = self._enter(x.transpose(1, 2)), 0.0
-        ahead = 0 if self.causal else self.kernel_size // 2
+        h = self._enter(x.transpose(1, 2))
         if self.compiled_layers and cond is not None and fits(h, cond.kernel, [*self.gates, *self.outputs]):
             cond.to_samples(projected[0, ..., :0], x.shape[-1])  # checks the length
+            ahead = 0 if self.causal else self.kernel_size // 2
             skip = gated_layers(h, projected, cond.kernel, self.gates, self.outputs, self.dilations, ahead)
-            return self._params(skip).transpose(1, 2)
-        for i, dilation in enumerate(self.dilations):
-            taps = torch.cat([delay(h, (k - ahead) * dilation) for k in reversed(range(self.kernel_size))], dim=-1)
-            features = None if projected is None else cond.to_samples(projected[i], x.shape[-1])
-            h, skip = self._layer(i, h, taps, features, skip)
+        else:
+            skip, _ = self._layers(h, cond, projected, None)
         return self._params(skip).transpose(1, 2)
+
+    def initial(self, batch: int) -> list[Tensor]:
+        """Returns the past before the first sample, zeros: of each layer its last (kernel_size - 1) * dilation inputs."""
+        spans = ((self.kernel_size - 1) * dilation for dilation in self.dilations)
+        return [self.input.weight.new_zeros(batch, span, self.channels) for span in spans]
+
+    def push(self, x: Tensor, cond: Conditioning | Tensor | None, past: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Returns what `forward` does for further samples x (B, in_channels, T) of a signal, and the past after them.
+
+        Args:
+            x: Samples.
+            cond: Their features.
+            past: Of the samples before, from `initial` or the last call: (B, ..., channels) for each layer.
+        """
+        cond, projected = self._project(cond)
+        skip, past = self._layers(self._enter(x.transpose(1, 2)), cond, projected, past)
+        return self._params(skip).transpose(1, 2), past
+
+    def _layers(
+        self, h: Tensor, cond: Conditioning | None, projected: Tensor | None, past: list[Tensor] | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Returns the summed skips of all layers, and their past after h (B, T, C); without a past, zeros lie around h."""
+        length, after, skip = h.shape[1], [], 0.0
+        for i, dilation in enumerate(self.dilations):
+            span = (self.kernel_size - 1) * dilation
+            ahead = 0 if self.causal else span // 2
+            inputs = functional.pad(h, (0, 0, span - ahead, ahead)) if past is None else torch.cat([past[i], h], dim=1)
+            taps = torch.cat([inputs[:, k * dilation : k * dilation + length] for k in range(self.kernel_size)], dim=-1)
+            after.append(inputs[:, length:])
+            features = None if projected is None else cond.to_samples(projected[i], length)
+            h, skip = self._layer(i, h, taps, features, skip)
+        return skip, after
 
     def stepper(self, cond: Conditioning | Tensor | None = None, batch: int = 1) -> Callable[[Tensor], Tensor]:
         """Returns `step(x (B, in_channels)) -> parameters (B, out_channels)`: forward, one sample a call, from cached layers.
@@ -176,9 +205,3 @@ class WaveNet(nn.Module):
         cond = cond if isinstance(cond, Conditioning) else Conditioning(cond)
         projected = self.features(cond.frames.transpose(1, 2)).unflatten(-1, (len(self.gates), -1))
         return cond, projected.permute(2, 0, 1, 3)
-
-
-def delay(h: Tensor, samples: int) -> Tensor:
-    """Delays h (B, T, C) by some samples, zeros first; a negative delay looks ahead, zeros last."""
-    samples = max(-h.shape[1], min(samples, h.shape[1]))  # a signal may be shorter than a dilation
-    return functional.pad(h, (0, 0, samples, -samples)) if samples else h

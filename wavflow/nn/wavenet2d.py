@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from wavflow.arguments import at_least
 from wavflow.nn.upsampler import Conditioning
-from wavflow.nn.wavenet import WaveNet, delay
+from wavflow.nn.wavenet import WaveNet
 
 
 class WaveNet2d(WaveNet):
@@ -84,5 +84,6 @@ def _down(h: Tensor, rows: int) -> Tensor:
 
 
 def _delay(h: Tensor, samples: int) -> Tensor:
-    """Delays h (B, T, ..., C) along T."""
-    return delay(h.flatten(2), samples).view(h.shape)
+    """Delays h (B, T, ..., C) along T by some samples, zeros first; a negative delay looks ahead, zeros last."""
+    samples = max(-h.shape[1], min(samples, h.shape[1]))  # a signal may be shorter than a dilation
+    return functional.pad(h.flatten(2), (0, 0, samples, -samples)).view(h.shape) if samples else h

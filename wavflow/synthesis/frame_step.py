@@ -167,10 +167,8 @@ def initial(flows: list[Autoregressive], batch: int, like: Tensor) -> State:
     """Returns the memory of flows before the first sample: of each the last step of noise, and the past of its layers."""
     state = {}
     for i, flow in enumerate(flows):
-        net = flow.conditioner
-        state[f"flow{i}.noise"] = like.new_zeros(batch, net.input.in_features, 1)
-        for j, dilation in enumerate(net.dilations):
-            state[f"flow{i}.layer{j}"] = net.input.weight.new_zeros(batch, (net.kernel_size - 1) * dilation, net.channels)
+        state[f"flow{i}.noise"] = like.new_zeros(batch, flow.group, 1)
+        state |= {f"flow{i}.layer{j}": past for j, past in enumerate(flow.conditioner.initial(batch))}
     return state
 
 
@@ -182,28 +180,11 @@ def draw(flows: list[Autoregressive], z: Tensor, cond: Conditioning, state: Stat
         before = torch.cat([state[f"flow{i}.noise"], x], dim=-1)
         after[f"flow{i}.noise"] = before[..., -1:]
         past = [state[f"flow{i}.layer{j}"] for j in range(len(flow.conditioner.dilations))]
-        params, past = parameters(flow.conditioner, before[..., :-1], fold_cond(cond, flow.group), past)
+        params, past = flow.conditioner.push(before[..., :-1], fold_cond(cond, flow.group), past)
         after |= {f"flow{i}.layer{j}": part for j, part in enumerate(past)}
         y, log_slope = flow.tau.forward(x, params)
         z, log_det = unfold(y, flow.group), log_det + unfold(log_slope, flow.group).sum(dim=1)
     return z, log_det, after
-
-
-def parameters(net: WaveNet, x: Tensor, cond: Conditioning, past: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """Returns what `WaveNet.forward` does for x (B, in_channels, T), after a past of its layers; and their past after it.
-
-    The past of a layer is the last (kernel_size - 1) * dilation of its inputs (B, ..., channels).
-    """
-    cond, projected = net._project(cond)
-    length, after = x.shape[-1], []
-    h, skip = net._enter(x.transpose(1, 2)), 0.0
-    for i, (dilation, before) in enumerate(zip(net.dilations, past, strict=True)):
-        inputs = torch.cat([before, h], dim=1)
-        taps = torch.cat([inputs[:, k * dilation : k * dilation + length] for k in range(net.kernel_size)], dim=-1)
-        after.append(inputs[:, length:])
-        features = None if projected is None else cond.to_samples(projected[i], length)
-        h, skip = net._layer(i, h, taps, features, skip)
-    return net._params(skip).transpose(1, 2), after
 
 
 def held_frames(mel: Tensor) -> Tensor:
