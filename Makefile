@@ -41,6 +41,7 @@ test: $(STAMP) ## Run all tests (ARGS="-m 'not slow'" or ARGS=tests/test_flows.p
 lint: $(STAMP) ## Check style, layers and formatting
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(VENV)/bin/lint-imports --no-cache
 
 format: $(STAMP) ## Repair what `make lint` finds, as far as that goes by itself
 	$(RUN) -m ruff check --fix .

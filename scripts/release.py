@@ -18,11 +18,11 @@ from wavflow import Vocoder, load_model, save_model
 from wavflow.data import AudioDataModule
 from wavflow.data.split import read_split
 from wavflow.evaluate import hold_out
-from wavflow.evaluation.intervals import mean_interval
 from wavflow.evaluation.metrics import log_spectral_distance
 from wavflow.evaluation.systems import Clip, divergences, likelihoods
-from wavflow.evaluation.tables import markdown_table
 from wavflow.models import HALVES, RELEASED
+from wavflow.reporting.intervals import mean_interval
+from wavflow.reporting.tables import markdown_table
 
 KEPT = ("steps", "stage", "seconds", "speakers", "split")  # of what a run notes in its model file
 LARGEST = 16_000_000  # bytes

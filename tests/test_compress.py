@@ -14,8 +14,8 @@ from commands import is_refused, succeeds
 from helpers import random_log_mel, tiny_student, tiny_teacher
 
 from wavflow import Vocoder
-from wavflow.evaluation.coding import bits_per_sample
 from wavflow.likelihood import codec, exact_density
+from wavflow.likelihood.bits import bits_per_sample
 from wavflow.likelihood.exact_density import ExactDensity
 from wavflow.likelihood.mel_code import coarse, code_mel, fine
 from wavflow.likelihood.range_coding import WHOLE, reader, writer, written
@@ -252,6 +252,17 @@ def test_command_codes_and_decodes(place: Path, ending: str) -> None:
     pcm, rate = soundfile.read(place / f"b.{ending}", dtype="int16")
     assert rate == 8000
     np.testing.assert_array_equal(pcm.T, noise(300, 2))
+
+
+def test_a_file_finds_the_released_model_that_coded_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    newest = place / "runs/teacher/run/model.safetensors"
+    newest.parent.mkdir(parents=True)
+    save_model(tiny_teacher(0.4).float(), newest)
+    monkeypatch.setattr("wavflow.compress.released_models", lambda: {"one": newest, "other": place / "teacher.safetensors"})
+    succeeds("compress", f"model={place / 'teacher.safetensors'}", "input=a.wav", "output=a.wavflow")
+    succeeds("compress", "input=a.wavflow", "output=b.wav")
+    np.testing.assert_array_equal(soundfile.read("b.wav", dtype="int16")[0].T, noise(300, 2))
 
 
 def test_command_refuses_in_one_line(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,9 @@ from PIL import Image
 
 import wavflow
 from wavflow.evaluation import Interval, spectrogram_picture
-from wavflow.evaluation.charts import Scatter, _read_curves, curve_charts, scatter_chart
-from wavflow.evaluation.drawings import ladder, likelihood_lane, mel_axis, pitch_lane, receptive_field
-from wavflow.evaluation.pictures import _level, matrix_png
+from wavflow.evaluation.report.charts import Scatter, _read_curves, curve_charts, scatter_chart
+from wavflow.evaluation.report.drawings import ladder, likelihood_lane, pitch_lane, receptive_field
+from wavflow.reporting.pictures import _level, matrix_png, mel_axis
 
 # Pictures -------------------------------------------------------------------------------------------------------------
 

@@ -12,9 +12,9 @@ from helpers import VOICE, random_log_mel, tiny_student, tiny_teacher, voiced_lo
 from torch import Tensor
 
 from wavflow import MelSpectrogram, Vocoder, save_model
+from wavflow.evaluation.exported import check, open_graph, run
 from wavflow.models import build
 from wavflow.synthesis.export import export_step, export_whole, quantize, whole_program
-from wavflow.synthesis.export_check import check, open_graph, run
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wavflow import Vocoder
 from wavflow.distributions import Gaussian, Logistic
-from wavflow.evaluation.drawings import receptive_field
+from wavflow.evaluation.report.drawings import receptive_field
 from wavflow.flows import Affine, Autoregressive, Chain, Flow, Inverse, Inverted, TriangularAffine
 from wavflow.losses import DensityDistillation
 from wavflow.losses.distillation import FORMS

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from wavflow.evaluation.listening import LOW_ANCHOR, write_listening_test
-from wavflow.evaluation.scores import COLUMNS, score
+from wavflow.evaluation.report.listening import LOW_ANCHOR, write_listening_test
+from wavflow.evaluation.report.scores import COLUMNS, score
 
 pytest_plugins = ["browser"]
 pytestmark = pytest.mark.slow

@@ -17,12 +17,12 @@ from helpers import tiny_mel, tiny_teacher
 
 import wavflow
 from wavflow.evaluation import Interval, markdown_table
-from wavflow.evaluation.charts import Scatter
 from wavflow.evaluation.judging import Metric
-from wavflow.evaluation.page import render_page
-from wavflow.evaluation.report import Report, write_report
-from wavflow.evaluation.tables import csv_table, html_table, text_table
+from wavflow.evaluation.report.charts import Scatter
+from wavflow.evaluation.report.folder import Report, write_report
+from wavflow.evaluation.report.page import render_page
 from wavflow.files import atomic_write
+from wavflow.reporting.tables import csv_table, html_table, text_table
 
 # Tables ---------------------------------------------------------------------------------------------------------------
 

@@ -12,9 +12,9 @@ import torch
 from helpers import tiny_mel, tiny_student, tiny_teacher
 
 from wavflow.evaluation import Interval
-from wavflow.evaluation.charts import Scatter
 from wavflow.evaluation.judging import Metric
-from wavflow.evaluation.report import Report, write_report
+from wavflow.evaluation.report.charts import Scatter
+from wavflow.evaluation.report.folder import Report, write_report
 
 pytest_plugins = ["browser"]
 pytestmark = pytest.mark.slow

@@ -17,7 +17,7 @@ from torch import Tensor
 from wavflow import Vocoder
 from wavflow.evaluation import reports
 from wavflow.evaluation.judging import METRICS
-from wavflow.evaluation.report import Report
+from wavflow.evaluation.report.folder import Report
 from wavflow.evaluation.reports import report_on_folders, report_on_models, write_listening_page
 from wavflow.evaluation.systems import Clip
 

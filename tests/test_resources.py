@@ -12,7 +12,7 @@ from helpers import randomized, tiny_student
 
 import wavflow.models
 from wavflow import Vocoder, save_model
-from wavflow.evaluation import resources
+from wavflow.benchmarking import resources
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from helpers import tiny_mel, tiny_teacher
 from wavflow import prepare as preparation
 from wavflow import save_model
 from wavflow.data.shards import LANES, SPLITS, ShardClips, ShardCrops, ShardDataModule, Shards
-from wavflow.evaluation.listening import loudness
+from wavflow.loudness import loudness
 from wavflow.prepare import audio_settings, prepare, read_notes
 
 with warnings.catch_warnings():  # what litdata imports is not ours

@@ -14,7 +14,7 @@ import wavflow
 from wavflow.data import AudioDataModule
 from wavflow.evaluation import systems
 from wavflow.evaluation.systems import Clip
-from wavflow.synthesize import speaker_id, speaker_names
+from wavflow.speakers import speaker_id, speaker_names
 
 MULTI = Path(__file__).parents[2] / "shared" / "data" / "speech_multi"
 MUSIC = MULTI.with_name("music")

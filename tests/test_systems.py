@@ -13,8 +13,8 @@ from sounds import hum
 from wavflow import Vocoder
 from wavflow.evaluation import systems
 from wavflow.evaluation.anchors import griffin_lim
-from wavflow.evaluation.intervals import Interval
 from wavflow.evaluation.systems import Clip
+from wavflow.reporting.intervals import Interval
 
 
 def make_clips(model: Vocoder, frames: tuple[int, ...] = (9, 5, 7), std: float = 0.1) -> list[Clip]:

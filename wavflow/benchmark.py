@@ -15,12 +15,11 @@ from wavflow.benchmarking.measure import Sizes, jobs, with_random_weights
 from wavflow.benchmarking.report import growth_picture, headline, machine, text_table
 from wavflow.benchmarking.synthesis import growth
 from wavflow.benchmarking.timing import Stopwatch, threads
-from wavflow.cli import command, given, number, output_folder
+from wavflow.cli import command, given, named, number, output_folder
 from wavflow.devices import pick_device
-from wavflow.evaluate import named
-from wavflow.evaluation.tables import plain_rows
 from wavflow.files import atomic_write
 from wavflow.models import build, load_model, released_models
+from wavflow.reporting.tables import plain_rows
 from wavflow.vocoder import Vocoder
 
 

@@ -21,9 +21,9 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from wavflow.audio import write_audio
-from wavflow.evaluation.pictures import spectrogram_picture
 from wavflow.files import atomic_write
 from wavflow.models import save_model
+from wavflow.reporting.pictures import spectrogram_picture
 
 
 class SaveModel(pl.Callback):

@@ -14,7 +14,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -216,6 +216,20 @@ def newest_model(stage: str, key: str | None = None, runs: str | Path = "runs") 
         )
     print(f"No {stage} was named: {key}={models[-1]}, the newest of {runs}/{stage}.", file=sys.stderr)
     return models[-1]
+
+
+def named(paths: list[str], option: str, taken: Iterable[str]) -> dict[str, Path]:
+    """Names paths by the shortest end of each that is unlike the others'; a run's model.safetensors by its run."""
+    places = [Path(os.path.abspath(path)).as_posix() for path in paths]
+    parts = [place.removesuffix("/model.safetensors").removesuffix(".safetensors").split("/") for place in places]
+    for depth in range(1, 1 + max(map(len, parts), default=0)):
+        names = ["-".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            names = [f"{option} {name}" if name in taken else name for name in names]
+            return {name: Path(path) for name, path in zip(names, paths, strict=True)}
+    if paths:
+        raise ValueError(f"`{option}` must name different things, got {', '.join(paths)}: name each once.")
+    return {}
 
 
 def given(option: str) -> bool:

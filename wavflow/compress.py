@@ -15,9 +15,9 @@ from wavflow.arguments import about
 from wavflow.audio import check_audio, open_audio
 from wavflow.cli import command, newest_model, number
 from wavflow.files import atomic_write
-from wavflow.likelihood.codec import decode, encode, read_header
-from wavflow.models import load_model
-from wavflow.synthesize import speaker_id
+from wavflow.likelihood.codec import decode, encode, fingerprint, read_header
+from wavflow.models import load_model, released_models
+from wavflow.speakers import speaker_id
 from wavflow.vocoder import Vocoder
 
 CODED = ".wavflow"
@@ -66,7 +66,7 @@ def decompress(cfg: DictConfig, source: Path, target: Path) -> None:
     size = header["samples"] * header["channels"]
     with tqdm(total=size, desc="decoding", unit="sample", unit_scale=True, disable=None) as bar:
         try:
-            pcm, sample_rate = decode(data, load_teacher(cfg), bar.update)
+            pcm, sample_rate = decode(data, load_teacher(cfg, header["model"]), bar.update)
         except ImportError as error:
             raise ValueError(str(error)) from error
     elapsed = time.perf_counter() - started
@@ -102,9 +102,15 @@ def as_file(pcm: np.ndarray, sample_rate: int, file_format: str) -> bytes:
     return file.getvalue()
 
 
-def load_teacher(cfg: DictConfig) -> Vocoder:
-    """Loads the model, on the CPU, whose steps are the same each time."""
+def load_teacher(cfg: DictConfig, coded_by: str | None = None) -> Vocoder:
+    """Loads the model, on the CPU, whose steps are the same each time.
+
+    Where none is named, and a file was coded by a released model (with this fingerprint), it is that one.
+    """
     with about("model", "path"):
+        for path in released_models().values() if coded_by and not cfg.model else ():
+            if coded_by in (fingerprint(model := load_model(path, "cpu")), fingerprint(model, 1)):
+                return model
         return load_model(cfg.model or newest_model("teacher", key="model"), "cpu")
 
 

@@ -14,8 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from wavflow.cli import command, given, number, output_folder
-from wavflow.evaluation.tables import csv_table, markdown_table, plain_rows
 from wavflow.files import atomic_write
+from wavflow.reporting.tables import csv_table, markdown_table, plain_rows
 from wavflow.tabular import bench, densities, pictures
 from wavflow.tabular.tables import Data
 

@@ -19,18 +19,18 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from wavflow.arguments import about
-from wavflow.cli import command, listed, newest_model, number, output_folder
+from wavflow.cli import command, listed, named, newest_model, number, output_folder
 from wavflow.data import AudioDataModule, ClipDataset
 from wavflow.data.split import read_split
 from wavflow.devices import pick_device
 from wavflow.evaluation.judging import RECORDING
-from wavflow.evaluation.report import Report, write_report
+from wavflow.evaluation.report.folder import Report, write_report
 from wavflow.evaluation.reports import report_on_folders, report_on_models, write_listening_page
 from wavflow.evaluation.systems import NOT_MODELS, Clip
-from wavflow.evaluation.tables import text_table
 from wavflow.files import printable
 from wavflow.models import load_model
-from wavflow.synthesize import speaker_names
+from wavflow.reporting.tables import text_table
+from wavflow.speakers import speaker_names
 from wavflow.vocoder import Vocoder, check_pair
 
 LIKELIHOOD = {"bits/sample": "bits", "KL": "KL"}
@@ -147,20 +147,6 @@ def page_links(page: str | None, folder: str | Path) -> dict[str, str]:
     title = re.search(r"<title>(.*?)</title>", Path(page).read_text(encoding="utf-8"), re.DOTALL)
     address = Path(os.path.relpath(page, folder)).as_posix()
     return {html.unescape(title[1]) if title else address: quote(address)}
-
-
-def named(paths: list[str], option: str, taken: Iterable[str]) -> dict[str, Path]:
-    """Names paths by the shortest end of each that is unlike the others'; a run's model.safetensors by its run."""
-    places = [Path(os.path.abspath(path)).as_posix() for path in paths]
-    parts = [place.removesuffix("/model.safetensors").removesuffix(".safetensors").split("/") for place in places]
-    for depth in range(1, 1 + max(map(len, parts), default=0)):
-        names = ["-".join(part[-depth:]) for part in parts]
-        if len(set(names)) == len(names):
-            names = [f"{option} {name}" if name in taken else name for name in names]
-            return {name: Path(path) for name, path in zip(names, paths, strict=True)}
-    if paths:
-        raise ValueError(f"`{option}` must name different things, got {', '.join(paths)}: name each once.")
-    return {}
 
 
 def hold_out(data: AudioDataModule, models: dict[str, Vocoder], paths: dict[str, Path]) -> None:

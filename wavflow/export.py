@@ -9,9 +9,9 @@ from omegaconf import DictConfig
 
 from wavflow.arguments import about, at_least, choose
 from wavflow.cli import command, newest_model
+from wavflow.evaluation.exported import check
 from wavflow.models import load_model
 from wavflow.synthesis.export import export_library, export_step, export_whole, quantize
-from wavflow.synthesis.export_check import check
 from wavflow.synthesis.frame_step import inverse_flows
 
 FORMS = {"whole": ["whole"], "step": ["step"], "both": ["whole", "step"]}

@@ -6,8 +6,8 @@ import argparse
 from importlib.metadata import version
 
 from wavflow.cli import one_line_errors, output_folder
-from wavflow.evaluation.scores import score, write_scores
-from wavflow.evaluation.tables import markdown_table
+from wavflow.evaluation.report.scores import score, write_scores
+from wavflow.reporting.tables import markdown_table
 
 
 def main() -> None:

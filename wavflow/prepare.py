@@ -32,11 +32,11 @@ from wavflow.data.files import find_audio
 from wavflow.data.given import GivenMels, find_mels
 from wavflow.data.shards import import_litdata
 from wavflow.data.split import SPLITS, file_name, split_files
-from wavflow.evaluation.listening import loudness
-from wavflow.evaluation.tables import markdown_table
 from wavflow.files import atomic_write
+from wavflow.loudness import loudness
 from wavflow.mel import MelSpectrogram
 from wavflow.mel_files import read_scale
+from wavflow.reporting.tables import markdown_table
 
 PEAK = 0.99
 """What no sample exceeds once the loudness is brought to the target."""

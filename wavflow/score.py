@@ -16,14 +16,14 @@ from wavflow.audio import read_audio
 from wavflow.cli import command, listed, newest_model, number, output_folder
 from wavflow.data.files import common_folder, find_audio
 from wavflow.devices import pick_device
-from wavflow.evaluation.coding import bits_per_sample
-from wavflow.evaluation.tables import csv_table, markdown_table
 from wavflow.files import printable, write_text
+from wavflow.likelihood.bits import bits_per_sample
 from wavflow.likelihood.pictures import score_picture
 from wavflow.likelihood.scoring import Scores, check_scores, overall, score
 from wavflow.mel import MelSpectrogram
 from wavflow.models import load_model
-from wavflow.synthesize import speaker_id
+from wavflow.reporting.tables import csv_table, markdown_table
+from wavflow.speakers import speaker_id
 from wavflow.vocoder import Vocoder
 
 SHOWN = 20  # rows that are printed

@@ -21,6 +21,7 @@ from wavflow.data.files import files_below, name_unreadable
 from wavflow.devices import pick_device
 from wavflow.mel_files import MEL_FORMATS, load_mel, mel_chunks, read_scale
 from wavflow.models import load_model
+from wavflow.speakers import speaker_id
 from wavflow.synthesis.parallel import ParallelEngine, fastest_dtype
 from wavflow.vocoder import Vocoder
 
@@ -219,37 +220,6 @@ def find_inputs(source: Path, target: Path) -> list[Path]:
         raise ValueError(f"`input`: {source} holds no {', '.join(endings)} file: name another folder.")
     name_unreadable(found)
     return files
-
-
-def speaker_id(speaker: int | str, vocoder: Vocoder) -> torch.Tensor:
-    """Returns the id of a speaker, given by name or id, as the model takes it, (1,).
-
-    Where names are numbers themselves, as LibriTTS's, a number is a name.
-
-    Raises:
-        ValueError: When the model does not know that speaker.
-    """
-    known = 0 if vocoder.speakers is None else vocoder.speakers.num_embeddings
-    names = vocoder.info.get("speakers", []) if known else []
-    if str(speaker) in names:
-        speaker = names.index(str(speaker))
-    elif speaker not in range(known) or any(name.isdecimal() for name in names):
-        needed = f"be at least 0 and below {known}" if known else "not be given, since this model knows no speakers"
-        needed = f"be one of {', '.join(names)}" if names else needed
-        raise ValueError(f"`speaker` must {needed}, got {speaker!r}.")
-    return torch.tensor([speaker], device=vocoder.device)
-
-
-def speaker_names(vocoder: Vocoder) -> list[str]:
-    """Returns the names of a model's speakers, in the order of their ids; none for a model without.
-
-    Raises:
-        ValueError: When it knows speakers, but its file does not tell their names.
-    """
-    known, names = 0 if vocoder.speakers is None else vocoder.speakers.num_embeddings, vocoder.info.get("speakers", [])
-    if len(names) != known:
-        raise ValueError(f"`model` knows {known} speakers, but its file names {len(names)}: train it with net.n_speakers=auto.")
-    return names
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from wavflow.models import build, load_model
 from wavflow.progress import OneEventFile, ProgressBar, opening
 from wavflow.record import changed_options, newest_run, read_record, run_of
 from wavflow.resume import Checkpoint, check_unused, find_checkpoint, keep_curves
-from wavflow.synthesize import speaker_names
+from wavflow.speakers import speaker_names
 from wavflow.vocoder import Vocoder
 
 

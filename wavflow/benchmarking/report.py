@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from wavflow.evaluation.tables import markdown_table
 from wavflow.files import atomic_write
+from wavflow.reporting.tables import markdown_table
 
 SHOWN = ("model", "engine", "step", "form", "files", "format", "workers", "samples", "seconds of audio", "x real time",
          "x real time per core", "samples/s", "audio seconds/s", "first audio ms", "look-ahead ms", "sweeps", "residual",

@@ -15,7 +15,7 @@ from torch import Tensor
 from wavflow.benchmarking.ceilings import Ceilings
 from wavflow.benchmarking.floors import operations_per_sample
 from wavflow.benchmarking.forms import Form, forms
-from wavflow.evaluation.resources import synthesis_costs
+from wavflow.benchmarking.resources import synthesis_costs
 from wavflow.models import save_model
 from wavflow.synthesis.parallel import ParallelEngine, dtypes
 from wavflow.vocoder import PASSES, Vocoder

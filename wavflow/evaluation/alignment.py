@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wavflow.evaluation.checks import checked_clip
+from wavflow.clips import checked_clip
 
 _SAME_WAVEFORM = 0.7  # least correlation of two waveforms, and of two spectrograms, that tells a lag; those of
 _SAME_SPECTRUM = 0.4  # different sentences reach .2

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wavflow.evaluation.checks import checked_clip, optional_library
+from wavflow.clips import checked_clip, optional_library
 from wavflow.mel import MelSpectrogram
 
 

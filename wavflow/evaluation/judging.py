@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wavflow.clips import MissingLibraryError
 from wavflow.evaluation import alignment, metrics, perception, pitch
-from wavflow.evaluation.checks import MissingLibraryError
-from wavflow.evaluation.intervals import mean_interval
+from wavflow.reporting.intervals import mean_interval
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 RECORDING = "recording"  # the first sound of a clip, in tables and pages

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wavflow.evaluation.checks import checked_clip, checked_pair
+from wavflow.clips import checked_clip, checked_pair
 from wavflow.losses import MultiResolutionSTFTLoss
 from wavflow.mel import MelSpectrogram
 

@@ -8,7 +8,7 @@ import librosa
 import numpy as np
 from torch import Tensor
 
-from wavflow.evaluation.checks import checked_pair, optional_library
+from wavflow.clips import checked_pair, optional_library
 
 PESQ_RATE = 16000
 PESQ_SECONDS = 20  # what it was made for; the library has room for 50 utterances, and writes beyond it

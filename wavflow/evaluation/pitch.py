@@ -13,7 +13,7 @@ import librosa
 import numpy as np
 from torch import Tensor
 
-from wavflow.evaluation.checks import checked_clip, optional_library
+from wavflow.clips import checked_clip, optional_library
 
 GROSS_ERROR_CENTS = 600
 HOP_LENGTH = 256  # samples from frame to frame of `pyin_track`

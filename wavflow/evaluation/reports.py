@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wavflow.evaluation.charts import Scatter
+from wavflow.benchmarking.resources import synthesis_costs
 from wavflow.evaluation.folders import read_folders
 from wavflow.evaluation.judging import METRICS, RECORDING, SILENT, Evaluation, Metric, judge, summarize
-from wavflow.evaluation.listening import LOWEST_RATE, write_listening_test
 from wavflow.evaluation.pitch import HOP_LENGTH
-from wavflow.evaluation.report import Report
-from wavflow.evaluation.resources import synthesis_costs
+from wavflow.evaluation.report.charts import Scatter
+from wavflow.evaluation.report.folder import Report
+from wavflow.evaluation.report.listening import LOWEST_RATE, write_listening_test
 from wavflow.evaluation.systems import ENVELOPE, PULSES, WHITENING, WORLD, Clip, divergences, likelihoods, render
 from wavflow.vocoder import PASSES, Vocoder
 

@@ -13,15 +13,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from wavflow.clips import MissingLibraryError
 from wavflow.evaluation.anchors import griffin_lim, random_phase, world
-from wavflow.evaluation.checks import MissingLibraryError
-from wavflow.evaluation.coding import bits_per_sample, flac_bits
-from wavflow.evaluation.intervals import Interval, mean_interval
 from wavflow.evaluation.judging import RECORDING, parallel
 from wavflow.flows import Whitening
+from wavflow.likelihood.bits import bits_per_sample, flac_bits
 from wavflow.losses import DensityDistillation
 from wavflow.mel import MelSpectrogram
 from wavflow.models import build
+from wavflow.reporting.intervals import Interval, mean_interval
 from wavflow.vocoder import PASSES, Vocoder, check_pair
 
 GRIFFIN_LIM, WORLD, RANDOM_PHASE = "Griffin-Lim", "WORLD", "random phase"

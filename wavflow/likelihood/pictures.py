@@ -8,11 +8,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from wavflow.evaluation.coding import bits_per_sample
-from wavflow.evaluation.drawings import mel_axis
 from wavflow.files import atomic_write
+from wavflow.likelihood.bits import bits_per_sample
 from wavflow.likelihood.scoring import Scores
 from wavflow.mel import MelSpectrogram
+from wavflow.reporting.pictures import mel_axis
 
 
 def score_picture(path: str | Path, scores: Scores, log_mel: Tensor, mel: MelSpectrogram, title: str = "") -> None:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,9 @@ from wavflow.files import atomic_write
 from wavflow.mel import MEL_FLOOR
 from wavflow.synthesis.export_unwhitening import Unwhitening
 from wavflow.synthesis.frame_step import WINDOW, FrameStep, draw, initial, inverse_flows
-from wavflow.vocoder import Vocoder
+
+if TYPE_CHECKING:
+    from wavflow.vocoder import Vocoder
 
 OPSET = 20
 SCOPES = "pkg.torch.onnx.name_scopes"  # where the exporter notes, with each node, the module that it comes from

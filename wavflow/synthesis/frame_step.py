@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,9 @@ from wavflow.flows.reshape import fold, fold_cond, unfold
 from wavflow.nn.upsampler import Conditioning
 from wavflow.nn.wavenet import WaveNet
 from wavflow.synthesis.export_unwhitening import State, Unwhitening
-from wavflow.vocoder import Vocoder
+
+if TYPE_CHECKING:
+    from wavflow.vocoder import Vocoder
 
 WINDOW = 5  # mel frames that a frame of audio depends on: two before it, itself, two after
 

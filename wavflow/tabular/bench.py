@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from wavflow.evaluation.intervals import mean_interval
 from wavflow.flows import Flow
+from wavflow.reporting.intervals import mean_interval
 from wavflow.tabular.densities import density, gaussian_log_prob, peer
 from wavflow.tabular.fitting import History, fit, log_likelihoods
 from wavflow.tabular.tables import Data, Fold

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from wavflow.evaluation.intervals import Interval
+from wavflow.reporting.intervals import Interval
 
 if TYPE_CHECKING:
     from wavflow.evaluation.judging import Metric

@@ -11,8 +11,8 @@ import librosa
 import numpy as np
 from torch import Tensor
 
-from wavflow.evaluation.intervals import Interval
-from wavflow.evaluation.tables import Row
+from wavflow.reporting.intervals import Interval
+from wavflow.reporting.tables import Row
 from wavflow.mel import MelSpectrogram
 from wavflow.nn import WaveNet
 from wavflow.vocoder import Vocoder
@@ -100,16 +100,6 @@ def pitch_lane(tracks: Mapping[str, tuple[np.ndarray, float]], seconds: float) -
     title = f'F0 of <b class="reference">{html.escape(next(iter(tracks)))}</b>'
     title += '<span class="against"> and <b class="selected">the other versions</b></span>'
     return lane(title, axis, _lane_svg("F0 of each version", seconds, axis, "".join(paths)), "pitch")
-
-
-def mel_axis(mel: MelSpectrogram) -> Axis:
-    """Frequencies and where they lie in a picture of one row per band."""
-    low, high = librosa.hz_to_mel([mel.f_min, mel.f_max])
-    bands = [(hertz, (librosa.hz_to_mel(hertz) - low) / (high - low) * (mel.n_mels + 1) - 0.5) for hertz in _FREQUENCIES]
-    return [(f"{hertz / 1000:g} kHz", 100 - 100 * band / mel.n_mels) for hertz, band in bands if 0 < band < mel.n_mels]
-
-
-_FREQUENCIES = (500, 1000, 2000, 4000, 8000, 16000)
 
 
 def ladder(rows: Sequence[Row], column: str = "bits/sample") -> str:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import librosa
 import matplotlib
 import numpy as np
 import torch
@@ -16,7 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from wavflow.files import atomic_write
+from wavflow.mel import MelSpectrogram
 
+FREQUENCIES = (500, 1000, 2000, 4000, 8000, 16000)  # Hz, named beside a mel
 LEVELS = 64  # shades of a bare picture: enough for 1 dB each, and a third smaller than with 256
 
 
@@ -91,3 +94,10 @@ def matrix_png(values: Tensor, low: float, high: float, colours: str) -> bytes:
     file = io.BytesIO()
     picture.save(file, format="PNG", optimize=True)
     return file.getvalue()
+
+
+def mel_axis(mel: MelSpectrogram) -> list[tuple[str, float]]:
+    """Frequencies and where they lie in a picture of one row per band."""
+    low, high = librosa.hz_to_mel([mel.f_min, mel.f_max])
+    bands = [(hertz, (librosa.hz_to_mel(hertz) - low) / (high - low) * (mel.n_mels + 1) - 0.5) for hertz in FREQUENCIES]
+    return [(f"{hertz / 1000:g} kHz", 100 - 100 * band / mel.n_mels) for hertz, band in bands if 0 < band < mel.n_mels]

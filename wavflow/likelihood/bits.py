@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from wavflow.audio import encode_audio
-from wavflow.evaluation.checks import checked_clip
+from wavflow.clips import checked_clip
 
 FULL_SCALE_16_BIT = 32768
 

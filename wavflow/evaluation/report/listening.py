@@ -1,7 +1,7 @@
 """The listening test: one page that holds its sounds, to be opened from disk in a browser, ABX or MUSHRA.
 
 Versions of a clip are compared at one loudness (ITU-R BS.1770-4, gated), that of the recording, since the louder of two
-sounds is easily taken for the better one. Results come as CSV files, which `wavflow.evaluation.scores` reads.
+sounds is easily taken for the better one. Results come as CSV files, which `wavflow.evaluation.report.scores` reads.
 
 References:
     MUSHRA and its low anchor: ITU-R BS.1534-3 (2015). Loudness: ITU-R BS.1770-4 (2015), annex 1.
@@ -19,20 +19,19 @@ from pathlib import Path
 from string import Template
 
 import torch
-import torchaudio.functional as F
 from scipy import signal
 from torch import Tensor
 
 from wavflow.audio import encode_audio
-from wavflow.evaluation.checks import checked_clip
+from wavflow.clips import checked_clip
 from wavflow.files import write_text
+from wavflow.loudness import loudness
 
 LOW_ANCHOR = "low anchor"
 LOWEST_RATE = 9000  # Hz, above which there is one
 MOST_STIMULI = 9  # on one screen: the keys 1 to 9 play them
 MOST_TRIALS = 100
 PEAK = 0.95  # the rest is for what the browser's resampler overshoots
-_BLOCK_SECONDS = 0.4  # BS.1770's gating block
 
 
 def write_listening_test(
@@ -101,31 +100,6 @@ def write_listening_test(
     data = {"trials": trials, "key": hidden, "sounds": rows}
     data["page"] = hashlib.sha256(json.dumps(data).encode()).hexdigest()[:12]
     write_text(path, _page(title, sample_rate, data))
-
-
-def loudness(audio: Tensor, sample_rate: int) -> float:
-    """Integrated loudness of one channel after ITU-R BS.1770-4, in LKFS.
-
-    Unlike the recommendation, the clip is filled up with zeros to whole gating blocks of .4 s, so that short clips and the
-    ends of all clips count, and blocks are gated at -70 LKFS below a peak of .25 and not below full scale.
-
-    Args:
-        audio: (T,).
-        sample_rate: In Hz.
-
-    Raises:
-        ValueError: If it is no clip or silent.
-    """
-    audio = checked_clip("audio", audio)
-    peak = audio.abs().max().item()
-    if peak == 0:
-        raise ValueError("`audio` must not be silent, got zeros alone: nothing can be heard or matched, leave it out.")
-    block = round(_BLOCK_SECONDS * sample_rate)
-    step = round(block / 4)
-    missing = max(block - len(audio), -(len(audio) - block) % step if len(audio) > block else 0)
-    # torchaudio's filters clamp to [-1, 1], and the K-weighting amplifies: a quarter leaves 12 dB of room.
-    scaled = torch.nn.functional.pad(audio * (0.25 / peak), (0, missing))
-    return F.loudness(scaled[None], sample_rate).item() + 20 * math.log10(peak / 0.25)
 
 
 def match_loudness(
@@ -208,7 +182,7 @@ def _systems(sounds: Mapping[str, Mapping[str, Tensor]], reference: str) -> list
 
 
 def _page(title: str, sample_rate: int, data: Mapping[str, object]) -> str:
-    assets = resources.files("wavflow.evaluation") / "assets"
+    assets = resources.files("wavflow.evaluation.report") / "assets"
 
     def text(name: str) -> str:
         return (assets / name).read_text(encoding="utf-8")

@@ -20,8 +20,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
-from wavflow.evaluation.intervals import Interval, mean_interval
-from wavflow.evaluation.tables import Row, csv_table, plain_rows
+from wavflow.reporting.intervals import Interval, mean_interval
+from wavflow.reporting.tables import Row, csv_table, plain_rows
 from wavflow.files import atomic_write, write_text
 
 COLUMNS = (

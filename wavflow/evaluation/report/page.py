@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from wavflow.audio import encode_audio
-from wavflow.evaluation.charts import curve_charts, scatter_chart
-from wavflow.evaluation.drawings import ladder, lane, likelihood_lane, mel_axis, pitch_lane, receptive_field
+from wavflow.evaluation.report.charts import curve_charts, scatter_chart
+from wavflow.evaluation.report.drawings import ladder, lane, likelihood_lane, pitch_lane, receptive_field
 from wavflow.evaluation.metrics import judging_mel
-from wavflow.evaluation.pictures import matrix_png
-from wavflow.evaluation.tables import Row, html_table
+from wavflow.reporting.pictures import matrix_png, mel_axis
+from wavflow.reporting.tables import Row, html_table
 from wavflow.mel import MelSpectrogram
 
 if TYPE_CHECKING:
-    from wavflow.evaluation.report import Report
+    from wavflow.evaluation.report.folder import Report
 
 RANGE = 8.0  # nepers of a mel spectrogram that are shown: 70 dB
 DIFFERENCE = 2.5  # nepers at which a difference has its last colour: 22 dB
@@ -65,8 +65,8 @@ def render_page(report: Report) -> str:
 
 
 def asset(name: str) -> str:
-    """Returns the text of a file in `wavflow/evaluation/assets`."""
-    return (resources.files("wavflow.evaluation") / "assets" / name).read_text(encoding="utf-8")
+    """Returns the text of a file in `wavflow/evaluation/report/assets`."""
+    return (resources.files("wavflow.evaluation.report") / "assets" / name).read_text(encoding="utf-8")
 
 
 _EMPTY = '<svg preserveAspectRatio="none" role="img"><image preserveAspectRatio="none" x="0" y="0" height="100"/></svg>'

@@ -1,0 +1,38 @@
+"""The speakers that a model knows, by name and by id."""
+
+from __future__ import annotations
+
+import torch
+
+from wavflow.vocoder import Vocoder
+
+
+def speaker_id(speaker: int | str, vocoder: Vocoder) -> torch.Tensor:
+    """Returns the id of a speaker, given by name or id, as the model takes it, (1,).
+
+    Where names are numbers themselves, as LibriTTS's, a number is a name.
+
+    Raises:
+        ValueError: When the model does not know that speaker.
+    """
+    known = 0 if vocoder.speakers is None else vocoder.speakers.num_embeddings
+    names = vocoder.info.get("speakers", []) if known else []
+    if str(speaker) in names:
+        speaker = names.index(str(speaker))
+    elif speaker not in range(known) or any(name.isdecimal() for name in names):
+        needed = f"be at least 0 and below {known}" if known else "not be given, since this model knows no speakers"
+        needed = f"be one of {', '.join(names)}" if names else needed
+        raise ValueError(f"`speaker` must {needed}, got {speaker!r}.")
+    return torch.tensor([speaker], device=vocoder.device)
+
+
+def speaker_names(vocoder: Vocoder) -> list[str]:
+    """Returns the names of a model's speakers, in the order of their ids; none for a model without.
+
+    Raises:
+        ValueError: When it knows speakers, but its file does not tell their names.
+    """
+    known, names = 0 if vocoder.speakers is None else vocoder.speakers.num_embeddings, vocoder.info.get("speakers", [])
+    if len(names) != known:
+        raise ValueError(f"`model` knows {known} speakers, but its file names {len(names)}: train it with net.n_speakers=auto.")
+    return names
