@@ -31,14 +31,9 @@ from wavflow.callbacks import (
 from wavflow.data import AudioDataModule
 from wavflow.losses import ContrastiveDivergence, DensityDistillation, MultiResolutionSTFTLoss, PowerLoss
 from wavflow.progress import ProgressBar
-from wavflow.training import (
-    DistillationTask,
-    LikelihoodTask,
-    Task,
-    clamp_fraction,
-    fingerprint,
-    interval,
-)
+from wavflow.training import DistillationTask, LikelihoodTask, Task
+from wavflow.training.distillation import fingerprint
+from wavflow.training.measures import clamp_fraction, interval
 from wavflow.vocoder import Vocoder, check_pair
 
 MEL = {"sample_rate": 8000, "n_fft": 256, "hop_length": 64, "win_length": 256, "n_mels": 12, "f_max": 4000.0}

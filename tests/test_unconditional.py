@@ -16,7 +16,7 @@ from wavflow.data import AudioDataModule
 from wavflow.flows.linear_prediction import LinearPrediction
 from wavflow.synthesis.parallel import ParallelEngine
 from wavflow.synthesis.steps import StepEngine
-from wavflow.training import share_upsampler
+from wavflow.training.distillation import share_upsampler
 from wavflow.vocoder import check_pair
 
 NO_MEL = {"mel": MEL | {"n_mels": 0}}

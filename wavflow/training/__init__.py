@@ -1,0 +1,7 @@
+"""The stages as Lightning modules: maximum likelihood, and distillation from a frozen teacher."""
+
+from wavflow.training.distillation import DistillationTask
+from wavflow.training.likelihood import LikelihoodTask
+from wavflow.training.task import Task
+
+__all__ = ["DistillationTask", "LikelihoodTask", "Task"]

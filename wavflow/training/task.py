@@ -1,0 +1,117 @@
+"""What both stages share: a net, its optimizer, a learning rate that decays to the end of the budget, and logging."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Timer
+from torch import Tensor, nn
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from wavflow.vocoder import Vocoder
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+Batch = dict[str, Any]
+
+
+class Task(pl.LightningModule):
+    """What both stages share: a net, its optimizer, and a learning rate that decays to the end of the budget.
+
+    Args:
+        net: The model to train.
+        optimizer: Makes the optimizer from the parameters.
+        warmup_steps: Linear rise of the learning rate.
+        final_fraction: Of the learning rate, at the end of the cosine decay.
+        seed: Of what is drawn in the steps.
+    """
+
+    def __init__(
+        self,
+        net: Vocoder,
+        optimizer: OptimizerFactory,
+        warmup_steps: int = 100,
+        final_fraction: float = 0.05,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.optimizer = optimizer
+        self.warmup_steps = warmup_steps
+        self.final_fraction = final_fraction
+        self.seed = seed
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Makes what a step draws a function of seed, process and batch alone: a resumed training draws the same."""
+        torch.manual_seed(seed_of(self.seed, self.global_rank, self.trainer.fit_loop.total_batch_idx))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Returns Adam or what the configuration names, with warm-up and decay per step."""
+        optimizer = self.optimizer(self.net.parameters())
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Lets a resumed training go on with the optimizer's settings of now, at the place of the schedule where it was."""
+        (fresh,) = self.optimizer(self.net.parameters()).param_groups
+        settings = {name: value for name, value in fresh.items() if name != "params"}
+        for state, schedule in zip(checkpoint["optimizer_states"], checkpoint["lr_schedulers"], strict=True):
+            for group, before in zip(state["param_groups"], schedule["base_lrs"], strict=True):
+                factor = group["lr"] / before if before else 1.0
+                group.update(settings | {"lr": factor * fresh["lr"], "initial_lr": fresh["lr"]})
+            schedule["base_lrs"] = [fresh["lr"]] * len(schedule["base_lrs"])
+
+    def _learning_rate_factor(self, step: int) -> float:
+        warmup = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, self._spent(step))))
+        return warmup * (self.final_fraction + (1.0 - self.final_fraction) * cosine)
+
+    def _spent(self, step: int) -> float:
+        """Share of the budget that is spent: of `max_steps` or of `max_time`, whichever is nearer its end."""
+        trainer, spent = self.trainer, 0.0
+        if trainer.max_steps > 0:
+            spent = step / trainer.max_steps
+        for timer in (callback for callback in trainer.callbacks if isinstance(callback, Timer)):
+            remaining = timer.time_remaining()
+            if remaining is not None:
+                elapsed = timer.time_elapsed()
+                spent = max(spent, elapsed / (elapsed + remaining) if elapsed + remaining > 0 else 1.0)
+        return spent
+
+    def _known(self, batch: Batch) -> Batch:
+        """Masks a crop's first samples: the whitening would need what was before them, and takes zeros instead.
+
+        Raises:
+            ValueError: Where no sample is left.
+        """
+        mask = batch["mask"].clone()
+        past = 0 if self.net.whitening is None else int(self.net.whitening.context_of("forward")[0])
+        if past >= mask.shape[1]:
+            raise ValueError(
+                f"`data.segment_length` must be above {past}, the samples that the whitening looks back, got {mask.shape[1]}: "
+                "take longer crops."
+            )
+        mask[:, :past] = 0.0
+        return batch | {"mask": mask}
+
+    def _log(self, stage: str, values: dict[str, Tensor], batch_size: int, show: tuple[str, ...]) -> None:
+        weight = batch_size * self._processes  # Lightning cuts the mean of the processes' weights to whole numbers
+        for name, value in values.items():
+            self.log(f"{stage}/{name}", value, prog_bar=name in show, batch_size=weight, sync_dist=True)
+
+    def _of_all_processes(self, values: Tensor) -> Tensor:
+        """Returns the values (N, ...) of all processes, one behind the other; N may differ among them."""
+        return torch.cat(gather_all_tensors(values)) if self._processes > 1 else values
+
+    @property
+    def _processes(self) -> int:
+        return self._trainer.world_size if self._trainer else 1  # a benchmark has no Trainer
+
+
+def seed_of(*key: int) -> int:
+    """Returns a seed that differs with each key of whole numbers."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
