@@ -35,7 +35,7 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 def test_the_groups_are_those_that_a_user_reads_of() -> None:
     assert set(GROUPS) >= {"audio", "data", "stage", "net", "spectral", "trainer", "callbacks"}
     assert len(OPTIONS) >= 2 * len(GROUPS) - 2
-    assert {"cpu_small", "lj_h200"} <= {option for group, option in OPTIONS if group == "experiment"}
+    assert {"cpu_small", "cpu_hours", "lj_h200"} <= {option for group, option in OPTIONS if group == "experiment"}
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -124,6 +124,8 @@ def test_a_misspelt_key_is_refused() -> None:
         ("lj_h200", "student", (16, 24064), 64, 1e-3),
         ("cpu_small", "teacher", (4, 8192), 48, 2e-3),
         ("cpu_small", "student", (2, 8192), 48, 1e-3),
+        ("cpu_hours", "teacher", (4, 8192), 64, 1.5e-3),
+        ("cpu_hours", "student", (2, 8192), 48, 1e-3),
     ],
 )
 def test_an_experiment_is_a_recipe_for_each_stage(experiment: str, stage: str, batch: tuple, channels: int, lr: float) -> None:
