@@ -90,7 +90,7 @@ def test_curves_are_read_from_sparse_columns(tmp_path: Path) -> None:
     np.testing.assert_array_equal(curves["loss"]["validation"], [[9, 2.75]])
 
 
-def test_charts_take_their_colours_from_the_page_and_share_no_id(tmp_path: Path) -> None:
+def test_charts_take_their_colors_from_the_page(tmp_path: Path) -> None:
     (tmp_path / "teacher.csv").write_text(METRICS)
     rows = "\n".join(f"{step},{100 / (1 + step) + step % 3}" for step in range(200))
     (tmp_path / "student.csv").write_text("step,train/loss\n" + rows + "\n")
@@ -100,18 +100,13 @@ def test_charts_take_their_colours_from_the_page_and_share_no_id(tmp_path: Path)
 
     assert list(teacher) == ["loss", "kl", "a"]
     charts = [*teacher.values(), *student.values()]
-    ids: list[str] = []
     for chart in charts:
-        root = ET.fromstring(chart.replace("xlink:href", "href"))
-        own = [element.get("id") for element in root.iter() if element.get("id")]
-        referred = set(re.findall(r"(?:href=\"|url\()#([^)\"]+)", chart))
-        assert referred <= set(own)
-        ids += own
+        root = ET.fromstring(chart)
+        assert not any(element.get("id") for element in root.iter()), "it might clash with another one on the page"
         assert "var(--accent)" in chart
         assert "currentColor" in chart
-        assert not re.search(r"#0[0-9a-f]{5}\b", chart), "stand-in colours must be gone"
+        assert "nan" not in chart
         assert "step" in "".join(root.itertext()), "text stays text"
-    assert len(ids) == len(set(ids))
     assert "var(--second)" in teacher["loss"], "validation has its own colour"
     assert curve_charts("empty", tmp_path / "empty.csv") == {}
     with pytest.raises(FileNotFoundError, match=r"absent.csv, which is not there"):
@@ -120,7 +115,7 @@ def test_charts_take_their_colours_from_the_page_and_share_no_id(tmp_path: Path)
 
 def test_scatter_names_its_points() -> None:
     points = [("a <b>", 0.01, 1.5), ("$\\frac$", 8.0, 1.4), ("unknown", math.nan, 1.0)]
-    chart = scatter_chart(Scatter("Quality", "speed", "M-STFT", points)).replace("xlink:href", "href")
+    chart = scatter_chart(Scatter("Quality", "speed", "M-STFT", points))
     text = "".join(ET.fromstring(chart).itertext())
 
     for part in ("a <b>", "$\\frac$", "speed", "M-STFT", "0.01"):

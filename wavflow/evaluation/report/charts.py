@@ -1,25 +1,17 @@
-"""Charts of the report, as SVG that takes its colours from the page: training curves and comparisons of runs.
-
-matplotlib knows no CSS, so it draws in stand-in colours, which are replaced by the page's own.
-"""
+"""Charts of the report as SVG in the page's own colors: training curves and comparisons of runs."""
 
 import csv
 import html
-import io
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-INK, FIRST, SECOND = "#010203", "#010205", "#010207"
-COLOURS = {INK: "currentColor", FIRST: "var(--accent)", SECOND: "var(--second)"}
-PARTS = {"train": FIRST, "validation": SECOND}
+from wavflow.evaluation.report.drawings import path, round_numbers
+
+COLORS = {"train": "var(--accent)", "validation": "var(--second)"}
 PROMINENT = {"loss": 0, "bits": 1, "kl": 1, "nats": 2, "spectral": 2}  # their order; the others follow by name
 
 
@@ -30,6 +22,28 @@ class Scatter(NamedTuple):
     x_label: str
     y_label: str
     points: Sequence[tuple[str, float, float]]
+
+
+class Axis(NamedTuple):
+    """A range of values, linear or logarithmic, and the pixels that it is drawn over."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    logarithmic: bool = False
+
+    def place(self, values: np.ndarray | float) -> np.ndarray:
+        """Returns the pixels of values."""
+        low, high, values = (np.log(x) if self.logarithmic else np.asarray(x) for x in (self.low, self.high, values))
+        return self.start + (values - low) / (high - low) * (self.end - self.start)
+
+    def ticks(self) -> list[float]:
+        """Returns round numbers within the range."""
+        if not self.logarithmic:
+            return round_numbers(self.low, self.high)
+        decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)))
+        return [x for k in decades for x in (10.0**k, 3 * 10.0**k) if self.low <= x <= self.high]
 
 
 def curve_charts(name: str, csv_path: str | Path) -> dict[str, str]:
@@ -48,13 +62,7 @@ def curve_charts(name: str, csv_path: str | Path) -> dict[str, str]:
     Raises:
         FileNotFoundError: If the file is missing.
     """
-    charts = {}
-    for figure, parts in _read_curves(csv_path).items():
-        canvas, axes = _canvas()
-        _draw_curves(axes, parts)
-        axes.set_xlabel("step")
-        charts[figure] = _svg(canvas, f"{name}, {figure}, by step")
-    return charts
+    return {figure: _curve_chart(f"{name}, {figure}, by step", parts) for figure, parts in _read_curves(csv_path).items()}
 
 
 def scatter_chart(scatter: Scatter) -> str:
@@ -66,49 +74,17 @@ def scatter_chart(scatter: Scatter) -> str:
     points = [point for point in scatter.points if math.isfinite(point[1]) and math.isfinite(point[2])]
     if not points:
         raise ValueError(f"`scatter` must hold at least one finite point, got none in {scatter.title!r}: leave it out.")
-    canvas, axes = _canvas(6.0, 3.6)
     names, *values = zip(*points, strict=True)
-    axes.margins(0.18)
-    for numbers, set_scale, axis in zip(values, (axes.set_xscale, axes.set_yscale), (axes.xaxis, axes.yaxis), strict=True):
-        if min(numbers) > 0 and max(numbers) > 30 * min(numbers):
-            set_scale("log")
-            axis.set_major_formatter("{x:g}")
-    axes.scatter(*values, color=FIRST, s=36, zorder=3)
-    for text, x, y in zip(names, *values, strict=True):
-        axes.annotate(text, (x, y), xytext=(0, 7), textcoords="offset points", ha="center", color=INK, parse_math=False)
-    axes.set_xlabel(scatter.x_label, parse_math=False)
-    axes.set_ylabel(scatter.y_label, parse_math=False)
-    return _svg(canvas, f"{scatter.title}: {scatter.y_label} by {scatter.x_label}")
-
-
-def _canvas(width: float = 4.2, height: float = 2.5) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.patch.set_alpha(0)
-    axes = figure.subplots()
-    axes.patch.set_alpha(0)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set(color=INK, alpha=0.35)
-    axes.tick_params(color=INK, labelcolor=INK, length=3)
-    axes.xaxis.label.set_color(INK)
-    axes.yaxis.label.set_color(INK)
-    axes.grid(color=INK, alpha=0.12, linewidth=0.8)
-    return figure, axes
-
-
-def _svg(figure: Figure, label: str) -> str:
-    """The figure without ids that might clash on the page, its text as text, its colours those of the page."""
-    file = io.StringIO()
-    # Ids of clip paths and markers are hashes, of the label too: the same label twice would mean the same chart.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    svg = file.getvalue()[file.getvalue().index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    for stand_in, colour in COLOURS.items():
-        svg = svg.replace(stand_in, colour)
-    head, _, body = svg.partition(">")
-    box = re.search(r'viewBox="[^"]*"', head).group()
-    return f'<svg class="chart" {box} role="img" aria-label="{html.escape(label)}">{body}'
+    x, y = _margins(values[0], 60, 420, 0.18), _margins(values[1], 210, 10, 0.18)
+    places = zip(names, x.place(np.array(values[0])), y.place(np.array(values[1])), strict=True)
+    marks = (
+        f'<circle cx="{across:.1f}" cy="{down:.1f}" r="3.5" fill="var(--accent)"/>'
+        f'<text x="{across:.1f}" y="{down - 8:.1f}" text-anchor="middle">{html.escape(name)}</text>'
+        for name, across, down in places
+    )
+    return _svg(
+        f"{scatter.title}: {scatter.y_label} by {scatter.x_label}", x, y, scatter.x_label, scatter.y_label, "".join(marks)
+    )
 
 
 def _read_curves(csv_path: str | Path) -> dict[str, dict[str, np.ndarray]]:
@@ -120,7 +96,7 @@ def _read_curves(csv_path: str | Path) -> dict[str, dict[str, np.ndarray]]:
         for row in csv.DictReader(file):
             for column, cell in row.items():
                 part, _, suffix = (column or "").partition("/")
-                if part not in PARTS or not cell or not row.get("step"):
+                if part not in COLORS or not cell or not row.get("step"):
                     continue
                 suffix = suffix.removesuffix("_step").removesuffix("_epoch")
                 if math.isfinite(value := float(cell)):
@@ -129,20 +105,52 @@ def _read_curves(csv_path: str | Path) -> dict[str, dict[str, np.ndarray]]:
     return {suffix: {part: np.asarray(sorted(parts[part])) for part in sorted(parts)} for suffix, parts in ordered}
 
 
-def _draw_curves(axes: Axes, parts: Mapping[str, np.ndarray]) -> None:
+def _curve_chart(label: str, parts: Mapping[str, np.ndarray]) -> str:
     """Training faint under its running mean, validation as dots; early outliers don't set the scale."""
-    shown = []
+    steps = np.concatenate([points[:, 0] for points in parts.values()])
+    shown = [np.quantile(points[:, 1], [0.01, 0.99] if part == "train" else [0, 1]) for part, points in parts.items()]
+    x, y = _margins(steps, 50, 295, 0.05, False), _margins(np.ravel(shown), 145, 5, 0.08, False)
+    marks = []
     for part, points in parts.items():
-        steps, values = points.T
-        smooth = values
-        if part == "train" and len(values) >= 50:
-            axes.plot(steps, values, color=PARTS[part], alpha=0.25, linewidth=0.8)
-            width = len(values) // 25
-            weight = np.convolve(np.ones_like(values), np.ones(width), "same")  # fewer points near the ends
-            smooth = np.convolve(values, np.ones(width), "same") / weight
-        marker = "o" if part == "validation" or len(values) == 1 else None
-        axes.plot(steps, smooth, color=PARTS[part], linewidth=1.6, marker=marker, markersize=3)
-        shown.append(np.quantile(values, [0.01, 0.99] if part == "train" else [0, 1]))
-    low, high = np.min(shown), np.max(shown)
-    if high > low:
-        axes.set_ylim(low - 0.08 * (high - low), high + 0.08 * (high - low))
+        values = points[:, 1]
+        width = len(values) // 25 if part == "train" and len(values) >= 50 else 1
+        weight = np.convolve(np.ones_like(values), np.ones(width), "same")  # fewer points near the ends
+        smooth = np.convolve(values, np.ones(width), "same") / weight
+        for curve, style in ((values, 'opacity="0.25"'), (smooth, 'stroke-width="1.6"'))[width == 1 :]:
+            line = [*zip(x.place(points[:, 0]), y.place(curve), strict=True)]
+            marks.append(f'<path d="{path(line)}" fill="none" stroke="{COLORS[part]}" {style}/>')
+        if part == "validation" or len(values) == 1:
+            marks += [f'<circle cx="{across:.1f}" cy="{down:.1f}" r="2" fill="{COLORS[part]}"/>' for across, down in line]
+    return _svg(label, x, y, "step", "", "".join(marks))
+
+
+def _margins(values: Sequence[float] | np.ndarray, start: float, end: float, margin: float, may_be_log: bool = True) -> Axis:
+    """An axis over all values and a share of their range on both sides."""
+    low, high = float(np.min(values)), float(np.max(values))
+    if may_be_log and low > 0 and high > 30 * low:
+        factor = (high / low) ** margin
+        return Axis(low / factor, high * factor, start, end, logarithmic=True)
+    more = margin * (high - low) or abs(high) * margin or margin
+    return Axis(low - more, high + more, start, end)
+
+
+def _svg(label: str, x: Axis, y: Axis, x_label: str, y_label: str, marks: str) -> str:
+    """Axes, grid and labels around `marks`, which are cut off at the axes."""
+    left, right, bottom, top = x.start, x.end, y.start, y.end
+    across, down = ([(f"{tick:g}", axis.place(tick)) for tick in axis.ticks()] for axis in (x, y))
+    grid = "".join(f"M{at:.1f} {bottom}V{top}" for _, at in across) + "".join(f"M{left} {at:.1f}H{right}" for _, at in down)
+    texts = [f'<text x="{at:.1f}" y="{bottom + 14}" text-anchor="middle">{tick}</text>' for tick, at in across]
+    texts += [f'<text x="{left - 5}" y="{at + 3:.1f}" text-anchor="end">{tick}</text>' for tick, at in down]
+    middle = (bottom + top) / 2
+    texts.append(f'<text x="{(left + right) / 2}" y="{bottom + 29}" text-anchor="middle">{html.escape(x_label)}</text>')
+    if y_label:
+        turned = f'transform="rotate(-90 12 {middle})" x="12" y="{middle}" text-anchor="middle"'
+        texts.append(f"<text {turned}>{html.escape(y_label)}</text>")
+    width, height = right - left, bottom - top
+    inner = f'x="{left}" y="{top}" width="{width}" height="{height}" viewBox="{left} {top} {width} {height}"'
+    return (
+        f'<svg class="chart" viewBox="0 0 {right + 5} {bottom + 34}" role="img" aria-label="{html.escape(label)}">'
+        f'<path d="{grid}" stroke="currentColor" opacity="0.12"/>'
+        f'<path d="M{left} {top}V{bottom}H{right}" fill="none" stroke="currentColor" opacity="0.35"/>'
+        f'<g fill="currentColor" font-size="10">{"".join(texts)}<svg {inner}>{marks}</svg></g></svg>'
+    )

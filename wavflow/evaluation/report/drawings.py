@@ -7,14 +7,12 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 
-import librosa
 import numpy as np
 from torch import Tensor
 
+from wavflow.nn import WaveNet
 from wavflow.reporting.intervals import Interval
 from wavflow.reporting.tables import Row
-from wavflow.mel import MelSpectrogram
-from wavflow.nn import WaveNet
 from wavflow.vocoder import Vocoder
 
 LOW_PERCENTILE = 0.05
@@ -53,14 +51,14 @@ def likelihood_lane(log_probs: Mapping[str, Tensor], hop_length: int, sample_rat
     if not np.isfinite(every).any():
         return ""
     low, high = np.quantile(every[np.isfinite(every)], [0.005, 1.0])
-    ticks = _ticks(low, high)
+    ticks = round_numbers(low, high)
     paths = []
     for i, (mean, percentile) in enumerate(bands.values()):
         x = (np.arange(len(mean)) + 0.5) * hop_length / sample_rate
         top, bottom = (_scaled(np.where(np.isfinite(values), values, low), low, high) for values in (mean, percentile))
         band = [*zip(x, top, strict=True), *zip(x[::-1], bottom[::-1], strict=True)]
-        paths.append(f'<path class="band series-{i}" d="{_path(band)}Z"/>')
-        paths.append(f'<path class="line series-{i}" d="{_path([*zip(x, top, strict=True)])}"/>')
+        paths.append(f'<path class="band series-{i}" d="{path(band)}Z"/>')
+        paths.append(f'<path class="line series-{i}" d="{path([*zip(x, top, strict=True)])}"/>')
     label = f"Log-likelihood of the recording under {', '.join(bands)}, nats per sample"
     names = ", ".join(f'<b class="series-{i}">{html.escape(name)}</b>' for i, name in enumerate(bands))
     axis = [(f"{tick:g}", float(_scaled(tick, low, high))) for tick in ticks]
@@ -95,7 +93,7 @@ def pitch_lane(tracks: Mapping[str, tuple[np.ndarray, float]], seconds: float) -
         ends = np.flatnonzero(np.diff(np.isfinite(track), prepend=False, append=False)).reshape(-1, 2)
         # A lone voiced frame is a point: drawn a hundredth of a second long, with round ends.
         runs = [[(hop * j, float(_scaled(math.log(track[j]), low, high))) for j in range(*end)] for end in ends]
-        d = "".join(_path(run if len(run) > 1 else [run[0], (run[0][0] + 0.01, run[0][1])]) for run in runs)
+        d = "".join(path(run if len(run) > 1 else [run[0], (run[0][0] + 0.01, run[0][1])]) for run in runs)
         paths.append(f'<path class="line {"reference" if i == 0 else "other"}" data-name="{html.escape(name)}" d="{d}"/>')
     title = f'F0 of <b class="reference">{html.escape(next(iter(tracks)))}</b>'
     title += '<span class="against"> and <b class="selected">the other versions</b></span>'
@@ -170,8 +168,8 @@ def _scaled(value: np.ndarray | float, low: float, high: float) -> np.ndarray:
     return np.clip(96 - 92 * (np.asarray(value) - low) / max(high - low, 1e-9), 0, 100)
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """Three to six round numbers within a range; one if it is empty."""
+def round_numbers(low: float, high: float) -> list[float]:
+    """Returns three to six round numbers within a range; one if it is empty."""
     if not high > low:
         return [low]
     power = 10.0 ** math.floor(math.log10(high - low))
@@ -180,5 +178,6 @@ def _ticks(low: float, high: float) -> list[float]:
     return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _path(points: Sequence[tuple[float, float]]) -> str:
+def path(points: Sequence[tuple[float, float]]) -> str:
+    """Returns a polyline as the `d` of an SVG path."""
     return "M" + "L".join(f"{x:.3f} {y:.1f}" for x, y in points)

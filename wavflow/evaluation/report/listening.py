@@ -11,7 +11,6 @@ import base64
 import hashlib
 import html
 import json
-import math
 import random
 from collections.abc import Mapping, Sequence
 from importlib import resources

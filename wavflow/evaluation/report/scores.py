@@ -20,9 +20,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
+from wavflow.files import atomic_write, write_text
 from wavflow.reporting.intervals import Interval, mean_interval
 from wavflow.reporting.tables import Row, csv_table, plain_rows
-from wavflow.files import atomic_write, write_text
 
 COLUMNS = (
     *("page", "listener", "seed", "test", "date", "trial", "clip", "seconds"),
