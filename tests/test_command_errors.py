@@ -236,8 +236,17 @@ def test_bad_model_files_are_refused(place: Place, damage: str) -> None:
 def test_a_bad_teacher_file_is_refused(place: Place) -> None:
     os.truncate(place.teacher, 1000)
     options = [f"teacher={place.teacher}", f"data.path={place.sounds}", f"output={place.root / 'run'}"]
-    place.refuses("train", *DISTIL, *options, words="teacher.safetensors|not a whole")
+    place.refuses("train", *DISTIL, *options, words="`teacher`: |teacher.safetensors|not a whole")
     place.refuses("evaluate", f"teacher={place.teacher}", f"student={place.student}", words="not a whole .safetensors")
+
+
+def test_a_model_that_is_missing_is_named_by_its_option(place: Place) -> None:
+    data = [f"data.path={place.sounds}", f"output={place.root / 'run'}"]
+    place.refuses("train", *DISTIL, "teacher=gone.safetensors", *data, words="`teacher`: there is no model file gone")
+    place.refuses(
+        "train", "stage=teacher", "data=folder", "start=gone.safetensors", *data, words="`start`: there is no model file"
+    )
+    place.refuses("benchmark", "model=gone.safetensors", words="`model`: there is no model file gone.safetensors")
 
 
 # --- inputs ------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from hydra import compose
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from wavflow.arguments import about
 from wavflow.benchmarking.ceilings import Ceilings
 from wavflow.benchmarking.measure import Sizes, jobs, with_random_weights
 from wavflow.benchmarking.report import growth_picture, headline, machine, text_table
@@ -64,7 +65,8 @@ def chosen(cfg: DictConfig) -> dict[str, Vocoder]:
     for name in [name for name in names if name not in files]:
         net = OmegaConf.to_container(compose("train", [f"net={name}", "output=."]).net, resolve=True)
         models[name] = with_random_weights(build(net | {"mel": audio}))
-    return models | {name: load_model(path) for name, path in named(files, "model", models).items()}
+    with about("model", "path"):
+        return models | {name: load_model(path) for name, path in named(files, "model", models).items()}
 
 
 def values(option: Any) -> list[Any]:

@@ -114,7 +114,8 @@ def load_models(cfg: DictConfig, record: dict[str, Any]) -> tuple[Vocoder | None
     if record:
         cfg.start = cfg.start or record.get("start")  # a resumed run has its weights from its checkpoint
     elif cfg.start is not None:
-        start = load_model(cfg.start)
+        with about("start", "path"):
+            start = load_model(cfg.start)
     return teacher, start
 
 
@@ -206,7 +207,8 @@ def load_teacher(path: str | Path, audio: dict[str, Any]) -> Vocoder:
     Raises:
         ValueError: When it is no teacher, or of another mel or sample rate.
     """
-    teacher = load_model(path)
+    with about("teacher", "path"):
+        teacher = load_model(path)
     if not teacher.scores_in_parallel:
         raise ValueError(f"`teacher`: {path} is a student: name a model of stage=teacher.")
     if teacher.mel.spec != audio:
