@@ -19,7 +19,7 @@ def test_a_training_says_what_it_trains_on_where_and_for_how_long(tmp_path: Path
     soundfile.write(sounds / "few.wav", tone(0.3)[:7], 8000)
     options = [*TRAIN, f"data.path={sounds}", "net.whitening=8", "callbacks.listen.stepwise_seconds=0.02"]
 
-    lines = succeeds("train", "stage=teacher", *options, "trainer.max_time=00:01:00:00", f"output={tmp_path / 'run'}").out
+    lines = succeeds("train", "stage=teacher", *options, "minutes=60", f"output={tmp_path / 'run'}").out
     data_line, net_line, output_line, *others, last = lines.splitlines()
     notes = [line for line in others if line.startswith("Note: ")]  # before the bar
 

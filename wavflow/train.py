@@ -48,8 +48,10 @@ def main(cfg: DictConfig) -> None:
     config = net_config(chosen_net(cfg, record, start, teacher is not None), teacher)
     if start is not None:
         check_start(cfg, start, config, teacher)
-    if "minutes" in cfg:  # of an experiment
-        number("minutes", cfg.minutes, 0.0, above=True)
+    if cfg.minutes is not None:
+        seconds = max(1, round(60 * number("minutes", cfg.minutes, 0.0, above=True)))
+        if cfg.trainer.max_time is None:
+            cfg.trainer.max_time = f"{seconds // 86400:02}:{seconds // 3600 % 24:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
     with about("audio", *cfg.audio, within=True):
         mel = MelSpectrogram(**config["mel"])
     data = instantiate(cfg.data, mel=mel)
