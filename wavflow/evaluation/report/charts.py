@@ -152,5 +152,5 @@ def _svg(label: str, x: Axis, y: Axis, x_label: str, y_label: str, marks: str) -
         f'<svg class="chart" viewBox="0 0 {right + 5} {bottom + 34}" role="img" aria-label="{html.escape(label)}">'
         f'<path d="{grid}" stroke="currentColor" opacity="0.12"/>'
         f'<path d="M{left} {top}V{bottom}H{right}" fill="none" stroke="currentColor" opacity="0.35"/>'
-        f'<g fill="currentColor" font-size="10">{"".join(texts)}<svg {inner}>{marks}</svg></g></svg>'
+        f'<g fill="currentColor" font-size="10">{"".join(texts)}<svg {inner} aria-hidden="true">{marks}</svg></g></svg>'
     )
