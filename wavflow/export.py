@@ -36,8 +36,12 @@ def main(cfg: DictConfig) -> None:
     speaker = None if vocoder.speakers is None else torch.zeros(1, dtype=torch.long)
     for form in forms:
         path = output if forms == [form] or form == "whole" else output.with_suffix(".step.onnx")
-        passes = cfg.passes if form == "whole" else 0
-        export_whole(vocoder, path, passes) if form == "whole" else export_step(vocoder, path)
+        passes = 0
+        if form == "whole":
+            passes = cfg.passes
+            export_whole(vocoder, path, passes)
+        else:
+            export_step(vocoder, path)
         paths = [path]
         if cfg.int8:
             paths.append(path.with_suffix(".int8.onnx"))

@@ -1,4 +1,4 @@
-"""Long signals in segments, each with the context that what is computed from it needs."""
+"""Cuts a long signal into segments that are read with some context on either side."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Segment(NamedTuple):
-    """Frames `first` to `last` of a signal, and what is read for them: `start` to `stop`; all as of a slice."""
+    """One segment of a signal: frames `first` to `last`, excluded, and with their context `start` to `stop`, excluded."""
 
     first: int
     last: int
@@ -15,11 +15,11 @@ class Segment(NamedTuple):
     stop: int
 
     def read(self, hop_length: int = 1) -> slice:
-        """Returns what to read, in samples where there is a hop length."""
+        """Returns the slice of the signal to read: in frames, or in samples where `hop_length` is given."""
         return slice(self.start * hop_length, self.stop * hop_length)
 
     def keep(self, hop_length: int = 1) -> slice:
-        """Returns what to keep of that."""
+        """Returns the slice of what was read that is the segment without its context."""
         return slice((self.first - self.start) * hop_length, (self.last - self.start) * hop_length)
 
 

@@ -114,11 +114,11 @@ class WaveNet(nn.Module):
         return [self.input.weight.new_zeros(batch, span, self.channels) for span in spans]
 
     def push(self, x: Tensor, cond: Conditioning | Tensor | None, past: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Returns what `forward` does for further samples x (B, in_channels, T) of a signal, and the past after them.
+        """Returns what `forward` of a causal net does for further samples x of a signal, and the past after them.
 
         Args:
-            x: Samples.
-            cond: Their features.
+            x: (B, in_channels, T).
+            cond: The features of these samples.
             past: Of the samples before, from `initial` or the last call: (B, ..., channels) for each layer.
         """
         cond, projected = self._project(cond)
