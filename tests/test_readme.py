@@ -227,7 +227,6 @@ def test_figures_of_the_eight_clips(float32: None) -> None:
 @needs_clips
 @pytest.mark.slow
 def test_figure_of_lossless_coding(float32: None) -> None:
-    pytest.importorskip("constriction")
     teacher, coded, samples = wavflow.load_model("lj-teacher"), 0, 0
     for name in EIGHT:
         pcm = soundfile.read(FOLDER / f"{name}.flac", dtype="int16")[0][: 4 * 22050 // 256 * 256]

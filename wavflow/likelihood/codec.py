@@ -7,8 +7,8 @@ A file holds a stream of bytes for each channel: its coarse mel, then its sample
 Pieces of 1,024 samples that the teacher finds dearer than 16 bits a sample go as they are, and so does a channel: a stream that
 is as long as the samples themselves is the samples. So no file is longer than them and its header.
 
-Decoding repeats the encoder's arithmetic, which is the same everywhere, see `wavflow.likelihood.arithmetic`. Files of the first
-version are read as before, see `wavflow.likelihood.first_format`. A checksum guards the samples: wrong audio never comes out.
+Decoding repeats the encoder's arithmetic, which is the same on every machine, see `wavflow.likelihood.arithmetic`. A checksum
+guards the samples: wrong audio never comes out.
 
 References:
     Shannon (1948), section 9: -log2 p bits for what has probability p. Range coding: Martin (1979). Ballé, Johnston & Minnen,
@@ -31,14 +31,13 @@ from torch import Tensor
 
 from wavflow.likelihood.exact_density import ExactDensity
 from wavflow.likelihood.exact_steps import FULL_SCALE
-from wavflow.likelihood.first_format import decode_first
 from wavflow.likelihood.mel_code import coarse, code_mel, fine
 from wavflow.likelihood.range_coding import reader, writer, written
 from wavflow.synthesis.steps import StepEngine
 from wavflow.vocoder import Vocoder
 
 NAME, VERSION = b"wavflow", 2
-LEAST_BITS = {1: -math.log2(1 - 2.0**-8), 2: -math.log2(1 - 2.0**-14)}  # of a sample: what is kept for other levels
+LEAST_BITS = -math.log2(1 - 2.0**-14)  # of a sample: what is kept for other values
 
 
 class Coded(NamedTuple):
@@ -89,7 +88,7 @@ def encode(
         "mel_step": mel_step,
         "mel_stride": mel_stride,
         "mel_range": [int(numbers.min()), int(numbers.max())] if numbers.size else [0, 0],
-        "crc32": zlib.crc32(np.ascontiguousarray(pcm, "<i2")),
+        "crc32": _checksum(pcm),
         "model": fingerprint(teacher),
     }
     streams, mel_bits = [], 0
@@ -121,21 +120,18 @@ def decode(data: bytes, teacher: Vocoder, progress: Callable[[int], None] = lamb
         ValueError: The file is damaged or was made with another model, or this machine computes otherwise.
     """
     header, words = read_header(data)
-    version = int(data[len(NAME) : len(NAME) + 1])
     _check(teacher)
-    if header["model"] != (own := fingerprint(teacher, version)):
+    if header["model"] != (own := fingerprint(teacher)):
         raise ValueError(
             f"`model` must be the one that encoded, with the fingerprint {header['model'][:12]}…, got {own[:12]}…: "
             "name the right one."
         )
-    if version == 1:
-        pcm = decode_first(header, words, teacher, progress)
-        reason = "because this machine computes otherwise than the one that encoded: decode where it was encoded"
-    else:
-        pcm = _decode(header, words, teacher, progress)
-        reason = "which no machine should come to: report it, with your versions of wavflow and Numba"
-    if zlib.crc32(np.ascontiguousarray(pcm, "<i2")) != header["crc32"]:
-        raise ValueError(f"`input` can't be decoded here: its samples don't add up to their checksum, {reason}.")
+    pcm = _decode(header, words, teacher, progress)
+    if _checksum(pcm) != header["crc32"]:
+        raise ValueError(
+            "`input` can't be decoded here: its samples don't have their checksum, which no machine should cause: report it, "
+            "with your versions of wavflow and Numba."
+        )
     return pcm, header["sample_rate"]
 
 
@@ -165,9 +161,9 @@ def read_header(data: bytes) -> tuple[dict, bytes]:
     digit = data[len(NAME) : start - 4]
     if data[: len(NAME)] != NAME or not b"1" <= digit <= b"9":
         raise ValueError("`input` must be a file that wavflow.compress made, but it does not begin like one: name another.")
-    version = int(digit)
-    if version > VERSION:
-        raise ValueError(f"`input` must be of version {VERSION} at most, got {version}: update wavflow.")
+    if int(digit) != VERSION:
+        remedy = "update wavflow" if int(digit) > VERSION else "decode it with the wavflow that made it, and encode it again"
+        raise ValueError(f"`input` must be of format {VERSION}, got {int(digit)}: {remedy}.")
     if len(data) < start + 4 or struct.unpack("<I", data[-4:])[0] != zlib.crc32(data[:-4]):
         raise ValueError("`input` must be a whole file, but its checksum is not that of its bytes: fetch it again.")
     end = start + struct.unpack("<I", data[start - 4 : start])[0]
@@ -178,13 +174,12 @@ def read_header(data: bytes) -> tuple[dict, bytes]:
         low, high = header["mel_range"]
         fits &= type(low) is type(high) is int and -1000 <= low <= high <= 1000 and 0.05 <= header["mel_step"] < math.inf
         fits &= header["speaker"] is None or (type(header["speaker"]) is int and 0 <= header["speaker"] < 2**32)
-        fits &= header["mel_stride"] <= 16 and isinstance(header["model"], str) and len(words) % 4 * (version == 1) == 0
-        if version > 1:
-            sizes = header["bytes"]
-            fits = fits and len(sizes) == header["channels"] and all(type(size) is int and size >= 0 for size in sizes)
-            fits = fits and sum(sizes) == len(words)
+        fits &= header["mel_stride"] <= 16 and isinstance(header["model"], str)
+        sizes = header["bytes"]
+        fits = fits and len(sizes) == header["channels"] and all(type(size) is int and size >= 0 for size in sizes)
+        fits = fits and sum(sizes) == len(words)
         # More samples than so many bits can tell: the sizes lie.
-        fits = fits and header["samples"] * header["channels"] * LEAST_BITS[version] <= 8 * len(words) + 64
+        fits = fits and header["samples"] * header["channels"] * LEAST_BITS <= 8 * len(words) + 64
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"`input` holds a header that no encoder writes ({error}): make it again.") from error
     if not fits:
@@ -192,13 +187,17 @@ def read_header(data: bytes) -> tuple[dict, bytes]:
     return header, words
 
 
-def fingerprint(teacher: Vocoder, version: int = VERSION) -> str:
-    """Returns the SHA-256 of a model's weights; in the first version of its configuration too, which later ones may extend."""
-    digest = hashlib.sha256(json.dumps(teacher.config, sort_keys=True).encode() if version == 1 else b"")
+def fingerprint(teacher: Vocoder) -> str:
+    """Returns the SHA-256 of a model's weights."""
+    digest = hashlib.sha256()
     for name, tensor in sorted(teacher.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _checksum(pcm: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(pcm, "<i2").tobytes())
 
 
 @torch.no_grad()
