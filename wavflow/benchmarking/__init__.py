@@ -1,1 +1,1 @@
-"""What it costs to draw, to train and to read data, and how near that is to what the machine can do."""
+"""How fast models draw and train and how fast data are read, and how much memory drawing takes."""

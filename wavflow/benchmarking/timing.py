@@ -1,91 +1,87 @@
-"""How long something takes: warm-up, repeats, median and quartiles."""
+"""How long something takes, and how much arithmetic that is beside what the device can do at best."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
+from torch.utils.benchmark import Measurement, Timer
+from torch.utils.flop_counter import FlopCounterMode
 
 from wavflow.arguments import choose
+from wavflow.vocoder import Vocoder
 
-CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
-
-
-class Timing(NamedTuple):
-    """Seconds of each repeat."""
-
-    seconds: list[float]
-
-    @property
-    def median(self) -> float:
-        """In seconds."""
-        return float(np.median(self.seconds))
-
-    @property
-    def quartiles(self) -> tuple[float, float]:
-        """Between them lies half of the repeats, in seconds."""
-        low, high = np.quantile(self.seconds, [0.25, 0.75])
-        return float(low), float(high)
-
-    @property
-    def best(self) -> float:
-        """In seconds."""
-        return min(self.seconds)
-
-    @property
-    def row(self) -> dict[str, Any]:
-        """The columns that each table has."""
-        return {"median s": self.median, "quartiles s": self.quartiles, "runs s": self.seconds}
+Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Stopwatch:
+@dataclass
+class Meter:
     """Times calls on a device.
 
     Args:
-        device: Waited for before a clock is read: a GPU's work goes on after the call.
-        repeats: Calls to time, at most.
-        budget: Seconds after which no more repeat is begun; one is always timed.
-        clock: "wall"; or "processor", the time that the process was given, for a machine that others use too. Of use
-            on a CPU with one thread alone.
+        device: Where the work is done; a GPU is waited for.
+        threads: Of the CPU.
+        budget: Least seconds that the repeats of one call take together.
+        clock: "wall"; or "processor", the time that the process was given, for a machine that others use too. That is the
+            time that the work takes on a CPU with one thread alone.
     """
 
     device: torch.device
-    repeats: int = 5
-    budget: float = float("inf")
+    threads: int = 1
+    budget: float = 1.0
     clock: str = "wall"
+    peaks: dict[torch.dtype, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        choose("clock", self.clock, CLOCKS)
+        choose("clock", self.clock, {"wall": None, "processor": None})
+        if self.clock == "processor" and (self.device.type != "cpu" or self.threads > 1):
+            raise ValueError(
+                "`clock` processor needs device=cpu and threads=1: elsewhere it is not the time that the work takes."
+            )
 
-    def __call__(self, run: Callable[[], Any], warm_up: bool = True) -> Timing:
-        """Times `run`; the warm-up, which loads and compiles what is needed, counts for nothing."""
-        if warm_up:
-            run()
-        seconds: list[float] = []
-        while len(seconds) < self.repeats and (not seconds or sum(seconds) < self.budget):
-            started = self._now()
-            run()
-            seconds.append(self._now() - started)
-        return Timing(seconds)
+    def __call__(self, run: Callable[[], Any]) -> Measurement:
+        """Times `run` after a first call, which loads and compiles what is needed and is not counted."""
+        clock = {"timer": time.process_time} if self.clock == "processor" else {}
+        timer = Timer("run()", globals={"run": run}, num_threads=self.threads, **clock)
+        return timer.blocked_autorange(min_run_time=self.budget)
 
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return CLOCKS[self.clock]()
+    def peak(self, dtype: torch.dtype) -> float:
+        """Returns the operations per second of a large matrix product: what no net can exceed."""
+        if dtype not in self.peaks:
+            side = 8192 if self.device.type == "cuda" else 1024
+            matrix = torch.ones(side, side, dtype=dtype, device=self.device)
+            self.peaks[dtype] = 2.0 * side**3 / min(self(lambda: matrix @ matrix).times)
+        return self.peaks[dtype]
 
 
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Lets torch use so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def times(measured: Measurement) -> Row:
+    """Returns the columns that every table ends with."""
+    return {"median s": measured.median, "IQR s": measured.iqr, "runs": len(measured.times)}
+
+
+def inputs(vocoder: Vocoder, samples: float, batch: int = 1) -> tuple[Tensor, Tensor]:
+    """Returns a mel (B, n_mels, F) of about the level of speech, and noise (B, F * hop_length), of about so many samples."""
+    frames, generator = max(1, round(samples / vocoder.hop_length)), torch.Generator().manual_seed(0)
+    mel = torch.randn(batch, vocoder.mel.n_mels, frames, generator=generator, dtype=torch.float32).sub(6.0).to(vocoder.device)
+    return mel, vocoder.noise(mel, generator)
+
+
+def first_speaker(vocoder: Vocoder, batch: int = 1) -> Tensor | None:
+    """Returns ids (B,) for a model with speakers."""
+    return None if vocoder.speakers is None else torch.zeros(batch, dtype=torch.long, device=vocoder.device)
+
+
+@torch.no_grad()
+def operations_per_sample(vocoder: Vocoder) -> float:
+    """Returns the multiplications and additions of one parallel pass, as torch counts them, for each sample of audio."""
+    weights = next(vocoder.parameters())
+    mel, noise = (x.to(weights.dtype) for x in inputs(vocoder, 4 * vocoder.hop_length))
+    with FlopCounterMode(display=False) as counter:
+        cond = vocoder.conditioning(mel, first_speaker(vocoder))
+        run = vocoder.flow.sample if vocoder.draws_in_parallel else vocoder.flow.log_prob
+        run(noise.unsqueeze(1), cond)
+    return counter.get_total_flops() / noise.numel()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wavflow.benchmarking.resources import synthesis_costs
+from wavflow.benchmarking.memory import synthesis_costs
 from wavflow.evaluation.folders import read_folders
 from wavflow.evaluation.judging import METRICS, RECORDING, SILENT, Evaluation, Metric, judge, summarize
 from wavflow.evaluation.pitch import HOP_LENGTH

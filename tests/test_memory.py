@@ -1,4 +1,4 @@
-"""What synthesis costs, measured in processes of their own."""
+"""The memory that drawing takes, measured in processes of their own."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from helpers import randomized, tiny_student
 
 import wavflow.models
 from wavflow import Vocoder, save_model
-from wavflow.benchmarking import resources
+from wavflow.benchmarking import memory
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def model_file(tmp_path: Path) -> Path:
 
 
 def test_costs_are_measured_in_processes_of_their_own(model_file: Path) -> None:
-    (row,) = resources.synthesis_costs(model_file, [0.1])
+    (row,) = memory.synthesis_costs(model_file, [0.1])
 
     assert row["seconds of audio"] == pytest.approx(0.1)
     assert row["x real time"] > 0
@@ -32,7 +32,7 @@ def test_costs_are_measured_in_processes_of_their_own(model_file: Path) -> None:
 
 def test_a_process_that_fails_is_reported(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"measuring 0\.1 s of .*gone\.safetensors failed: .*there is no model file"):
-        resources.synthesis_costs(tmp_path / "gone.safetensors", [0.1])
+        memory.synthesis_costs(tmp_path / "gone.safetensors", [0.1])
 
 
 def test_costs_come_in_the_order_asked_for(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +42,7 @@ def test_costs_come_in_the_order_asked_for(model_file: Path, monkeypatch: pytest
         return subprocess.CompletedProcess(command, 0, "loading\n" + json.dumps({"seconds of audio": seconds}), "")
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert resources.synthesis_costs(model_file, [3, 1.5]) == [{"seconds of audio": 3}, {"seconds of audio": 1.5}]
+    assert memory.synthesis_costs(model_file, [3, 1.5]) == [{"seconds of audio": 3}, {"seconds of audio": 1.5}]
 
 
 @pytest.mark.slow
@@ -51,7 +51,7 @@ def test_a_minute_is_synthesized_within_two_gibibytes(tmp_path: Path, small_stud
     torch.set_default_dtype(torch.float32)
     save_model(small_student(), tmp_path / "model.safetensors")
 
-    short, long = resources.synthesis_costs(tmp_path / "model.safetensors", [12, 60])
+    short, long = memory.synthesis_costs(tmp_path / "model.safetensors", [12, 60])
 
     assert long["seconds of audio"] == pytest.approx(60, abs=0.1)
     assert long["MiB in all"] < 2048
