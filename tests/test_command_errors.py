@@ -203,7 +203,7 @@ def test_folders_that_cannot_be_compared_are_refused(place: Place) -> None:
     place.refuses("evaluate", *given, f"generated={place.sounds}", "clips=0", words="`clips` must be a whole number")
     outcome = call("evaluate", *given, f"generated={place.sounds}", "voicing=false", "jobs=1")
     assert outcome.status == 1
-    assert re.search(r"\nwavflow: `reference`: no clip of .* can be judged\. The first: .* has 1600 samples", outcome.err)
+    assert re.search(r"\nwavflow: `reference`: no clip of .* can be compared\. The first: .* has 1600 samples", outcome.err)
     assert not (place.root / "report").exists()
 
 

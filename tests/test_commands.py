@@ -265,7 +265,7 @@ def test_evaluation_writes_a_report(chain: Chain, held_out: list[str], tmp_path:
     assert f"Open {report / 'report.html'} to see and hear it, {report / 'listen.html'} to test yourself." in outcome.out
     assert {"system", "whitening", "teacher", "FLAC"} <= {line.split(" ")[0] for line in outcome.out.splitlines()}
     assert max(map(len, outcome.out.replace(str(report), "").splitlines())) <= 100, "fits a terminal"
-    assert "judging" in outcome.err, "a bar"
+    assert "comparing" in outcome.err, "a bar"
     assert (report / "report.md").read_text().count("± ") > 40, "the whole tables are there"
     assert "{" not in outcome.out, "no Python dict"
     assert "2 steps" in outcome.out

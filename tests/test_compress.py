@@ -39,7 +39,7 @@ def file(name: bytes, header: dict, words: bytes) -> bytes:
 
 
 SOUNDS = {
-    "noise, longer than a piece": noise(2500),
+    "noise, longer than a chunk": noise(2500),
     "silence": np.zeros((1, 300), np.int16),
     "square wave at full scale": np.where(np.arange(700) // 20 % 2, 32767, -32768).astype(np.int16)[None],
     "one sample": np.full((1, 1), -32768, np.int16),
@@ -77,7 +77,7 @@ def test_every_form_of_teacher_codes(changes: dict, speaker: int | None) -> None
 
 @pytest.mark.parametrize("changes", [{"density": density} for density in DENSITIES] + [{"whitening": 0}, WITH_PITCH], ids=str)
 def test_probabilities_are_those_of_the_density(changes: dict, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exact_density, "PIECE", 200)  # several pieces, so that what they look back on has to move
+    monkeypatch.setattr(exact_density, "CHUNK", 200)  # several chunks, so that what they look back on has to move
     teacher = small_teacher(layers=6, dilation_cycle=6, **changes)
     mel = random_log_mel(640 // teacher.hop_length, n_mels=teacher.mel.n_mels).float()
     pcm = noise(640)[0]

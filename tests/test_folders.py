@@ -61,8 +61,8 @@ def test_what_has_no_counterpart_is_said(tmp_path: Path) -> None:
     assert (row["clip"], row["system"]) == ("a", "two")
     assert str(folders["two"]) in row["why"]
     assert sounds.notes == [
-        "5 of the recordings without a counterpart, not judged: 0, 1, 2 and 2 more",
-        "1 of one without a recording, not judged: q",
+        "5 of the recordings without a counterpart, not compared: 0, 1, 2 and 2 more",
+        "1 of one without a recording, not compared: q",
     ]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from wavflow.evaluation.report.listening import LOW_ANCHOR, write_listening_test
-from wavflow.evaluation.report.scores import COLUMNS, score
+from wavflow.evaluation.report.listening_results import COLUMNS, score
 
 pytest_plugins = ["browser"]
 pytestmark = pytest.mark.slow

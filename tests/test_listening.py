@@ -19,7 +19,7 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from wavflow.evaluation.report.listening import LOW_ANCHOR, PEAK, low_pass, match_loudness, write_listening_test
-from wavflow.evaluation.report.scores import COLUMNS, score
+from wavflow.evaluation.report.listening_results import COLUMNS, score
 from wavflow.loudness import loudness
 
 RATE = 16000

@@ -12,7 +12,7 @@ from wavflow.evaluation import (
     dio_track,
     f0_rmse_cents,
     griffin_lim,
-    gross_error_share,
+    gross_error_fraction,
     pyin_track,
     random_phase,
     voicing_f1,
@@ -54,22 +54,22 @@ def test_figures_of_known_errors() -> None:
     found = wanted * 2 ** (50 / 1200)
     found[:150] = wanted[:150] * 2 ** (-50 / 1200)
     assert f0_rmse_cents(found, wanted) == pytest.approx(50)
-    assert gross_error_share(found, wanted) == 0
+    assert gross_error_fraction(found, wanted) == 0
     assert voicing_f1(found, wanted) == 1
 
     found[100:130] *= 2  # octave errors: counted, and out of the RMSE
     assert f0_rmse_cents(found, wanted) == pytest.approx(50)
-    assert gross_error_share(found, wanted) == pytest.approx(0.1)
+    assert gross_error_fraction(found, wanted) == pytest.approx(0.1)
 
     found[200:300] = np.nan  # 100 missed
     found[300:350] = 120.0  # 50 invented
     assert voicing_f1(found, wanted) == pytest.approx(2 * 200 / (250 + 300))
-    assert gross_error_share(found, wanted) == pytest.approx(30 / 200), "of the frames voiced in both"
+    assert gross_error_fraction(found, wanted) == pytest.approx(30 / 200), "of the frames voiced in both"
 
 
 def test_the_longer_track_is_cut() -> None:
     track = np.array([100.0, np.nan, 100.0, 100.0])
-    for figure, perfect in ((voicing_f1, 1.0), (f0_rmse_cents, 0.0), (gross_error_share, 0.0)):
+    for figure, perfect in ((voicing_f1, 1.0), (f0_rmse_cents, 0.0), (gross_error_fraction, 0.0)):
         assert figure(track, track[:3]) == figure(track[:3], track) == perfect
 
 
@@ -78,14 +78,14 @@ def test_figures_of_nothing_voiced() -> None:
 
     assert math.isnan(voicing_f1(unvoiced, unvoiced))
     assert voicing_f1(unvoiced, voiced) == voicing_f1(voiced, unvoiced) == 0
-    for figure in (f0_rmse_cents, gross_error_share):
+    for figure in (f0_rmse_cents, gross_error_fraction):
         assert math.isnan(figure(unvoiced, voiced))
     assert math.isnan(f0_rmse_cents(4 * voiced, voiced)), "gross errors alone"
-    assert gross_error_share(4 * voiced, voiced) == 1
+    assert gross_error_fraction(4 * voiced, voiced) == 1
 
 
 def test_what_is_no_track_is_refused() -> None:
-    for figure in (voicing_f1, f0_rmse_cents, gross_error_share):
+    for figure in (voicing_f1, f0_rmse_cents, gross_error_fraction):
         with pytest.raises(ValueError, match=r"`wanted` must be a track \(frames,\).*a least value of 0: take it"):
             figure(np.ones(2), np.zeros(2))
         with pytest.raises(ValueError, match=r"`found` must be a track .*got shape \(1, 2\)"):

@@ -17,7 +17,7 @@ from helpers import tiny_mel, tiny_teacher
 
 import wavflow
 from wavflow.evaluation import Interval, markdown_table
-from wavflow.evaluation.judging import Metric
+from wavflow.evaluation.comparison import Metric
 from wavflow.evaluation.report.charts import Scatter
 from wavflow.evaluation.report.folder import Report, write_report
 from wavflow.evaluation.report.page import render_page
@@ -35,15 +35,15 @@ ROWS = [
 
 def test_markdown_table() -> None:
     assert markdown_table(ROWS).splitlines() == [
-        "| system | bits | level | F1 | clips | speed |",
-        "|---|---:|---:|---:|---:|---:|",
-        "| teacher \\| EMA | 8.250 | -0.0321 | 0.957 ± 0.012 | – | – |",
-        "| student | – | – | 0.500 | 1234 | 133.4 |",
-        "| tiny | 1.00e-05 | – | – | 0 | – |",
+        "| system         |     bits |   level |            F1 |   clips |   speed |",
+        "|:---------------|---------:|--------:|--------------:|--------:|--------:|",
+        "| teacher \\| EMA |    8.250 | -0.0321 | 0.957 ± 0.012 |       – |       – |",
+        "| student        |        – |       – |         0.500 |    1234 |   133.4 |",
+        "| tiny           | 1.00e-05 |       – |             – |       0 |       – |",
     ]
     assert markdown_table([]) == ""
-    assert markdown_table([{"ok": np.bool_(True)}]) == "| ok |\n|---|\n| yes |\n"
-    assert markdown_table(ROWS[:1], ["bits"]) == "| bits |\n|---:|\n| 8.250 |\n"
+    assert markdown_table([{"ok": np.bool_(True)}]) == "| ok   |\n|:-----|\n| yes  |\n"
+    assert markdown_table(ROWS[:1], ["bits"]) == "|   bits |\n|-------:|\n|  8.250 |\n"
 
 
 def test_text_table_fits_a_terminal() -> None:
@@ -85,8 +85,8 @@ def test_csv_table_keeps_full_precision() -> None:
     ],
 )
 def test_the_best_of_a_column_is_marked_and_the_recording_is_not(better: str, values: list, best: list[int]) -> None:
-    rows = [{"system": f"s{i}", "figure": value} for i, value in enumerate(values)]
-    page = html_table(rows, {"figure": Metric(better, "")}, "s0")
+    rows = [{"system": f"s{i}", "metric": value} for i, value in enumerate(values)]
+    page = html_table(rows, {"metric": better}, "s0")
 
     lines = re.findall(r"<tr><th scope=\"row\".*?</tr>", page)
     assert [i for i, line in enumerate(lines) if "<strong>" in line] == best

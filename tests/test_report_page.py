@@ -12,7 +12,7 @@ import torch
 from helpers import tiny_mel, tiny_student, tiny_teacher
 
 from wavflow.evaluation import Interval
-from wavflow.evaluation.judging import Metric
+from wavflow.evaluation.comparison import Metric
 from wavflow.evaluation.report.charts import Scatter
 from wavflow.evaluation.report.folder import Report, write_report
 

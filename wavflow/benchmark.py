@@ -27,7 +27,7 @@ from wavflow.models import build, load_model, released_models, save_model
 from wavflow.reporting.tables import plain_rows, text_table
 from wavflow.vocoder import Vocoder, check_pair
 
-PARTS = ("synthesis", "memory", "training", "data")
+PARTS = ["synthesis", "memory", "training", "data"]
 Job = Callable[[Meter], list[Row]]
 
 
@@ -92,9 +92,10 @@ def training_jobs(cfg: DictConfig, models: Mapping[str, Vocoder], alone: bool) -
 
     pairs: dict[str, Vocoder | None] = {name: None for name, model in models.items() if model.scores_in_parallel}
     teacher = next((model for model in models.values() if not model.draws_in_parallel), None)
-    for name in [name for name in models if name not in pairs and teacher]:
-        check_pair(models[name], teacher)
-        pairs[name] = teacher
+    if teacher is not None:
+        for name in [name for name in models if name not in pairs]:
+            check_pair(models[name], teacher)
+            pairs[name] = teacher
     if alone and not pairs:
         raise ValueError(f"`part` training needs a teacher too: model=student,teacher; got {', '.join(models)}.")
     size = number("data.batch_size", cfg.data.batch_size, 1), number("data.segment_length", cfg.data.segment_length, 1)

@@ -1,4 +1,4 @@
-"""What the figures ask of a clip (one channel, floating point, finite), of a pair (equal length), and of other libraries."""
+"""What the metrics ask of a clip (one channel, floating point, finite), of a pair (equal length), and of other libraries."""
 
 import importlib
 import warnings
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class MissingLibraryError(ImportError):
-    """A figure needs an optional library that is not to be had here; all others can still be computed."""
+    """A metric needs an optional library that is not installed here; all others can still be computed."""
 
 
 def optional_library(name: str, needed_by: str) -> ModuleType:
@@ -40,7 +40,7 @@ def checked_clip(name: str, audio: Tensor | np.ndarray) -> Tensor:
     if not audio.is_floating_point():
         raise ValueError(f"`{name}` must be floating point in [-1, 1), got {audio.dtype}: divide 16-bit integers by 32768.")
     if not audio.isfinite().all():
-        raise ValueError(f"`{name}` must be finite, got NaN or infinity: the clip can't be judged, leave it out.")
+        raise ValueError(f"`{name}` must be finite, got NaN or infinity: the clip can't be compared, leave it out.")
     return audio.double()
 
 

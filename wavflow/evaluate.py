@@ -1,4 +1,4 @@
-"""`python -m wavflow.evaluate`: figures, report and listening test, of models or of folders; see conf/evaluate.yaml."""
+"""`python -m wavflow.evaluate`: metrics, report and listening test, of models or of folders; see conf/evaluate.yaml."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from wavflow.cli import command, listed, named, newest_model, number, output_fol
 from wavflow.data import AudioDataModule, ClipDataset
 from wavflow.data.split import read_split
 from wavflow.devices import pick_device
-from wavflow.evaluation.judging import RECORDING
+from wavflow.evaluation.comparison import RECORDING
+from wavflow.evaluation.report.contents import report_on_folders, report_on_models, write_listening_page
 from wavflow.evaluation.report.folder import Report, write_report
-from wavflow.evaluation.reports import report_on_folders, report_on_models, write_listening_page
 from wavflow.evaluation.systems import NOT_MODELS, Clip
 from wavflow.files import printable
 from wavflow.models import load_model
@@ -41,7 +41,7 @@ BRIEF = {name: name for name in ("level dB", "M-STFT", "ESTOI", "PESQ", "voicing
 def main(cfg: DictConfig) -> None:
     """Evaluates and writes the report folder."""
     if int(os.environ.get("RANK", "0")):
-        return  # under torchrun the first process alone: the report is one, and judging has processes of its own (`jobs`)
+        return  # under torchrun the first process alone: the comparison has processes of its own (`jobs`)
     links = page_links(cfg.see_also, cfg.output)
     report = of_models(cfg) if cfg.generated is None and cfg.reference is None else of_folders(cfg)
     folder, listen, report.links = output_folder(cfg.output), "", links
@@ -50,7 +50,7 @@ def main(cfg: DictConfig) -> None:
         try:
             write_listening_page(folder / "listen.html", report)
             listen = f", {folder / 'listen.html'} to test yourself"
-        except ValueError as error:  # the figures are worth having all the same
+        except ValueError as error:  # the metrics are worth having all the same
             report.notes = [*report.notes, f"no listening test: {error}"]
     write_report(folder, report)
     print(printable(overview(report, folder / "report.md")))
@@ -123,17 +123,17 @@ def check_speakers(models: dict[str, Vocoder], paths: dict[str, Path]) -> list[s
 
 
 def overview(report: Report, path: Path) -> str:
-    """Returns what a terminal is shown, in lines of at most 100 characters: the means of the main figures, and the notes."""
+    """Returns what a terminal is shown, in lines of at most 100 characters: the means of the main metrics, and the notes."""
     rows: dict[str, dict[str, Any]] = {}
     for table, columns in [(report.summary, BRIEF), *((table, LIKELIHOOD) for table in report.tables.values())]:
         for row in table:
-            if figures := {column: row[column] for column in columns if column in row}:
+            if found := {column: row[column] for column in columns if column in row}:
                 name = str(next(iter(row.values())))
-                rows.setdefault(name, {"system": name}).update(figures)
+                rows.setdefault(name, {"system": name}).update(found)
     headings = {name: short for name, short in BRIEF.items() if any(name in row for row in rows.values())}
     left_out = [f"{len(report.left_out)} sounds were left out: {path} says which and why"] if report.left_out else []
     lines = [f"- {note}" for note in (*report.notes, *left_out)]
-    about = f"Means over clips; their intervals, and all other figures: {path}"
+    about = f"Means over clips; their intervals, and all other metrics: {path}"
     wrapped = (textwrap.fill(line, 100, subsequent_indent="  ", break_on_hyphens=False) for line in (about, *lines))
     return "\n".join([report.title, "", text_table(list(rows.values()), {"system": "system"} | headings), *wrapped])
 

@@ -6,7 +6,7 @@ import argparse
 from importlib.metadata import version
 
 from wavflow.cli import one_line_errors, output_folder
-from wavflow.evaluation.report.scores import score, write_scores
+from wavflow.evaluation.report.listening_results import score, write_scores
 from wavflow.reporting.tables import markdown_table
 
 

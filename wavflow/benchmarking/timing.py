@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.benchmark import Measurement, Timer
+from torch.utils.benchmark.utils.timer import timer as wall_clock
 from torch.utils.flop_counter import FlopCounterMode
 
 from wavflow.arguments import choose
@@ -45,8 +46,8 @@ class Meter:
 
     def __call__(self, run: Callable[[], Any]) -> Measurement:
         """Times `run` after a first call, which loads and compiles what is needed and is not counted."""
-        clock = {"timer": time.process_time} if self.clock == "processor" else {}
-        timer = Timer("run()", globals={"run": run}, num_threads=self.threads, **clock)
+        clock = time.process_time if self.clock == "processor" else wall_clock
+        timer = Timer("run()", timer=clock, globals={"run": run}, num_threads=self.threads)
         return timer.blocked_autorange(min_run_time=self.budget)
 
     def peak(self, dtype: torch.dtype) -> float:

@@ -25,8 +25,9 @@ def training(name: str, net: Vocoder, batch_size: int, segment_length: int, teac
     that where its weights are frozen, as a teacher's. Losses and Adam are not counted.
     """
     mel, audio = inputs(net, segment_length, batch_size)
-    batch = {"audio": 0.1 * audio, "mel": mel, "mask": torch.ones_like(audio)}
-    batch |= {} if net.speakers is None else {"speaker": first_speaker(net, batch_size)}
+    batch: Batch = {"audio": 0.1 * audio, "mel": mel, "mask": torch.ones_like(audio)}
+    if net.speakers is not None:
+        batch["speaker"] = first_speaker(net, batch_size)
     operations = 3.0 * operations_per_sample(net) + (0.0 if teacher is None else 2.0 * operations_per_sample(teacher))
     rows = []
     for dtype in (torch.float32, torch.bfloat16):

@@ -1,11 +1,11 @@
-"""Judging audio: figures of one clip, anchors to compare with, pictures and the report folder."""
+"""Evaluation of audio: metrics of one clip, anchors to compare with, pictures and the report folder."""
 
 from wavflow.clips import MissingLibraryError
 from wavflow.evaluation.alignment import align, estimate_lag
 from wavflow.evaluation.anchors import griffin_lim, random_phase, world
 from wavflow.evaluation.metrics import judging_mel, level_db, log_spectral_distance, m_stft, mel_l1, rms_ratio
 from wavflow.evaluation.perception import estoi, pesq_wb
-from wavflow.evaluation.pitch import dio_track, f0_rmse_cents, gross_error_share, pyin_track, voicing_f1
+from wavflow.evaluation.pitch import dio_track, f0_rmse_cents, gross_error_fraction, pyin_track, voicing_f1
 from wavflow.evaluation.report.folder import Report, write_report
 from wavflow.likelihood.bits import bits_per_sample, flac_bits
 from wavflow.reporting.intervals import Interval, mean_interval
@@ -24,7 +24,7 @@ __all__ = [
     "f0_rmse_cents",
     "flac_bits",
     "griffin_lim",
-    "gross_error_share",
+    "gross_error_fraction",
     "judging_mel",
     "level_db",
     "log_spectral_distance",

@@ -47,7 +47,8 @@ def estimate_lag(
 
     n_fft = 2 ** round(math.log2(0.046 * sample_rate))  # 1024 samples at 22.05 kHz; shorter ones see single pitch pulses
     hop_length = n_fft // 8
-    match = _correlation(*(_log_spectrogram(clip, n_fft, hop_length) for clip in (generated, reference)), reach // hop_length)
+    first, second = (_log_spectrogram(clip, n_fft, hop_length) for clip in (generated, reference))
+    match = _correlation(first, second, reach // hop_length)
     peak = int(match.argmax())
     if match[peak] < _SAME_SPECTRUM or not 0 < peak < len(match) - 1:
         return 0

@@ -1,4 +1,4 @@
-"""Anchors that put a model's figures in proportion.
+"""Anchors to compare a model's metrics with.
 
 `griffin_lim` and `random_phase` start from the mel alone, as a vocoder does. Any model must beat random phase; Griffin-Lim
 beats published neural vocoders on mel distances, so that "better than Griffin-Lim" on those proves little.

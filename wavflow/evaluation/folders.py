@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wavflow.audio import audio_rate, read_audio
 from wavflow.data.files import find_audio
-from wavflow.evaluation.judging import RECORDING
+from wavflow.evaluation.comparison import RECORDING
 
 
 class Sounds(NamedTuple):
@@ -49,7 +49,7 @@ def read_folders(reference: str | Path, generated: Mapping[str, str | Path], lim
             )
     shared = [name for name in recordings if any(name in matches for matches in found.values())]
     clips: dict[str, dict[str, Tensor]] = {}
-    left_out, resampled, sample_rate = [], {}, None
+    left_out, resampled, sample_rate = list[dict[str, str]](), dict[tuple[str, int], int](), 0
     for name in shared[:limit]:
         clip = {}
         for system, paths in {RECORDING: recordings, **found}.items():
@@ -71,11 +71,11 @@ def read_folders(reference: str | Path, generated: Mapping[str, str | Path], lim
         raise ValueError(f"`reference`: no clip of {reference} can be compared. The first: {left_out[0]['why']}")
     notes = [f"{count} of {system} resampled from {rate} to {sample_rate} Hz" for (system, rate), count in resampled.items()]
     if alone := [name for name in recordings if name not in shared]:
-        notes.append(f"{len(alone)} of the recordings without a counterpart, not judged: {_some(alone)}")
+        notes.append(f"{len(alone)} of the recordings without a counterpart, not compared: {_some(alone)}")
     for system, candidates in files.items():
         matched = set(found[system].values())
         if extra := [name for name, path in candidates.items() if path not in matched]:
-            notes.append(f"{len(extra)} of {system} without a recording, not judged: {_some(extra)}")
+            notes.append(f"{len(extra)} of {system} without a recording, not compared: {_some(extra)}")
     return Sounds(clips, sample_rate, notes, left_out)
 
 

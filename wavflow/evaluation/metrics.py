@@ -2,7 +2,7 @@
 
 Pure functions of arrays or tensors: nothing is read, written or kept. A clip is 1-D (T,), float in [-1, 1). Two clips
 that are compared frame by frame must be aligned and equally long (wavflow/evaluation/alignment.py): at these hops 64
-samples of lag cost more than most models differ by. Where a figure has no value (silence, nothing voiced) it is `nan`,
+samples of lag cost more than most models differ by. Where a metric has no value (silence, nothing voiced) it is `nan`,
 and `mean_interval` leaves it out.
 """
 
@@ -59,8 +59,8 @@ def m_stft(
 ) -> float:
     """Multi-resolution STFT distance, `wavflow.losses.MultiResolutionSTFTLoss` with its default windows, 0 if identical.
 
-    The windows are fixed in samples, so that figures at different sample rates don't compare; the published ones are of
-    22.05 kHz, and have its `eps` of 1e-8, on which the figure of a system without a high band depends (Griffin-Lim from an
+    The windows are fixed in samples, so that values at different sample rates don't compare; the published ones are of
+    22.05 kHz, and have its `eps` of 1e-8, on which the value of a system without a high band depends (Griffin-Lim from an
     8 kHz mel: 1.87; 1.57 with the training loss's 1e-7). Not symmetric: the reference is the yardstick. In float32.
 
     Args:
@@ -84,7 +84,7 @@ def m_stft(
 
 @functools.cache
 def judging_mel(sample_rate: int, f_max: float | None = None) -> MelSpectrogram:
-    """Returns the mel that `mel_l1` judges by: 80 bands up to `f_max`, windows of about 46 ms, a hop of a quarter.
+    """Returns the mel that `mel_l1` compares by: 80 bands up to `f_max`, windows of about 46 ms, a hop of a quarter.
 
     At 22.05 kHz that is a window of 1024 and a hop of 256 samples. With 8 kHz it is the usual vocoder's own input; the full
     band, `f_max=None`, also tells what the vocoder adds above it. The module is shared: don't change it.
@@ -106,7 +106,7 @@ def mel_l1(generated: Tensor | np.ndarray, reference: Tensor | np.ndarray, mel_m
     Args:
         generated: (T,), in [-1, 1).
         reference: (T,), aligned to it.
-        mel_module: Yields the natural log of the mel; its `f_max` says which band is judged, see `judging_mel`.
+        mel_module: Yields the natural log of the mel; its `f_max` says which band counts, see `judging_mel`.
 
     Returns:
         `nan` if the clips are shorter than a hop.

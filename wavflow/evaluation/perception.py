@@ -51,7 +51,7 @@ def pesq_wb(generated: Tensor | np.ndarray, reference: Tensor | np.ndarray, samp
     """Wide-band PESQ (P.862.2) at 16 kHz, a predicted opinion score of 1.04 to 4.64.
 
     Levels and aligns the clips by itself, up to a delay per utterance. Saturated for poor audio: trust it above about 1.2.
-    Clips longer than 20 s are judged in equal pieces, and their mean is taken: on long ones the library crashes.
+    Clips longer than 20 s are measured in equal segments, and the mean is taken: on long ones the library crashes.
 
     Args:
         generated: (T,), in [-1, 1).
@@ -59,7 +59,7 @@ def pesq_wb(generated: Tensor | np.ndarray, reference: Tensor | np.ndarray, samp
         sample_rate: In Hz.
 
     Returns:
-        `nan` where a clip is silent or shorter than a quarter of a second, or PESQ finds no utterance in any piece.
+        `nan` where a clip is silent or shorter than a quarter of a second, or PESQ finds no utterance in any segment.
 
     Raises:
         ValueError: If a clip is not (T,), not finite, or the lengths differ.
@@ -71,9 +71,9 @@ def pesq_wb(generated: Tensor | np.ndarray, reference: Tensor | np.ndarray, samp
     generated, reference = checked_pair(generated, reference)
     pesq = optional_library("pesq", "pesq_wb")
     clips = (librosa.resample(clip.numpy(), orig_sr=sample_rate, target_sr=PESQ_RATE) for clip in (reference, generated))
-    pieces = math.ceil(len(reference) / sample_rate / PESQ_SECONDS)
+    segments = math.ceil(len(reference) / sample_rate / PESQ_SECONDS)
     scores = []
-    for clean, degraded in zip(*(np.array_split(clip, pieces) for clip in clips), strict=True):
+    for clean, degraded in zip(*(np.array_split(clip, segments) for clip in clips), strict=True):
         if clean.any() and degraded.any():
             with contextlib.suppress(pesq.PesqError):
                 scores.append(pesq.pesq(PESQ_RATE, clean, degraded, "wb"))

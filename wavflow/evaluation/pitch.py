@@ -1,8 +1,8 @@
-"""Pitch tracks, and figures on two of them: does the clip hum where the recording hums, and at its pitch?
+"""Pitch tracks, and metrics of two of them: is the clip voiced where the recording is voiced, and at its pitch?
 
-A track is F0 in Hz per frame, (frames,), `nan` where unvoiced. Compute each signal's track once; all figures share it. Two
-trackers tell two things: pYIN hears a pitch in any periodic waveform; DIO looks for the fundamental's own zero crossings
-and loses it when the phases are random, which makes its voicing a figure of phase coherence.
+A track is F0 in Hz per frame, (frames,), `nan` where unvoiced. Compute each signal's track once; all metrics share it. Two
+trackers tell two things: pYIN finds a pitch in any periodic waveform; DIO looks for the fundamental's own zero crossings
+and loses it when the phases are random, which makes its voicing a metric of phase coherence.
 
 Two tracks must come from the same tracker, at the same rate, from aligned clips; the longer is cut to the shorter.
 """
@@ -47,8 +47,8 @@ def pyin_track(audio: Tensor | np.ndarray, sample_rate: int) -> np.ndarray:
 def dio_track(audio: Tensor | np.ndarray, sample_rate: int) -> np.ndarray:
     """F0 by DIO between 71 and 800 Hz, every 5 ms.
 
-    A pitch may change by 5 % per frame, where WORLD's own setting is 10 %: with that, random phase still hums (voicing F1 of
-    .4 instead of .05), while WORLD's copy synthesis stays at .9.
+    A pitch may change by 5 % per frame, where WORLD's own setting is 10 %: with that, random phase still counts as voiced
+    (voicing F1 of .4 instead of .05), while WORLD's copy synthesis stays at .9.
 
     Args:
         audio: (T,), in [-1, 1).
@@ -72,7 +72,7 @@ def dio_track(audio: Tensor | np.ndarray, sample_rate: int) -> np.ndarray:
 def voicing_f1(found: np.ndarray, wanted: np.ndarray) -> float:
     """F1 of the voiced frames; 1 is perfect. `nan` if neither track has a voiced frame.
 
-    A whisper has about 0 by DIO. By pYIN it is a lottery, 0 to .9: noise that rings in a formant is nearly periodic.
+    A whisper has about 0 by DIO. By pYIN it varies from 0 to .9: noise that rings in a formant is nearly periodic.
 
     Args:
         found: (frames,), track of the generated clip.
@@ -82,7 +82,7 @@ def voicing_f1(found: np.ndarray, wanted: np.ndarray) -> float:
         ValueError: A track is not (frames,), or marks unvoiced frames by 0.
 
     References:
-        Figures of other systems: CARGAN (Morrison et al., 2022), https://arxiv.org/abs/2110.10139
+        Values of other systems: CARGAN (Morrison et al., 2022), https://arxiv.org/abs/2110.10139
     """
     found, wanted = _same_frames(found, wanted)
     found, wanted = np.isfinite(found), np.isfinite(wanted)
@@ -93,7 +93,7 @@ def voicing_f1(found: np.ndarray, wanted: np.ndarray) -> float:
 def f0_rmse_cents(found: np.ndarray, wanted: np.ndarray) -> float:
     """RMS of the pitch error in cents over frames voiced in both, without gross errors; `nan` if there is no such frame.
 
-    Errors above 600 cents, mostly octaves, would drown the others; `gross_error_share` counts them. Arguments as for
+    Errors above 600 cents, mostly octaves, would drown the others; `gross_error_fraction` counts them. Arguments as for
     `voicing_f1`.
     """
     cents = _errors(found, wanted)
@@ -101,8 +101,8 @@ def f0_rmse_cents(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.sqrt(np.mean(fine**2))) if len(fine) else math.nan
 
 
-def gross_error_share(found: np.ndarray, wanted: np.ndarray) -> float:
-    """Share of the frames voiced in both whose pitch is off by more than 600 cents; `nan` if there is no such frame.
+def gross_error_fraction(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Fraction of the frames voiced in both whose pitch is off by more than 600 cents; `nan` if there is no such frame.
 
     Arguments as for `voicing_f1`.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import math
 import statistics
 import time
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from wavflow.clips import MissingLibraryError
 from wavflow.evaluation.anchors import griffin_lim, random_phase, world
-from wavflow.evaluation.judging import RECORDING, parallel
+from wavflow.evaluation.comparison import RECORDING, parallel
 from wavflow.flows import Whitening
 from wavflow.likelihood.bits import bits_per_sample, flac_bits
 from wavflow.losses import DensityDistillation
@@ -76,45 +77,47 @@ def render(
     renderings = {RECORDING: Rendering([clip.audio[0].float().cpu() for clip in clips], math.nan)}
     lengths = [clip.audio.shape[-1] / model.sample_rate for clip in clips]
     for name in anchors[0]:
-        audio, times = zip(*(made[name] for made in anchors), strict=True)
-        speeds = [length / took for length, took in zip(lengths, times, strict=True)]
-        renderings[name] = Rendering(list(audio), statistics.median(speeds))  # a process's first call loads and compiles
+        speeds = [length / made[name][1] for length, made in zip(lengths, anchors, strict=True)]
+        # The median: a process's first call loads and compiles.
+        renderings[name] = Rendering([made[name][0] for made in anchors], statistics.median(speeds))
 
-    systems: dict[str, Callable[[int, Clip], Tensor]] = {}
-    for name, whitening in _whitenings(model).items():
-        systems[name] = lambda i, clip, whitening=whitening: whitening.inverse(
-            _noise(model, clip, i)[None] * temperature, clip.mel
-        )[0][0, 0]
-    for own in models.values():
-        if own.source is not None and PULSES not in systems:
-            systems[PULSES] = lambda i, clip, own=own: own.unwhiten(
-                own.add_pulses(_noise(own, clip, i)[None] * temperature, clip.mel)[0], clip.mel
-            )[0][0]
-    for name, own in models.items():
-        systems[name] = lambda i, clip, own=own: own.sample(
-            clip.mel, _noise(own, clip, i), temperature, speaker=_speaker(own, clip), passes=0
-        )[0]
+    systems: dict[str, Callable[[int, Clip], Tensor]] = {
+        name: functools.partial(_noise_through, whitening, model, temperature) for name, whitening in _whitenings(model).items()
+    }
+    if sources := [own for own in models.values() if own.source is not None]:
+        systems[PULSES] = functools.partial(_pulses, sources[0], temperature)
+    systems |= {name: functools.partial(_draw, own, temperature) for name, own in models.items()}
     passes = passes if model.mel.n_mels else 0
     for name, draw in systems.items():
         started = time.perf_counter()
         if name in models and not models[name].draws_in_parallel:
-            audio = _draw_together(models[name], clips, temperature)
+            drawn = _draw_together(models[name], clips, temperature)
         else:
-            audio = [draw(i, clip) for i, clip in enumerate(progress(clips, name))]
-        drawn = time.perf_counter() - started
-        unequalized = Rendering([signal.float().cpu() for signal in audio], sum(lengths) / drawn)
+            drawn = [draw(i, clip) for i, clip in enumerate(progress(clips, name))]
+        seconds = time.perf_counter() - started
+        unequalized = Rendering([signal.float().cpu() for signal in drawn], sum(lengths) / seconds)
         if not passes or name in (ENVELOPE, WHITENING):
             renderings[name] = unequalized
             continue
         started = time.perf_counter()
-        pairs = zip(audio, clips, strict=True)
-        audio = [model.equalizer(signal[None], clip.mel, passes)[0].float().cpu() for signal, clip in pairs]
-        equalized = Rendering(audio, sum(lengths) / (drawn + time.perf_counter() - started))
-        if name == PULSES:
-            renderings |= {name: unequalized, f"{name}, {passes} passes": equalized}
-        else:
-            renderings |= {f"{name}, 0 passes": unequalized, name: equalized}
+        pairs = zip(drawn, clips, strict=True)
+        equalized = [model.equalizer(signal[None], clip.mel, passes)[0].float().cpu() for signal, clip in pairs]
+        both = unequalized, Rendering(equalized, sum(lengths) / (seconds + time.perf_counter() - started))
+        names = (name, f"{name}, {passes} passes") if name == PULSES else (f"{name}, 0 passes", name)
+        renderings |= zip(names, both, strict=True)
     return renderings
+
+
+def _noise_through(whitening: Whitening, model: Vocoder, temperature: float, seed: int, clip: Clip) -> Tensor:
+    return whitening.inverse(_noise(model, clip, seed)[None] * temperature, clip.mel)[0][0, 0]
+
+
+def _pulses(model: Vocoder, temperature: float, seed: int, clip: Clip) -> Tensor:
+    return model.unwhiten(model.add_pulses(_noise(model, clip, seed)[None] * temperature, clip.mel)[0], clip.mel)[0][0]
+
+
+def _draw(model: Vocoder, temperature: float, seed: int, clip: Clip) -> Tensor:
+    return model.sample(clip.mel, _noise(model, clip, seed), temperature, speaker=_speaker(model, clip), passes=0)[0]
 
 
 def _anchors(audio: Tensor, log_mel: Tensor, mel: MelSpectrogram, seed: int) -> dict[str, tuple[Tensor, float]]:
@@ -166,13 +169,15 @@ def divergences(clips: Sequence[Clip], teacher: Vocoder, models: Models) -> list
     Of every model that draws in one pass and shares the teacher's mel and whitening. By the path estimator, whose draw is
     a whole clip: the same for every pair of densities.
     """
-    density, rows, seen = DensityDistillation("path"), [], []
+    density, rows, seen = DensityDistillation("path"), list[dict[str, Any]](), list[dict[str, Any]]()
     for name, own in models.items():
         if not own.draws_in_parallel or _differs(own, teacher):
             continue
-        untrained = [] if own.config in seen else [(f"untrained {name}", build(own.config).to(own.device).eval())]
-        seen.append(own.config)
-        for label, model in [*untrained, (name, own)]:
+        rivals = [(name, own)]
+        if own.config is not None and own.config not in seen:
+            rivals.insert(0, (f"untrained {name}", build(own.config).to(own.device).eval()))
+            seen.append(own.config)
+        for label, model in rivals:
             parts: dict[str, list[float]] = {"KL": [], "entropy": [], "cross-entropy": []}
             for i, clip in enumerate(clips):
                 draw = model.draw(clip.mel, _noise(model, clip, i), _speaker(model, clip))
@@ -225,8 +230,8 @@ def _draw_together(model: Vocoder, clips: Sequence[Clip], temperature: float) ->
     frames = torch.arange(max(clip.mel.shape[-1] for clip in clips), device=clips[0].mel.device)
     samples = len(frames) * model.hop_length
     mel = torch.cat([clip.mel[..., frames.clamp(max=clip.mel.shape[-1] - 1)] for clip in clips])
-    noise = [_noise(model, clip, i) for i, clip in enumerate(clips)]
-    noise = torch.cat([torch.nn.functional.pad(z, (0, samples - z.shape[-1])) for z in noise])
-    speaker = None if model.speakers is None else torch.cat([clip.speaker for clip in clips])
+    noises = (_noise(model, clip, i) for i, clip in enumerate(clips))
+    noise = torch.cat([torch.nn.functional.pad(z, (0, samples - z.shape[-1])) for z in noises])
+    speaker = None if model.speakers is None else torch.cat([clip.speaker for clip in clips if clip.speaker is not None])
     audio = model.sample(mel, noise, temperature, speaker=speaker, passes=0)
     return [row[: clip.audio.shape[-1]] for row, clip in zip(audio, clips, strict=True)]

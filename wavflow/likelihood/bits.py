@@ -1,6 +1,7 @@
 """Code lengths in bits per 16-bit sample: of a density, and of FLAC, the yardstick beside it."""
 
 import math
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -10,9 +11,10 @@ from wavflow.audio import encode_audio
 from wavflow.clips import checked_clip
 
 FULL_SCALE_16_BIT = 32768
+Value = TypeVar("Value", Tensor, float)
 
 
-def bits_per_sample(log_prob: Tensor | float) -> Tensor | float:
+def bits_per_sample(log_prob: Value) -> Value:
     """Code length of 16-bit audio, `(ln 32768 - log_prob) / ln 2`, in bits per sample.
 
     Args:

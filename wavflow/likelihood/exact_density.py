@@ -1,8 +1,8 @@
-"""A teacher's density over the 65536 levels of each next 16-bit sample, in the coder's own arithmetic.
+"""A teacher's density over the 65536 values of each next 16-bit sample, in the coder's own arithmetic.
 
-A level is k / 32768, its probability that of half a level around it. The whitening is affine in the sample, given its past, so
-the flow's density of the whitened sample is one of the level: a mixture (of one, for an affine flow) whose centers and scales
-are moved along.
+The probability of a value k is that of the interval k / 32768 +- 1 / 65536. Given the past, the whitening is affine in the sample.
+So the flow's density of the whitened sample is also a density of the value: a mixture (of one component, for an affine flow) whose
+centers and scales are mapped by the inverse of the whitening.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ import torch
 from torch import Tensor
 
 from wavflow.distributions import Gaussian
-from wavflow.flows.elementwise import MixtureCDF
+from wavflow.flows.autoregressive import Autoregressive
+from wavflow.flows.elementwise import Affine, MixtureCDF
+from wavflow.flows.linear_prediction import LinearPrediction
 from wavflow.flows.pitch_prediction import PitchPrediction
 from wavflow.likelihood.arithmetic import add_products
-from wavflow.likelihood.exact_steps import LOWEST, Memory, Net, Piece, follow
+from wavflow.likelihood.exact_steps import LOWEST, Chunk, Memory, Net, follow
 from wavflow.likelihood.exact_whitening import ExactWhitening, Filters
 from wavflow.likelihood.range_coding import GAUSSIAN, LOGISTIC, SHARE_BITS, Coder, code_evenly, code_rare, put_all, reader
 from wavflow.nn.wavenet import WaveNet
 from wavflow.vocoder import Vocoder
 
-PIECE = 1024  # samples, at least, that are coded by their density or, where that is shorter, as they are
+CHUNK = 1024  # samples, at least, that are coded by their density or, where that is shorter, as they are
 
 
 class ExactDensity:
@@ -38,32 +40,37 @@ class ExactDensity:
 
     def __init__(self, teacher: Vocoder, mel: np.ndarray, speaker: int | None = None) -> None:
         teacher.check_speaker(None if speaker is None else torch.tensor([speaker]))
-        wavenet, tau = teacher.flow.transform.conditioner, teacher.flow.transform.tau
-        components = tau.n_components if isinstance(tau, MixtureCDF) else 0
-        kind = tau.component if components else type(teacher.flow.base)
-        self._bijection = (components, float(tau.bound), GAUSSIAN if kind is Gaussian else LOGISTIC)
-        self._net, self._projection = _net(wavenet), _array(wavenet.features.weight).T.astype(np.float64)
+        transform = teacher.flow.transform
+        assert isinstance(transform, Autoregressive)
+        wavenet, tau = transform.conditioner, transform.tau
+        assert isinstance(wavenet, WaveNet) and isinstance(tau, Affine | MixtureCDF)
+        mixed = isinstance(tau, MixtureCDF)
+        kind = tau.component if mixed else type(teacher.flow.base)
+        self._bijection = (tau.n_components if mixed else 0, float(tau.bound), GAUSSIAN if kind is Gaussian else LOGISTIC)
+        self._net = _net(wavenet)
+        self._projection = _array(wavenet.features.get_parameter("weight")).T.astype(np.float64)
         self._mel, self._features = np.ascontiguousarray(mel.T), _features(teacher, mel.T, speaker)
-        self._hop_length, self._kernel = teacher.hop_length, _array(teacher.upsampler.kernel)
+        self._hop_length, self._kernel = teacher.hop_length, _array(teacher.upsampler.get_buffer("kernel"))
         maps = [] if teacher.whitening is None else list(teacher.whitening.transforms)
+        linear = next((m for m in maps if isinstance(m, LinearPrediction)), None)
         pitch = next((m.pitch for m in maps if isinstance(m, PitchPrediction)), None)
-        self._whitening = ExactWhitening(teacher.mel, maps[0], pitch) if maps else None
-        self._frames = -(-PIECE // self._hop_length)
-        self._block_length = self._whitening.block_length if maps else self._frames * self._hop_length
+        self._whitening = None if linear is None else ExactWhitening(teacher.mel, linear, pitch)
+        self._frames = -(-CHUNK // self._hop_length)
+        self._block_length = self._frames * self._hop_length if linear is None else linear.block_length
         self._no_filters = Filters(np.zeros((1, 0)), np.ones(1), np.zeros((1, 0), np.int64), np.zeros((1, 0)))
         self._no_reader = reader(b"")
         self._spans = (self._net.gates.shape[1] - 1) * self._net.dilations
-        self._memory = self._empty_memory(max(1, maps[0].order if maps else 0, pitch.longest_lag if pitch else 0))
+        self._memory = self._empty_memory(max(1, linear.order if linear else 0, int(pitch.longest_lag) if pitch else 0))
 
-    def code(self, coder: Coder, levels: np.ndarray) -> Iterator[int]:
-        """Writes int16 samples (T,), or fills them as it reads; yields after each piece how many these were.
+    def code(self, coder: Coder, values: np.ndarray) -> Iterator[int]:
+        """Writes int16 samples (T,), or fills them as it reads; yields after each chunk how many these were.
 
         Raises:
             ValueError: Where the model's parameters are not finite.
         """
         for first in range(0, len(self._mel), self._frames):
             start = first * self._hop_length
-            part = levels[start : start + self._frames * self._hop_length]
+            part = values[start : start + self._frames * self._hop_length]
             if coder.reads:
                 known = code_rare(coder, False)
                 if known:
@@ -78,38 +85,38 @@ class ExactDensity:
                     put_all(coder, shares)
             yield len(part)
 
-    def shares(self, levels: np.ndarray) -> np.ndarray:
+    def shares(self, values: np.ndarray) -> np.ndarray:
         """Returns the first share and the number of shares, int64 (T, 2), of each of the samples (T,) given those before it."""
         length = self._frames * self._hop_length
-        parts = [self._follow(i // self._hop_length, levels[i : i + length]) for i in range(0, len(levels), length)]
+        parts = [self._follow(i // self._hop_length, values[i : i + length]) for i in range(0, len(values), length)]
         return np.concatenate(parts)
 
-    def _follow(self, first: int, levels: np.ndarray, coder: Coder | None = None) -> np.ndarray:
+    def _follow(self, first: int, values: np.ndarray, coder: Coder | None = None) -> np.ndarray:
         """Goes through the samples from the frame `first` on, filling them if there is a reader; returns their `shares`."""
-        memory, frames, shares = self._memory, self._frames, np.zeros((len(levels), 2), np.int64)
-        if first:  # what the piece looks back on moves to the front
+        memory, frames, shares = self._memory, self._frames, np.zeros((len(values), 2), np.int64)
+        if first:  # what the chunk looks back on moves to the front
             n = frames * self._hop_length
             for history in (memory.audio, memory.residual):
                 history[:-n] = history[n:].copy()
             for row, span in zip(memory.rows, self._spans, strict=True):
                 memory.inputs[row - span : row] = memory.inputs[row - span + n : row + n].copy()
-        # The edge frames are held; a last piece reads frames that are not there.
+        # The edge frames are held; a last chunk reads frames that are not there.
         around = np.arange(first - 1, first + frames + 1).clip(0, len(self._mel) - 1)
-        projected = np.zeros((frames + 2, self._projection.shape[1]))
-        add_products(projected, self._features[around], self._projection)
-        projected = projected.astype(np.float32).reshape(frames + 2, len(self._net.dilations), -1)
+        sums = np.zeros((frames + 2, self._projection.shape[1]))
+        add_products(sums, self._features[around], self._projection)
+        projected = sums.astype(np.float32).reshape(frames + 2, len(self._net.dilations), -1)
         filters = self._no_filters if self._whitening is None else self._whitening.filters(self._mel[around])
-        piece = Piece(projected, self._kernel, self._block_length, *filters)
+        chunk = Chunk(projected, self._kernel, self._block_length, *filters)
         reads = coder is not None
-        if not follow(self._net, self._bijection, memory, piece, levels, shares, coder or self._no_reader, reads):
+        if not follow(self._net, self._bijection, memory, chunk, values, shares, coder or self._no_reader, reads):
             raise ValueError("`teacher` must tell finite parameters, got NaN or infinity: train it again.")
         return shares
 
     def _empty_memory(self, history: int) -> Memory:
-        net, piece = self._net, self._frames * self._hop_length
-        ends = np.cumsum(self._spans + piece)
+        net, length = self._net, self._frames * self._hop_length
+        ends = np.cumsum(self._spans + length)
         inputs = np.zeros((ends[-1], len(net.input)), np.float32)
-        return Memory(inputs, ends - piece, np.zeros(history + piece), np.zeros(history + piece), np.array([0.0, 0.0, 1.0]))
+        return Memory(inputs, ends - length, np.zeros(history + length), np.zeros(history + length), np.array([0.0, 0.0, 1.0]))
 
 
 def _array(x: Tensor) -> np.ndarray:
@@ -144,11 +151,11 @@ def _features(teacher: Vocoder, mel: np.ndarray, speaker: int | None) -> np.ndar
     """Returns what the upsampler makes of a mel (F, n_mels), and the speaker: (F, K) float64."""
     upsampler, frames = teacher.upsampler, np.arange(len(mel))
     mix, refine = _array(upsampler.mix.weight), _array(upsampler.refine.weight)[..., 0]
-    x = (mel - float(upsampler.mean)) / float(upsampler.scale)
-    mixed = np.repeat(_array(upsampler.mix.bias).astype(np.float64)[None], len(mel), axis=0)
+    x = (mel - float(upsampler.get_buffer("mean"))) / float(upsampler.get_buffer("scale"))
+    mixed = np.repeat(_array(upsampler.mix.get_parameter("bias")).astype(np.float64)[None], len(mel), axis=0)
     for k in range(mix.shape[2] if mel.shape[1] else 0):
         add_products(mixed, x[(frames + k - 1).clip(0, len(mel) - 1)], np.ascontiguousarray(mix[..., k].T.astype(np.float64)))
-    refined = np.repeat(_array(upsampler.refine.bias).astype(np.float64)[None], len(mel), axis=0)
+    refined = np.repeat(_array(upsampler.refine.get_parameter("bias")).astype(np.float64)[None], len(mel), axis=0)
     add_products(refined, np.maximum(mixed, 0.2 * mixed), np.ascontiguousarray(refine.T.astype(np.float64)))
     features = np.maximum(refined, 0.2 * refined)
-    return features if speaker is None else features + _array(teacher.speakers.weight)[speaker]
+    return features if teacher.speakers is None else features + _array(teacher.speakers.weight)[speaker]

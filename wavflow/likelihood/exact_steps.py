@@ -1,4 +1,4 @@
-"""The coder's steps, compiled: the density of each sample, then the sample, in the arithmetic that is the same everywhere."""
+"""The coder's compiled steps: the density of each sample, then the sample, in arithmetic that is the same on every machine."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class Net(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What a sample leaves to the next ones. Histories hold what lies before a piece, and then the piece."""
+    """What later samples depend on. Histories hold what lies before a chunk, and then the chunk."""
 
     inputs: np.ndarray  # rows of C float32: those of all layers
-    rows: np.ndarray  # (L,) that of each layer for a piece's first sample
-    audio: np.ndarray  # (H + piece,) float64
-    residual: np.ndarray  # (H + piece,) float64: audio less its linear prediction, over the gain
+    rows: np.ndarray  # (L,) that of each layer for a chunk's first sample
+    audio: np.ndarray  # (H + chunk,) float64
+    residual: np.ndarray  # (H + chunk,) float64: audio less its linear prediction, over the gain
     recent: np.ndarray  # (3,) of the sample before: its linear prediction, all that was predicted, the gain
 
 
-class Piece(NamedTuple):
-    """What the mel tells of a piece; the whitening's part is in N blocks, see `Filters`."""
+class Chunk(NamedTuple):
+    """What the mel tells of a chunk; the whitening's part is in N blocks, see `Filters`."""
 
     frames: np.ndarray  # (F + 2, L, 2C) float32
     kernel: np.ndarray  # (3, hop_length) float32
@@ -59,39 +59,39 @@ def follow(
     net: Net,
     bijection: tuple[int, float, int],
     memory: Memory,
-    piece: Piece,
-    levels: np.ndarray,
+    chunk: Chunk,
+    values: np.ndarray,
     shares: np.ndarray,
     coder: Coder,
     reads: bool,
 ) -> bool:
-    """Goes through a piece sample by sample: each one's density, then the sample itself.
+    """Goes through a chunk sample by sample: each one's density, then the sample itself.
 
     Args:
         net: The WaveNet.
         bijection: Components (0: affine), the bound of the log-scales, the kind of the density.
-        memory: Is brought forward.
-        piece: What the mel tells of it.
-        levels: int16 (n,); filled by a reader.
-        shares: int64 (n, 2): is written, for levels that are given.
+        memory: Is updated.
+        chunk: What the mel tells of the chunk.
+        values: int16 (n,); filled by a reader.
+        shares: int64 (n, 2): is written, for values that are given.
         coder: A reader.
-        reads: Whether the levels are to be read from it.
+        reads: Whether the values are to be read from it.
 
     Returns:
         Whether all parameters are finite.
     """
-    audio, residual, recent, hop = memory.audio, memory.residual, memory.recent, piece.kernel.shape[1]
-    history = len(audio) - (len(piece.frames) - 2) * hop
+    audio, residual, recent, hop = memory.audio, memory.residual, memory.recent, chunk.kernel.shape[1]
+    history = len(audio) - (len(chunk.frames) - 2) * hop
     channels, skip = len(net.input), len(net.head_bias)
     y, room = np.empty(2 * channels, np.float32), np.empty(2 * channels, np.float32)
     scratch = y, room, np.empty(channels, np.float32), np.empty(channels, np.float32), np.empty(skip + channels, np.float32)
     sums, between, params = np.empty(skip, np.float32), np.empty(skip, np.float32), np.empty(len(net.last_bias), np.float32)
     mixture = np.empty((3, max(1, bijection[0])))
-    for i in range(len(levels)):
-        now, block = history + i, i // piece.block_length
+    for i in range(len(values)):
+        now, block = history + i, i // chunk.block_length
         residual[now - 1] = (audio[now - 1] - recent[0]) / recent[2]
         x = np.float32((audio[now - 1] - recent[1]) / recent[2])
-        predict(net, memory, piece, i, x, scratch, sums)
+        predict(net, memory, chunk, i, x, scratch, sums)
         for c in range(skip):
             sums[c] = max(sums[c] * net.share, _ZERO)
         copy(between, net.head_bias)
@@ -100,30 +100,30 @@ def follow(
             between[c] = max(between[c], _ZERO)
         copy(params, net.last_bias)
         add_product(params, between, net.last)
-        linear, periodic, gain = 0.0, 0.0, piece.gain[block]
-        for k in range(piece.coefficients.shape[1]):
-            linear += piece.coefficients[block, k] * audio[now - 1 - k]
-        for j in range(piece.lags.shape[1]):
-            periodic += piece.weights[block, j] * residual[now - piece.lags[block, j]]
+        linear, periodic, gain = 0.0, 0.0, chunk.gain[block]
+        for k in range(chunk.coefficients.shape[1]):
+            linear += chunk.coefficients[block, k] * audio[now - 1 - k]
+        for j in range(chunk.lags.shape[1]):
+            periodic += chunk.weights[block, j] * residual[now - chunk.lags[block, j]]
         recent[0], recent[1], recent[2] = linear, linear + gain * periodic, gain
         if not describe(params, bijection, recent[1] * FULL_SCALE, gain * FULL_SCALE, mixture):
             return False
         if reads:
-            levels[i] = code(coder, 0, LOWEST, HIGHEST, mixture, bijection[2])
+            values[i] = code(coder, 0, LOWEST, HIGHEST, mixture, bijection[2])
         else:
-            level = int(levels[i])
-            start = start_of(level, LOWEST, HIGHEST, mixture, bijection[2])
+            value = int(values[i])
+            start = start_of(value, LOWEST, HIGHEST, mixture, bijection[2])
             shares[i, 0] = start
-            shares[i, 1] = start_of(level + 1, LOWEST, HIGHEST, mixture, bijection[2]) - start
-        audio[now] = levels[i] / FULL_SCALE
+            shares[i, 1] = start_of(value + 1, LOWEST, HIGHEST, mixture, bijection[2]) - start
+        audio[now] = values[i] / FULL_SCALE
     return True
 
 
 @compiled
-def predict(net, memory, piece, i, x, scratch, sums):
-    """Takes the WaveNet's layers to the sample i of a piece, from the whitened x before it; writes the skips' sums (S,)."""
+def predict(net, memory, chunk, i, x, scratch, sums):
+    """Takes the WaveNet's layers to the sample i of a chunk, from the whitened x before it; writes the skips' sums (S,)."""
     y, room, h, gated, out = scratch
-    frames, kernel, inputs = piece.frames, piece.kernel, memory.inputs
+    frames, kernel, inputs = chunk.frames, chunk.kernel, memory.inputs
     dilations, gates, outputs = net.dilations, net.gates, net.outputs
     channels, skip, taps, hop = len(h), len(sums), gates.shape[1], kernel.shape[1]
     frame, j = i // hop + 1, i % hop
@@ -151,7 +151,7 @@ def predict(net, memory, piece, i, x, scratch, sums):
 
 @compiled
 def describe(params, bijection, center, unit, mixture):
-    """Writes the weights, centers and scales (3, K), in levels, that parameters tell; returns whether all are finite."""
+    """Writes the weights, centers and scales (3, K), in values, that parameters tell; returns whether all are finite."""
     components, bound, _ = bijection
     most, total, finite = -np.inf, 0.0, True
     for i in range(components):

@@ -31,7 +31,7 @@ class Filters(NamedTuple):
 
 
 class ExactWhitening:
-    """Reads a mel as a model's whitening does; None for a model without.
+    """Computes the filters of a model's whitening from a mel.
 
     Args:
         mel: The convention of the mel.
@@ -82,7 +82,8 @@ class ExactWhitening:
             strength, lags, weights = self._pitch.comb(at_blocks)
             loss = strength[:, None] * self._pitch.response
             power = power * (1.0 - loss * loss)
-        return Filters(*_predictors(power, self._cosines, self._lag_window), lags, weights)
+        coefficients, gain = _predictors(power, self._cosines, self._lag_window)
+        return Filters(coefficients, gain, lags, weights)
 
 
 class _PitchTables:

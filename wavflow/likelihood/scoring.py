@@ -17,11 +17,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wavflow.distributions import Gaussian, Logistic
+from wavflow.distributions import Distribution, Gaussian, Logistic
 from wavflow.segments import segments
 from wavflow.vocoder import Vocoder
 
-VARIANCE = {Gaussian: 0.5, Logistic: 4.0 - math.pi**2 / 3.0}  # of -log base(z), in nats^2
+VARIANCE: dict[type[Distribution], float] = {Gaussian: 0.5, Logistic: 4.0 - math.pi**2 / 3.0}  # of -log base(z), in nats^2
 LONE, STRANGEST = 1, 5
 
 

@@ -20,7 +20,7 @@ def mean_interval(values: Iterable[float]) -> Interval:
     """Mean over clips with the half-width of its 95 % Student-t interval.
 
     Args:
-        values: One figure per clip. Those that are not finite are left out; `n` counts what is used.
+        values: One per clip. Those that are not finite are left out; `n` counts what is used.
 
     Returns:
         `(mean, half_width, n)`; the half-width of one value is `nan`, and so is the mean of none.

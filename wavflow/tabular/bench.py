@@ -47,7 +47,7 @@ def fit_all(
         of_zuko: Whether it is zuko's flow of the same kind instead of ours.
         progress: Wraps the numbers of the epochs, given a name to show.
     """
-    result = Fitted("", [], [], [])
+    result, name = Fitted("", [], [], []), ""
     for i, fold in enumerate(data.folds):
         torch.manual_seed(seed + i)
         arguments = flow, len(data.columns), data.levels
@@ -84,7 +84,7 @@ def row(name: str, data: Data, log_probs: list[Tensor], fitted: Fitted | None = 
     several = len(log_probs) > 1
     finite = bool(everything.isfinite().all())
     mean = mean_interval([x.mean().item() for x in log_probs] if several else everything.tolist()) if finite else None
-    line = {"model": name, "test log p": mean, "median": everything.median() if finite else None}
+    line: dict[str, Any] = {"model": name, "test log p": mean, "median": everything.median() if finite else None}
     if several:
         line["worst fold"] = min(x.mean().item() for x in log_probs) if finite else None
     if data.levels:

@@ -51,12 +51,19 @@ def ring() -> Shape:
 
 def circles() -> Shape:
     """Two concentric circles, of radius 1 and 2."""
-    return _blobs([lambda t, r=r: r * _direction(2 * math.pi * t) for r in (1.0, 2.0)], std=0.12, nodes=192, extent=3.0)
+
+    def circle(t: Tensor) -> Tensor:
+        return _direction(2 * math.pi * t)
+
+    return _blobs([circle, lambda t: 2 * circle(t)], std=0.12, nodes=192, extent=3.0)
 
 
 def moons() -> Shape:
     """Two half circles that embrace each other."""
-    upper = lambda t: 1.5 * _direction(math.pi * t) - torch.tensor([0.75, 0.375])  # noqa: E731
+
+    def upper(t: Tensor) -> Tensor:
+        return 1.5 * _direction(math.pi * t) - torch.tensor([0.75, 0.375])
+
     return _blobs([upper, lambda t: -upper(t)], std=0.15, nodes=96, extent=3.5)
 
 

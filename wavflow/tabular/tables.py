@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,7 +66,7 @@ def digits(seed: int = 0) -> Data:
     return Data("digits", [Fold(train / 17, *noisy)], [f"pixel {i}" for i in range(64)], levels=17)
 
 
-def wine(path: str | os.PathLike[str] | None, folds: int = 10, seed: int = 0) -> Data:
+def wine(path: str, folds: int = 10, seed: int = 0) -> Data:
     """A wine-quality table by RNADE's protocol: without the quality, without one of each pair of |r| > .98, in folds.
 
     References:
@@ -81,22 +80,20 @@ def wine(path: str | os.PathLike[str] | None, folds: int = 10, seed: int = 0) ->
     return Data(Path(path).stem, split(values, folds, seed), columns, standardized=True)
 
 
-def table(path: str | os.PathLike[str] | None, seed: int = 0) -> Data:
+def table(path: str, seed: int = 0) -> Data:
     """Any CSV of numbers, with a line of names or without; a tenth of its rows is held out."""
     values, columns = read(path)
     check(values, columns, path)
     return Data(Path(path).stem, split(values, 10, seed)[:1], columns, standardized=True)
 
 
-def read(path: str | os.PathLike[str] | None) -> tuple[Tensor, list[str]]:
+def read(path: str) -> tuple[Tensor, list[str]]:
     """Returns the numbers (N, D) of a CSV in float64, and the names of its columns; commas, semicolons or tabs part them.
 
     Raises:
         FileNotFoundError: When there is no such file.
-        ValueError: When none was named, or a cell holds no number, or a row is shorter or longer than the first.
+        ValueError: When a cell holds no number, or a row is shorter or longer than the first.
     """
-    if path is None:
-        raise ValueError("`data.path` is needed and was not given: add data.path=<a .csv file>.")
     if not Path(path).is_file():
         raise FileNotFoundError(f"`data.path`: there is no file {path}.")
     text = Path(path).read_text(encoding="utf-8-sig", errors="replace").splitlines()
@@ -119,7 +116,7 @@ def read(path: str | os.PathLike[str] | None) -> tuple[Tensor, list[str]]:
     return torch.tensor(rows, dtype=torch.float64).reshape(-1, len(first)), columns
 
 
-def check(values: Tensor, columns: list[str], path: str | os.PathLike[str]) -> None:
+def check(values: Tensor, columns: list[str], path: str) -> None:
     """Raises ValueError where rows (N, D) are too few, or columns constant or not finite."""
     if len(values) < LEAST_ROWS:
         raise ValueError(f"`data.path`: {path} must have at least {LEAST_ROWS} rows, got {len(values)}.")

@@ -47,9 +47,9 @@ class Axis(NamedTuple):
 
 
 def curve_charts(name: str, csv_path: str | Path) -> dict[str, str]:
-    """Draws the curves of a run's `metrics.csv`; training and validation of a figure share a chart.
+    """Draws the curves of a run's `metrics.csv`; training and validation of a value share a chart.
 
-    Columns are named `train/<figure>` and `validation/<figure>`, Lightning's endings `_step` and `_epoch` aside; others
+    Columns are named `train/<value>` and `validation/<value>`, Lightning's endings `_step` and `_epoch` aside; others
     are left out. Rows are sparse: an empty cell means that nothing was logged there.
 
     Args:
@@ -57,12 +57,12 @@ def curve_charts(name: str, csv_path: str | Path) -> dict[str, str]:
         csv_path: Its `metrics.csv`.
 
     Returns:
-        Figure to SVG, the prominent ones first; empty if nothing was logged.
+        Value to SVG, the prominent ones first; empty if nothing was logged.
 
     Raises:
         FileNotFoundError: If the file is missing.
     """
-    return {figure: _curve_chart(f"{name}, {figure}, by step", parts) for figure, parts in _read_curves(csv_path).items()}
+    return {value: _curve_chart(f"{name}, {value}, by step", parts) for value, parts in _read_curves(csv_path).items()}
 
 
 def scatter_chart(scatter: Scatter) -> str:
@@ -88,7 +88,7 @@ def scatter_chart(scatter: Scatter) -> str:
 
 
 def _read_curves(csv_path: str | Path) -> dict[str, dict[str, np.ndarray]]:
-    """Figure to part (`train`, `validation`) to points (n, 2) of step and value."""
+    """Value to part (`train`, `validation`) to points (n, 2) of step and value."""
     if not Path(csv_path).is_file():
         raise FileNotFoundError(f"`csv_path` must name a metrics.csv, got {csv_path}, which is not there: train first.")
     points: dict[str, dict[str, list[tuple[float, float]]]] = {}

@@ -1,4 +1,4 @@
-"""The report folder: one page to look and listen, the same figures as Markdown, JSON and CSV, and the sounds as wav files."""
+"""The report folder: one page to look and listen, the same tables as Markdown, JSON and CSV, and the sounds as wav files."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from wavflow.audio import write_audio
-from wavflow.evaluation.judging import METRICS, Metric
+from wavflow.evaluation.comparison import METRICS, Metric
 from wavflow.evaluation.report.charts import Scatter
 from wavflow.evaluation.report.page import render_page
 from wavflow.files import write_text
@@ -32,8 +32,8 @@ class Report:
         mel: What the spectrograms show; the full band by default.
         summary: One row per system: recording, anchors, teacher, student.
         tables: Further tables: heading to rows.
-        clips: One row per clip and system, in the columns "clip", "system" and the figures.
-        left_out: What was not judged: rows of "clip", "system" and "why".
+        clips: One row per clip and system, in the columns "clip", "system" and the metrics.
+        left_out: What could not be compared: rows of "clip", "system" and "why".
         notes: One sentence each: what was measured, on what, with which command.
         links: Other pages to name at the top: title to address, relative to the report.
         sounds: Clip to system to audio (T,) in [-1, 1); the first system is the recording, with which others are compared.
@@ -88,7 +88,7 @@ def write_report(folder: str | Path, report: Report) -> None:
     files = {
         "report.html": render_page(report),
         "report.md": _markdown(report, wavs),
-        "figures.json": json.dumps(_figures(report) | {"sounds": wavs}, indent=2, allow_nan=False, ensure_ascii=False) + "\n",
+        "figures.json": json.dumps(_plain(report) | {"sounds": wavs}, indent=2, allow_nan=False, ensure_ascii=False) + "\n",
         "summary.csv": csv_table(report.summary),
         "clips.csv": csv_table(report.clips),
     }
@@ -109,7 +109,7 @@ def _playable(sounds: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str,
 
 def _file_names(sounds: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
     """Clip to system to `clips/<clip>-<system>.wav`: letters, digits, dots and dashes alone, and no name twice."""
-    names, taken = {}, set()
+    names, taken = dict[str, dict[str, str]](), set[str]()
     for clip, systems in sounds.items():
         names[clip] = {}
         for system in systems:
@@ -124,17 +124,17 @@ def _file_names(sounds: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
     return names
 
 
-def _listed(figures: Path) -> set[str]:
+def _listed(path: Path) -> set[str]:
     """The sounds that an earlier report's `figures.json` lists, and no other file whatever it says."""
     try:
-        sounds = json.loads(figures.read_text(encoding="utf-8"))["sounds"]
+        sounds = json.loads(path.read_text(encoding="utf-8"))["sounds"]
         paths = {path for row in sounds.values() for path in row.values()}
         return {path for path in paths if re.fullmatch(r"clips/[\w-][\w.-]*\.wav", path)}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return set()  # there is none, or it was written by another program or an older version
 
 
-def _figures(report: Report) -> dict[str, Any]:
+def _plain(report: Report) -> dict[str, Any]:
     return {
         "title": report.title,
         "sample_rate": report.sample_rate,

@@ -1,7 +1,7 @@
 """The listening test: one page that holds its sounds, to be opened from disk in a browser, ABX or MUSHRA.
 
 Versions of a clip are compared at one loudness (ITU-R BS.1770-4, gated), that of the recording, since the louder of two
-sounds is easily taken for the better one. Results come as CSV files, which `wavflow.evaluation.report.scores` reads.
+sounds is easily taken for the better one. Results come as CSV files, which `wavflow.evaluation.report.listening_results` reads.
 
 References:
     MUSHRA and its low anchor: ITU-R BS.1534-3 (2015). Loudness: ITU-R BS.1770-4 (2015), annex 1.

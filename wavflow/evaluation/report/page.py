@@ -19,7 +19,7 @@ from wavflow.evaluation.report.charts import curve_charts, scatter_chart
 from wavflow.evaluation.report.drawings import ladder, lane, likelihood_lane, pitch_lane, receptive_field
 from wavflow.mel import MelSpectrogram
 from wavflow.reporting.pictures import matrix_png, mel_axis
-from wavflow.reporting.tables import Row, html_table
+from wavflow.reporting.tables import html_table
 
 if TYPE_CHECKING:
     from wavflow.evaluation.report.folder import Report
@@ -33,20 +33,20 @@ def render_page(report: Report) -> str:
     """Returns the page, sounds and pictures included."""
     recording = next(iter(next(iter(report.sounds.values()), {})), None)
     mel = report.mel or judging_mel(report.sample_rate)
-    axis = mel_axis(mel)
+    axis, better = mel_axis(mel), {name: metric.better for name, metric in report.legend.items()}
     comparisons = {scatter.title: scatter_chart(scatter) for scatter in report.scatters if scatter.points}
-    sections = [
+    contents: list[tuple[str, list[str]]] = [
         ("Listen and look", _clips(report, mel) if report.sounds else []),
-        ("Systems", [html_table(report.summary, report.legend, recording), _legend(report)] if report.summary else []),
+        ("Systems", [html_table(report.summary, better, recording), _legend(report)] if report.summary else []),
         ("Ladder of likelihoods", [_LADDER, ladder(report.ladder)] if report.ladder else []),
-        *((heading, [html_table(rows, report.legend)] if rows else []) for heading, rows in report.tables.items()),
+        *((heading, [html_table(rows, better)] if rows else []) for heading, rows in report.tables.items()),
         ("Comparison", [_cards(comparisons)] if comparisons else []),
         ("Training", _training(report) if report.curves else []),
         ("Models", _models(report) if report.models else []),
         ("Left out", [html_table(report.left_out)] if report.left_out else []),
         ("Notes", [_list(report.notes)] if report.notes else []),
     ]
-    sections = [(f"section-{i}", heading, parts) for i, (heading, parts) in enumerate(sections) if parts]
+    sections = [(f"section-{i}", heading, parts) for i, (heading, parts) in enumerate(contents) if parts]
     first = '<b class="first"></b>'
     return Template(asset("report.html")).substitute(
         title=html.escape(report.title),
@@ -96,15 +96,15 @@ def _legend(report: Report) -> str:
     """What each column of the summary means and which way is better."""
     aims = {"low": "lower is better", "high": "higher is better", "zero": "nearest to 0 is best", "one": "nearest to 1 is best"}
     entries = [
-        f"<dt>{html.escape(name)}</dt><dd>{html.escape(figure.meaning)}. <em>{aims[figure.better].capitalize()}.</em></dd>"
-        for name, figure in report.legend.items()
+        f"<dt>{html.escape(name)}</dt><dd>{html.escape(metric.meaning)}. <em>{aims[metric.better].capitalize()}.</em></dd>"
+        for name, metric in report.legend.items()
         if any(name in row for row in report.summary)
     ]
     intro = (
         '<p class="soft">Means over clips; ± is the half-width of the 95 % interval. Bold is the best of a column, the '
         "recording aside, where its interval is clear of all others.</p>"
     )
-    return f'{intro}<details class="legend"><summary>What the figures mean</summary><dl>{"".join(entries)}</dl></details>'
+    return f'{intro}<details class="legend"><summary>What the metrics mean</summary><dl>{"".join(entries)}</dl></details>'
 
 
 def _clips(report: Report, mel: MelSpectrogram) -> list[str]:
@@ -129,7 +129,7 @@ def _clip(report: Report, mel: MelSpectrogram, index: int, clip: str, sounds: Ma
         for system in sounds
     ]
     rows = [{k: v for k, v in row.items() if k != "clip"} for row in report.clips if row.get("clip") == clip]
-    recording = next(iter(sounds))
+    recording, better = next(iter(sounds)), {name: metric.better for name, metric in report.legend.items()}
     log_probs, tracks = report.log_probs.get(clip), report.pitch.get(clip)
     lanes = [
         likelihood_lane(log_probs, mel.hop_length, report.sample_rate, seconds) if log_probs else "",
@@ -144,8 +144,7 @@ def _clip(report: Report, mel: MelSpectrogram, index: int, clip: str, sounds: Ma
         f'<details class="all" open><summary>All versions side by side</summary>'
         f'<div class="versions-grid">{"".join(versions)}</div></details>\n'
         + (
-            f'<details class="figures"><summary>Figures of this clip</summary>{html_table(rows, report.legend, recording)}'
-            "</details>\n"
+            f'<details class="metrics"><summary>Metrics of this clip</summary>{html_table(rows, better, recording)}</details>\n'
             if rows
             else ""
         )
@@ -183,14 +182,14 @@ def _uri(kind: str, data: bytes) -> str:
 def _training(report: Report) -> list[str]:
     blocks = ['<p class="soft swatches"><b class="first">training</b><b class="second">validation</b></p>']
     for name, path in report.curves.items():
-        figures = [
-            f"<figure>{svg}<figcaption>{html.escape(figure)}</figcaption></figure>"
-            for figure, svg in curve_charts(name, path).items()
+        charts = [
+            f"<figure>{svg}<figcaption>{html.escape(value)}</figcaption></figure>"
+            for value, svg in curve_charts(name, path).items()
         ]
-        shown, more = (f'<div class="charts">{"".join(part)}</div>' for part in (figures[:3], figures[3:]))
-        blocks.append(f"<h3>{html.escape(name)}</h3>{shown if figures else '<p>Nothing was logged.</p>'}")
-        if len(figures) > 3:
-            blocks.append(f'<details class="more"><summary>{len(figures) - 3} more curves</summary>{more}</details>')
+        shown, more = (f'<div class="charts">{"".join(part)}</div>' for part in (charts[:3], charts[3:]))
+        blocks.append(f"<h3>{html.escape(name)}</h3>{shown if charts else '<p>Nothing was logged.</p>'}")
+        if len(charts) > 3:
+            blocks.append(f'<details class="more"><summary>{len(charts) - 3} more curves</summary>{more}</details>')
     return blocks
 
 
@@ -211,8 +210,8 @@ def _facts(model: Any) -> dict[str, Any]:
     return facts
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Row | str]:
-    flat = {}
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
     for key, value in values.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
     return flat

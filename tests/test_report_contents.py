@@ -15,10 +15,10 @@ from helpers import MEL, tiny_flow, tiny_student, tiny_teacher
 from torch import Tensor
 
 from wavflow import Vocoder
-from wavflow.evaluation import reports
-from wavflow.evaluation.judging import METRICS
+from wavflow.evaluation.comparison import METRICS
+from wavflow.evaluation.report import contents
+from wavflow.evaluation.report.contents import report_on_folders, report_on_models, write_listening_page
 from wavflow.evaluation.report.folder import Report
-from wavflow.evaluation.reports import report_on_folders, report_on_models, write_listening_page
 from wavflow.evaluation.systems import Clip
 
 FRAMES = 140  # 2240 samples: the least that can be judged is 2048
@@ -102,7 +102,7 @@ def test_equalized_models_stand_beside_their_draws() -> None:
 def test_the_envelope_alone_is_not_plotted() -> None:
     summary = report_on({"a": tiny_student(0.05)}).summary
     rows = [row | {"system": "envelope alone"} if row["system"] == "whitening alone" else row for row in summary]
-    (speed,) = reports._scatters(rows, {})
+    (speed,) = contents._scatters(rows, {})
     assert [name for name, *_ in speed.points] == ["Griffin-Lim", "WORLD", "random phase", "a"]
 
 
@@ -147,18 +147,18 @@ def test_folders_in_which_nothing_can_be_judged_are_refused(tmp_path: Path) -> N
     report = report_on_folders(reference, {"g": folder}, voicing=False, jobs=1)
     assert [row["clips"] for row in report.summary] == [1, 0]
     with pytest.raises(
-        ValueError, match=r"`reference`: no clip of .*/g can be judged\. The first: the recording has 800 samples"
+        ValueError, match=r"`reference`: no clip of .*/g can be compared\. The first: the recording has 800 samples"
     ):
         report_on_folders(folder, {"g": reference}, voicing=False, jobs=1)
 
 
 def test_a_page_plays_the_first_clips_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reports, "SHOWN", 2)
+    monkeypatch.setattr(contents, "SHOWN", 2)
     reference = make_sounds(tmp_path / "r", (0.3,) * 3)
     report = report_on_folders(reference, {"same": reference}, voicing=False, jobs=1)
     assert list(report.sounds) == ["0", "1"]
     assert len(report.clips) == 6
-    assert "the first 2 of 3 clips can be heard here; the figures are of all" in report.notes
+    assert "the first 2 of 3 clips can be heard here; the metrics are of all" in report.notes
     assert not any("can be heard" in note for note in report_on_folders(reference, {"same": reference}, 2, False, 1).notes)
 
 
@@ -174,7 +174,7 @@ def listen(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
         def write(path: Path, sounds: dict[str, Any], sample_rate: int, reference: str, **options: Any) -> None:
             taken.update(options, sounds=sounds, reference=reference)
 
-        monkeypatch.setattr(reports, "write_listening_test", write)
+        monkeypatch.setattr(contents, "write_listening_test", write)
         summary = [{"system": system} for system in systems]
         report = Report("A report", rate, summary=summary, sounds=sounds, models=dict.fromkeys(models, tiny_student()))
         write_listening_page("listen.html", report)

@@ -10,8 +10,8 @@ import torch
 from sounds import SAMPLE_RATE, needs, noise, speech, with_noise
 from torch import Tensor
 
-from wavflow.evaluation import judging, pitch
-from wavflow.evaluation.judging import METRICS, SHORTEST, judge, summarize
+from wavflow.evaluation import comparison, pitch
+from wavflow.evaluation.comparison import METRICS, SHORTEST, compare, summarize
 
 PERFECT = {
     **{name: pytest.approx(0.0, abs=1e-9) for name in ("level dB", "LSD dB", "mel L1", "mel L1 8k", "F0 cents", "F0 gross %")},
@@ -27,7 +27,7 @@ def by_system(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def of_one(sounds: dict[str, Tensor], **options: Any) -> dict[str, dict[str, Any]]:
     """Rows of one clip by system, without pYIN."""
-    return by_system(judge({"clip": sounds}, SAMPLE_RATE, **{"voicing": False, "jobs": 1} | options).rows)
+    return by_system(compare({"clip": sounds}, SAMPLE_RATE, **{"voicing": False, "jobs": 1} | options).rows)
 
 
 @needs("pesq")
@@ -39,7 +39,7 @@ def test_identical_audio_is_perfect_in_every_figure_once_its_lag_is_out(lag: int
     audio = speech(seconds=1.5)
     late = audio.roll(lag or 0)  # what wraps around is silence
 
-    judged = judge({"clip": {"recording": audio, "same": late}}, SAMPLE_RATE, align=lag is not None, jobs=1)
+    judged = compare({"clip": {"recording": audio, "same": late}}, SAMPLE_RATE, align=lag is not None, jobs=1)
 
     recording, same = judged.rows
     wanted = PERFECT if lag is None else PERFECT | {"lag ms": pytest.approx(1000 * lag / SAMPLE_RATE)}
@@ -89,7 +89,7 @@ def test_what_cannot_be_judged_is_named_excluded_and_counted() -> None:
         "no recording": {"recording": broken, "a": audio},
     }
 
-    judged = judge(clips, SAMPLE_RATE, voicing=False, align=True, jobs=1)
+    judged = compare(clips, SAMPLE_RATE, voicing=False, align=True, jobs=1)
 
     found = {(row["clip"], row["system"]): row["why"] for row in judged.left_out}
     assert len(judged.left_out) == len(found) == 2 * len(faults) + 2
@@ -128,7 +128,7 @@ def test_a_missing_library_costs_its_own_figure_alone(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, library, None)
     audio = speech(seconds=1.0)
 
-    judged = judge({"clip": {"recording": audio, "same": audio}}, SAMPLE_RATE, voicing=False, jobs=1)
+    judged = compare({"clip": {"recording": audio, "same": audio}}, SAMPLE_RATE, voicing=False, jobs=1)
 
     assert figure in judged.missing
     row = judged.rows[1]
@@ -179,7 +179,7 @@ def test_progress_sees_each_clip_and_their_number() -> None:
             seen.append(item)
 
     audio = noise(SHORTEST)
-    judged = judge({name: {"recording": audio} for name in "abc"}, SAMPLE_RATE, False, jobs=1, progress=progress)
+    judged = compare({name: {"recording": audio} for name in "abc"}, SAMPLE_RATE, False, jobs=1, progress=progress)
     assert seen == ["a", "b", "c"] == [row["clip"] for row in judged.rows]
 
 
@@ -189,7 +189,7 @@ def test_any_number_of_processes_gives_the_same() -> None:
     clips = {str(i): {"recording": (clip := speech(i, 0.4).float()), "noisy": with_noise(clip, 20)} for i in range(2)}
     clips["1"]["noisy"] = torch.zeros(9)
 
-    one, two = (judge(clips, SAMPLE_RATE, voicing=False, align=True, jobs=jobs) for jobs in (1, 2))
+    one, two = (compare(clips, SAMPLE_RATE, voicing=False, align=True, jobs=jobs) for jobs in (1, 2))
 
     assert len(one.rows) == len(two.rows) == 3
     for first, second in zip(one.rows, two.rows, strict=True):
@@ -197,7 +197,7 @@ def test_any_number_of_processes_gives_the_same() -> None:
         assert first == pytest.approx(second, rel=1e-4, abs=1e-5, nan_ok=True)
     assert one.left_out == two.left_out
     assert len(one.left_out) == 1
-    assert list(judging.parallel(_threads, [(1,), (2,)], 2, jobs=2)) == [(1, 1), (2, 1)], "each has one thread"
+    assert list(comparison.parallel(_threads, [(1,), (2,)], 2, jobs=2)) == [(1, 1), (2, 1)], "each has one thread"
 
 
 def test_summary_is_the_mean_over_clips_with_the_speed() -> None:
@@ -218,7 +218,7 @@ def test_judging_in_this_process_leaves_its_threads() -> None:
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        judge({"clip": {"recording": noise(SHORTEST)}}, SAMPLE_RATE, False, jobs=1)
+        compare({"clip": {"recording": noise(SHORTEST)}}, SAMPLE_RATE, False, jobs=1)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""Reports put together: of models on held-out clips, and of folders of sounds."""
+"""What a report holds: of models on held-out clips, and of folders of sounds."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from wavflow.benchmarking.memory import synthesis_costs
+from wavflow.evaluation.comparison import METRICS, RECORDING, SILENT, Evaluation, Metric, compare, summarize
 from wavflow.evaluation.folders import read_folders
-from wavflow.evaluation.judging import METRICS, RECORDING, SILENT, Evaluation, Metric, judge, summarize
 from wavflow.evaluation.pitch import HOP_LENGTH
 from wavflow.evaluation.report.charts import Scatter
 from wavflow.evaluation.report.folder import Report
@@ -41,7 +41,7 @@ def report_on_models(
     progress: Progress = lambda items, name: items,
     passes: int = PASSES,
 ) -> Report:
-    """Renders, judges and scores the clips with every model and anchor.
+    """Draws, compares and scores the clips with every model and anchor.
 
     Args:
         clips: Held-out recordings, of one mel convention.
@@ -51,7 +51,7 @@ def report_on_models(
         temperature: Of the noise.
         voicing: Whether to track the pitch by pYIN.
         memory: Seconds of audio to measure time and memory for.
-        jobs: Processes that judge; all processors if None.
+        jobs: Processes that compare; all processors if None.
         progress: Wraps what takes long, with its name.
         passes: Of the `MelEqualizer` that models and pulses go through.
     """
@@ -59,10 +59,12 @@ def report_on_models(
     sounds = {clip.name: {name: rendering.audio[i] for name, rendering in renderings.items()} for i, clip in enumerate(clips)}
     first = next(iter(models.values()))
     paired = first.mel.n_mels > 0  # if not, a draw is no version of the recording
-    judged = judge(sounds, first.sample_rate, voicing and paired, jobs=jobs, progress=lambda items: progress(items, "judging"))
+    evaluation = compare(
+        sounds, first.sample_rate, voicing and paired, jobs=jobs, progress=lambda items: progress(items, "comparing")
+    )
     if not paired:
-        rows = [{name: row[name] for name in ("clip", "system", "level dB")} for row in judged.rows]
-        judged = judged._replace(rows=rows)
+        rows = [{name: row[name] for name in ("clip", "system", "level dB")} for row in evaluation.rows]
+        evaluation = evaluation._replace(rows=rows)
     ladder, log_probs = likelihoods(clips, models)
     tables = {"Likelihood of the recordings": ladder}
     if teacher is not None and (rows := divergences(clips, teacher, models)):
@@ -70,7 +72,7 @@ def report_on_models(
     for name in (name for name in models if memory and models[name].draws_in_parallel):
         tables[f"Cost of synthesis, {name}"] = synthesis_costs(paths[name], memory, str(first.device))
     tables["What was trained"] = [_facts(name, model) for name, model in models.items()]
-    summary = summarize(judged.rows, renderings, {name: rendering.speed for name, rendering in renderings.items()})
+    summary = summarize(evaluation.rows, renderings, {name: rendering.speed for name, rendering in renderings.items()})
     logs = {name: path.parent / "logs" / "metrics.csv" for name, path in paths.items()}
     notes = [", ".join([f"{name}: {path}", *_in_words(models[name].info)]) for name, path in paths.items()]
     if WHITENING in renderings:
@@ -87,12 +89,12 @@ def report_on_models(
         sample_rate=first.sample_rate,
         summary=summary,
         tables=tables,
-        clips=judged.rows,
-        left_out=judged.left_out,
-        notes=notes + _missing(judged, [] if WORLD in renderings else [WORLD]) + _shown(sounds),
+        clips=evaluation.rows,
+        left_out=evaluation.left_out,
+        notes=notes + _missing(evaluation, [] if WORLD in renderings else [WORLD]) + _shown(sounds),
         sounds=dict(itertools.islice(sounds.items(), SHOWN)),
         log_probs=log_probs,
-        pitch=_pitch(judged, first.sample_rate),
+        pitch=_pitch(evaluation, first.sample_rate),
         curves={name: path for name, path in logs.items() if path.is_file()},
         models=models,
         ladder=[{"name": row["likelihood of"], "bits/sample": row["bits/sample"]} for row in ladder],
@@ -109,23 +111,23 @@ def report_on_folders(
     jobs: int | None = None,
     progress: Progress = lambda items, name: items,
 ) -> Report:
-    """Judges folders of sounds against a folder of recordings; see `read_folders`. The lag of each sound is taken out."""
+    """Compares folders of sounds with a folder of recordings; see `read_folders`. The lag of each sound is taken out."""
     sounds = read_folders(reference, generated, limit)
-    judged = judge(
-        sounds.clips, sounds.sample_rate, voicing, align=True, jobs=jobs, progress=lambda items: progress(items, "judging")
+    evaluation = compare(
+        sounds.clips, sounds.sample_rate, voicing, align=True, jobs=jobs, progress=lambda items: progress(items, "comparing")
     )
-    if not judged.rows:
-        raise ValueError(f"`reference`: no clip of {reference} can be judged. The first: {judged.left_out[0]['why']}.")
+    if not evaluation.rows:
+        raise ValueError(f"`reference`: no clip of {reference} can be compared. The first: {evaluation.left_out[0]['why']}.")
     notes = [f"recordings: {reference}", *(f"{system}: {folder}" for system, folder in generated.items()), *sounds.notes]
     return Report(
         title=f"{', '.join(generated)} beside the recordings",
         sample_rate=sounds.sample_rate,
-        summary=summarize(judged.rows, [RECORDING, *generated]),
-        clips=judged.rows,
-        left_out=sounds.left_out + judged.left_out,
-        notes=notes + _missing(judged) + _shown(sounds.clips),
+        summary=summarize(evaluation.rows, [RECORDING, *generated]),
+        clips=evaluation.rows,
+        left_out=sounds.left_out + evaluation.left_out,
+        notes=notes + _missing(evaluation) + _shown(sounds.clips),
         sounds=dict(itertools.islice(sounds.clips.items(), SHOWN)),
-        pitch=_pitch(judged, sounds.sample_rate),
+        pitch=_pitch(evaluation, sounds.sample_rate),
     )
 
 
@@ -175,21 +177,21 @@ def _in_words(info: Mapping[str, Any]) -> list[str]:
     return words + [f"{len(v)} {name}" if isinstance(v, list) else f"{name}: {v}" for name, v in others.items()]
 
 
-def _missing(judged: Evaluation, anchors: Sequence[str] = ()) -> list[str]:
-    names = [*judged.missing, *anchors]
+def _missing(evaluation: Evaluation, anchors: Sequence[str] = ()) -> list[str]:
+    names = [*evaluation.missing, *anchors]
     return [f"not computed, for want of a library: {', '.join(names)} (pip install 'wavflow[eval]')"] if names else []
 
 
 def _shown(sounds: Mapping[str, Any]) -> list[str]:
     return (
-        [f"the first {SHOWN} of {len(sounds)} clips can be heard here; the figures are of all"] if len(sounds) > SHOWN else []
+        [f"the first {SHOWN} of {len(sounds)} clips can be heard here; the metrics are of all"] if len(sounds) > SHOWN else []
     )
 
 
-def _pitch(judged: Evaluation, sample_rate: int) -> dict[str, dict[str, tuple[Any, float]]]:
+def _pitch(evaluation: Evaluation, sample_rate: int) -> dict[str, dict[str, tuple[Any, float]]]:
     return {
         clip: {system: (track, HOP_LENGTH / sample_rate) for system, track in tracks.items()}
-        for clip, tracks in judged.tracks.items()
+        for clip, tracks in evaluation.tracks.items()
     }
 
 
