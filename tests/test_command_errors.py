@@ -169,7 +169,6 @@ def test_evaluation_needs_clips_and_a_device(place: Place) -> None:
     models = [f"teacher={place.teacher}", f"student={place.student}", "data=folder", f"data.path={place.sounds}"]
     place.refuses("evaluate", *models, "clips=0", words="`clips` must be a whole number of at least 1, got 0")
     place.refuses("evaluate", *models, "seconds=0", words="`seconds` must be a number above 0")
-    place.refuses("evaluate", *models, "memory=[long]", words="`memory` must be a number")
     place.refuses("evaluate", *models, "device=abacus", words="`device` 'abacus'")
     place.refuses("evaluate", *models, "jobs=0", words="`jobs` must be a whole number of at least 1, got 0")
 

@@ -236,7 +236,7 @@ def test_compression_is_lossless_and_tells_no_mel(chain: Chain, tmp_path: Path) 
 def test_evaluation_keeps_what_needs_no_pair(chain: Chain, tmp_path: Path) -> None:
     data = [option for option in chain.options if option.startswith(("data=", "data.path", "audio."))]
     models = [f"teacher={chain.teacher}", f"student={chain.student}"]
-    succeeds("evaluate", *models, *data, "data.test=0.5", "clips=2", "jobs=1", "memory=[]", f"output={tmp_path}")
+    succeeds("evaluate", *models, *data, "data.test=0.5", "clips=2", "jobs=1", f"output={tmp_path}")
     report = (tmp_path / "report.md").read_text()
     for kept in ("level dB", "teacher", "student", "FLAC", "whitening alone", "untrained student", "no listening test"):
         assert kept in report

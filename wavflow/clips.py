@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+Audio = Tensor | np.ndarray
+"""One channel of audio, (T,)."""
+
 
 class MissingLibraryError(ImportError):
     """A metric needs an optional library that is not installed here; all others can still be computed."""
@@ -28,7 +31,7 @@ def optional_library(name: str, needed_by: str) -> ModuleType:
         raise MissingLibraryError(f"`{needed_by}` needs {name}, which {finding}: pip install 'wavflow[eval]'.") from error
 
 
-def checked_clip(name: str, audio: Tensor | np.ndarray) -> Tensor:
+def checked_clip(name: str, audio: Audio) -> Tensor:
     """Returns one clip (T,) as float64 on the CPU.
 
     Raises:
@@ -44,7 +47,7 @@ def checked_clip(name: str, audio: Tensor | np.ndarray) -> Tensor:
     return audio.double()
 
 
-def checked_pair(generated: Tensor | np.ndarray, reference: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
+def checked_pair(generated: Audio, reference: Audio) -> tuple[Tensor, Tensor]:
     """Returns both clips (T,) as float64 on the CPU.
 
     Raises:

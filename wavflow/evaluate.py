@@ -63,7 +63,6 @@ def of_models(cfg: DictConfig) -> Report:
     jobs = at_least_one(cfg, "jobs")
     passes = number("passes", cfg.passes, 0)
     number("seconds", cfg.seconds, 0.0, above=True)
-    memory = [number("memory", seconds, 0.0) for seconds in cfg.memory]
     paths = {role: Path(cfg[role] or newest_model(role)) for role in ("teacher", "student") if cfg[role] or cfg.model is None}
     roles = list(paths)
     paths |= named(listed(cfg.model), "model", {*NOT_MODELS, *roles})
@@ -75,7 +74,7 @@ def of_models(cfg: DictConfig) -> Report:
     output_folder(cfg.output)  # hours of work must not end in a folder that can't be written
     print(f"drawing {len(clips)} clips; what draws sample by sample takes the longest", file=sys.stderr)
     teacher = models["teacher"] if "teacher" in roles else None
-    return report_on_models(clips, models, paths, teacher, temperature, cfg.voicing, memory, jobs, progress, passes)
+    return report_on_models(clips, models, paths, teacher, temperature, cfg.voicing, jobs, progress, passes)
 
 
 def load(path: Path, device: torch.device, option: str) -> Vocoder:

@@ -8,20 +8,17 @@ about 2 ms; below that the answer is 0.
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from wavflow.clips import checked_clip
+from wavflow.clips import Audio, checked_clip
 
 _SAME_WAVEFORM = 0.7  # least correlation of two waveforms, and of two spectrograms, that tells a lag; those of
 _SAME_SPECTRUM = 0.4  # different sentences reach .2
 _UNSURE_SECONDS = 0.002
 
 
-def estimate_lag(
-    generated: Tensor | np.ndarray, reference: Tensor | np.ndarray, sample_rate: int, max_seconds: float = 0.1
-) -> int:
+def estimate_lag(generated: Audio, reference: Audio, sample_rate: int, max_seconds: float = 0.1) -> int:
     """Estimates by how many samples `generated` comes late; negative if early.
 
     Args:

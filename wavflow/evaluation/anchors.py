@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wavflow.clips import checked_clip, optional_library
+from wavflow.clips import Audio, checked_clip, optional_library
 from wavflow.mel import MelSpectrogram
 
 
@@ -98,7 +98,7 @@ def random_phase(mel: Tensor, mel_module: MelSpectrogram, generator: torch.Gener
     return _cut(padded, mel, mel_module)
 
 
-def world(audio: Tensor | np.ndarray, sample_rate: int) -> Tensor:
+def world(audio: Audio, sample_rate: int) -> Tensor:
     """Copy synthesis by WORLD: pitch, spectral envelope and aperiodicity of the recording, and a new waveform from them.
 
     Args:

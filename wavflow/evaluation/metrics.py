@@ -1,37 +1,35 @@
 """Distances between two clips: level and spectra.
 
-Pure functions of arrays or tensors: nothing is read, written or kept. A clip is 1-D (T,), float in [-1, 1). Two clips
-that are compared frame by frame must be aligned and equally long (wavflow/evaluation/alignment.py): at these hops 64
-samples of lag cost more than most models differ by. Where a metric has no value (silence, nothing voiced) it is `nan`,
-and `mean_interval` leaves it out.
+Each takes a generated clip and the recording, `reference`: (T,) floats in [-1, 1), aligned and equally long
+(wavflow/evaluation/alignment.py); at these hops 64 samples of lag cost more than most models differ by. ValueError says which
+clip is otherwise. Where a metric has no value (silence, nothing voiced) it is `nan`, and `mean_interval` leaves it out. Sample
+rates are in Hz.
 """
 
 import functools
 import math
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from wavflow.clips import checked_clip, checked_pair
+from wavflow.clips import Audio, checked_clip, checked_pair
 from wavflow.losses import MultiResolutionSTFTLoss
 from wavflow.mel import MelSpectrogram
 
 
-def rms_ratio(generated: Tensor | np.ndarray, reference: Tensor | np.ndarray) -> float:
+def rms_ratio(generated: Audio, reference: Audio) -> float:
     """RMS of `generated` over that of `reference`; healthy: 0.9 .. 1.1. `nan` if the reference is silent."""
     reference_rms = checked_clip("reference", reference).square().mean().sqrt().item()
     generated_rms = checked_clip("generated", generated).square().mean().sqrt().item()
     return generated_rms / reference_rms if reference_rms > 0 else math.nan
 
 
-def level_db(generated: Tensor | np.ndarray, reference: Tensor | np.ndarray) -> float:
+def level_db(generated: Audio, reference: Audio) -> float:
     """Level of `generated` over `reference` in dB, `20 log10 rms_ratio`; `-inf` if only `generated` is silent."""
     ratio = rms_ratio(generated, reference)
     return -math.inf if ratio == 0 else 20 * math.log10(ratio)
 
 
-def log_spectral_distance(generated: Tensor | np.ndarray, reference: Tensor | np.ndarray, floor_db: float = -100.0) -> float:
+def log_spectral_distance(generated: Audio, reference: Audio, floor_db: float = -100.0) -> float:
     """Log-spectral distance in dB: per frame the RMS over bins of the level difference, then the mean over frames.
 
     `mean_f sqrt(mean_k (L_gen[k, f] - L_ref[k, f])^2)`, `L = max(20 log10 |S| / |S_full|, floor_db)`. STFT of 1024
@@ -39,12 +37,7 @@ def log_spectral_distance(generated: Tensor | np.ndarray, reference: Tensor | np
     sine. All bins from 0 to the Nyquist frequency count alike.
 
     Args:
-        generated: (T,), in [-1, 1).
-        reference: (T,), aligned to it.
         floor_db: Levels below are raised to it. At -100 dB the rounding noise of 16-bit audio vanishes.
-
-    Raises:
-        ValueError: If a clip is not (T,), not finite, or the lengths differ.
     """
     window = torch.hann_window(1024, dtype=torch.float64)
     full_scale = window.sum() / 2
@@ -54,9 +47,7 @@ def log_spectral_distance(generated: Tensor | np.ndarray, reference: Tensor | np
     return (level[0] - level[1]).square().mean(dim=0).sqrt().mean().item()
 
 
-def m_stft(
-    generated: Tensor | np.ndarray, reference: Tensor | np.ndarray, sample_rate: int, f_max: float | None = None
-) -> float:
+def m_stft(generated: Audio, reference: Audio, sample_rate: int, f_max: float | None = None) -> float:
     """Multi-resolution STFT distance, `wavflow.losses.MultiResolutionSTFTLoss` with its default windows, 0 if identical.
 
     The windows are fixed in samples, so that values at different sample rates don't compare; the published ones are of
@@ -64,16 +55,12 @@ def m_stft(
     8 kHz mel: 1.87; 1.57 with the training loss's 1e-7). Not symmetric: the reference is the yardstick. In float32.
 
     Args:
-        generated: (T,), in [-1, 1).
-        reference: (T,), aligned to it.
         sample_rate: In Hz.
         f_max: Upper edge of the band that counts, in Hz; the Nyquist frequency where it is `None` or higher than that.
 
     Returns:
         `nan` if the reference is silent.
 
-    Raises:
-        ValueError: If a clip is not (T,), not finite, or the lengths differ, or `f_max` is not positive.
     """
     generated, reference = checked_pair(generated, reference)
     if not reference.any():
@@ -100,19 +87,14 @@ def judging_mel(sample_rate: int, f_max: float | None = None) -> MelSpectrogram:
     )
 
 
-def mel_l1(generated: Tensor | np.ndarray, reference: Tensor | np.ndarray, mel_module: MelSpectrogram) -> float:
+def mel_l1(generated: Audio, reference: Audio, mel_module: MelSpectrogram) -> float:
     """Mean absolute difference of the two log-mel spectrograms, in nats.
 
     Args:
-        generated: (T,), in [-1, 1).
-        reference: (T,), aligned to it.
         mel_module: Yields the natural log of the mel; its `f_max` says which band counts, see `judging_mel`.
 
     Returns:
         `nan` if the clips are shorter than a hop.
-
-    Raises:
-        ValueError: If a clip is not (T,), not finite, or the lengths differ.
     """
     signals = torch.stack(checked_pair(generated, reference)).to(mel_module.window.device)
     mel = mel_module(signals)

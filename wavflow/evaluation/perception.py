@@ -1,4 +1,7 @@
-"""Models of a listener: intelligibility (ESTOI) and quality (PESQ), by the libraries that everybody uses for them."""
+"""Models of a listener: intelligibility (ESTOI) and quality (PESQ), by the libraries that everybody uses for them.
+
+Arguments as in `wavflow.evaluation.metrics`. MissingLibraryError where the library is not installed.
+"""
 
 import contextlib
 import math
@@ -6,31 +9,21 @@ import warnings
 
 import librosa
 import numpy as np
-from torch import Tensor
 
-from wavflow.clips import checked_pair, optional_library
+from wavflow.clips import Audio, checked_pair, optional_library
 
 PESQ_RATE = 16000
 PESQ_SECONDS = 20  # what it was made for; the library has room for 50 utterances, and writes beyond it
 
 
-def estoi(generated: Tensor | np.ndarray, reference: Tensor | np.ndarray, sample_rate: int) -> float:
+def estoi(generated: Audio, reference: Audio, sample_rate: int) -> float:
     """Extended short-time objective intelligibility: 1 for identical clips, about 0 for unrelated ones.
 
     Correlates third-octave envelopes below 4.3 kHz over windows of .4 s; pystoi resamples to 10 kHz and drops frames in
     which the recording is silent. Deaf to level, and next to deaf to the fine structure within a frame.
 
-    Args:
-        generated: (T,), in [-1, 1).
-        reference: (T,), aligned to it.
-        sample_rate: In Hz.
-
     Returns:
         At most 1; `nan` where a clip is silent, or under .4 s of the recording are not.
-
-    Raises:
-        ValueError: If a clip is not (T,), not finite, or the lengths differ.
-        MissingLibraryError: pystoi is not installed.
 
     References:
         Jensen and Taal, 2016, "An algorithm for predicting the intelligibility of speech masked by modulated noise maskers"
@@ -47,23 +40,14 @@ def estoi(generated: Tensor | np.ndarray, reference: Tensor | np.ndarray, sample
             return math.nan
 
 
-def pesq_wb(generated: Tensor | np.ndarray, reference: Tensor | np.ndarray, sample_rate: int) -> float:
+def pesq_wb(generated: Audio, reference: Audio, sample_rate: int) -> float:
     """Wide-band PESQ (P.862.2) at 16 kHz, a predicted opinion score of 1.04 to 4.64.
 
     Levels and aligns the clips by itself, up to a delay per utterance. Saturated for poor audio: trust it above about 1.2.
     Clips longer than 20 s are measured in equal segments, and the mean is taken: on long ones the library crashes.
 
-    Args:
-        generated: (T,), in [-1, 1).
-        reference: (T,), aligned to it.
-        sample_rate: In Hz.
-
     Returns:
         `nan` where a clip is silent or shorter than a quarter of a second, or PESQ finds no utterance in any segment.
-
-    Raises:
-        ValueError: If a clip is not (T,), not finite, or the lengths differ.
-        MissingLibraryError: pesq is not installed.
 
     References:
         ITU-T P.862.2 (2007)

@@ -4,22 +4,22 @@ A track is F0 in Hz per frame, (frames,), `nan` where unvoiced. Compute each sig
 trackers tell two things: pYIN finds a pitch in any periodic waveform; DIO looks for the fundamental's own zero crossings
 and loses it when the phases are random, which makes its voicing a metric of phase coherence.
 
-Two tracks must come from the same tracker, at the same rate, from aligned clips; the longer is cut to the shorter.
+Two tracks must come from the same tracker, at the same rate, from aligned clips; the longer is cut to the shorter. ValueError
+where a track is not (frames,), or marks unvoiced frames by 0.
 """
 
 import math
 
 import librosa
 import numpy as np
-from torch import Tensor
 
-from wavflow.clips import checked_clip, optional_library
+from wavflow.clips import Audio, checked_clip, optional_library
 
 GROSS_ERROR_CENTS = 600
 HOP_LENGTH = 256  # samples from frame to frame of `pyin_track`
 
 
-def pyin_track(audio: Tensor | np.ndarray, sample_rate: int) -> np.ndarray:
+def pyin_track(audio: Audio, sample_rate: int) -> np.ndarray:
     """F0 by pYIN between 60 and 500 Hz, every 256 samples, over windows of about 90 ms.
 
     Slow: about as long as the audio itself lasts.
@@ -44,7 +44,7 @@ def pyin_track(audio: Tensor | np.ndarray, sample_rate: int) -> np.ndarray:
     return librosa.pyin(clip, fmin=60, fmax=500, sr=sample_rate, frame_length=frame_length, hop_length=HOP_LENGTH)[0]
 
 
-def dio_track(audio: Tensor | np.ndarray, sample_rate: int) -> np.ndarray:
+def dio_track(audio: Audio, sample_rate: int) -> np.ndarray:
     """F0 by DIO between 71 and 800 Hz, every 5 ms.
 
     A pitch may change by 5 % per frame, where WORLD's own setting is 10 %: with that, random phase still counts as voiced
@@ -77,9 +77,6 @@ def voicing_f1(found: np.ndarray, wanted: np.ndarray) -> float:
     Args:
         found: (frames,), track of the generated clip.
         wanted: (frames,), track of the recording.
-
-    Raises:
-        ValueError: A track is not (frames,), or marks unvoiced frames by 0.
 
     References:
         Values of other systems: CARGAN (Morrison et al., 2022), https://arxiv.org/abs/2110.10139

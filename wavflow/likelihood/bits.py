@@ -3,12 +3,11 @@
 import math
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from wavflow.audio import encode_audio
-from wavflow.clips import checked_clip
+from wavflow.clips import Audio, checked_clip
 
 FULL_SCALE_16_BIT = 32768
 Value = TypeVar("Value", Tensor, float)
@@ -23,7 +22,7 @@ def bits_per_sample(log_prob: Value) -> Value:
     return (math.log(FULL_SCALE_16_BIT) - log_prob) / math.log(2)
 
 
-def flac_bits(audio: Tensor | np.ndarray, sample_rate: int) -> float:
+def flac_bits(audio: Audio, sample_rate: int) -> float:
     """Bits per sample of FLAC at its best level, the lossless yardstick for a likelihood.
 
     The file's metadata (86 bytes as libsndfile writes them, .01 bits per sample of a 3 s clip) is left out, so the

@@ -1,8 +1,8 @@
 """A teacher's density over the 65536 values of each next 16-bit sample, in the coder's own arithmetic.
 
-The probability of a value k is that of the interval k / 32768 +- 1 / 65536. Given the past, the whitening is affine in the sample.
-So the flow's density of the whitened sample is also a density of the value: a mixture (of one component, for an affine flow) whose
-centers and scales are mapped by the inverse of the whitening.
+The probability of a value k is that of the interval k / 32768 +- 1 / 65536. Given the past, the whitening is affine in the
+sample. So the flow's density of the whitened sample is also a density of the value: a mixture (of one component, for an affine
+flow) whose centers and scales are mapped by the inverse of the whitening.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class ExactDensity:
         transform = teacher.flow.transform
         assert isinstance(transform, Autoregressive)
         wavenet, tau = transform.conditioner, transform.tau
-        assert isinstance(wavenet, WaveNet) and isinstance(tau, Affine | MixtureCDF)
-        mixed = isinstance(tau, MixtureCDF)
-        kind = tau.component if mixed else type(teacher.flow.base)
-        self._bijection = (tau.n_components if mixed else 0, float(tau.bound), GAUSSIAN if kind is Gaussian else LOGISTIC)
+        assert isinstance(wavenet, WaveNet)
+        assert isinstance(tau, Affine | MixtureCDF)
+        components, kind = (tau.n_components, tau.component) if isinstance(tau, MixtureCDF) else (0, type(teacher.flow.base))
+        self._bijection = (components, float(tau.bound), GAUSSIAN if kind is Gaussian else LOGISTIC)
         self._net = _net(wavenet)
-        self._projection = _array(wavenet.features.get_parameter("weight")).T.astype(np.float64)
+        self._projection = _array(wavenet.get_parameter("features.weight")).T.astype(np.float64)
         self._mel, self._features = np.ascontiguousarray(mel.T), _features(teacher, mel.T, speaker)
         self._hop_length, self._kernel = teacher.hop_length, _array(teacher.upsampler.get_buffer("kernel"))
         maps = [] if teacher.whitening is None else list(teacher.whitening.transforms)
@@ -127,16 +127,17 @@ def _net(wavenet: WaveNet) -> Net:
     """Copies a WaveNet's weights."""
     channels, skip = wavenet.channels, wavenet.head.in_features
     outputs = np.zeros((len(wavenet.outputs), channels + 1, skip + channels), np.float32)  # and the bias
-    for matrix, output in zip(outputs, wavenet.outputs, strict=True):
-        matrix[:-1, : output.out_features], matrix[-1, : output.out_features] = _array(output.weight).T, _array(output.bias)
-    gates = np.stack([_array(gate.weight).T.reshape(wavenet.kernel_size, channels, -1) for gate in wavenet.gates])
+    weights, biases = ([_array(module.get_parameter(name)) for module in wavenet.outputs] for name in ("weight", "bias"))
+    for matrix, weight, bias in zip(outputs, weights, biases, strict=True):
+        matrix[:-1, : len(bias)], matrix[-1, : len(bias)] = weight.T, bias
+    gates = [_array(gate.get_parameter("weight")).T.reshape(wavenet.kernel_size, channels, -1) for gate in wavenet.gates]
     head, last = (np.ascontiguousarray(_array(linear.weight).T) for linear in (wavenet.head, wavenet.last))
     return Net(
         np.array(wavenet.dilations),
         _array(wavenet.input.weight)[:, 0],
         _array(wavenet.input.bias),
-        np.ascontiguousarray(gates),
-        np.stack([_array(gate.bias) for gate in wavenet.gates]),
+        np.stack(gates),
+        np.stack([_array(gate.get_parameter("bias")) for gate in wavenet.gates]),
         np.ascontiguousarray(outputs[:, :-1]),
         np.ascontiguousarray(outputs[:, -1]),
         np.float32(math.sqrt(1.0 / len(outputs))),

@@ -1,24 +1,30 @@
-"""One run of the density bench: fits a flow, and what it is compared with, on every fold of a data set, and judges them."""
+"""One run of `wavflow.density`: fits a flow and a Gaussian on every fold of a data set, and scores the test rows."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from wavflow.flows import Flow
 from wavflow.reporting.intervals import mean_interval
-from wavflow.tabular.densities import density, gaussian_log_prob, peer
+from wavflow.tabular.densities import density, gaussian_log_prob
 from wavflow.tabular.fitting import History, fit, log_likelihoods
 from wavflow.tabular.tables import Data, Fold
 
 
+class Progress(Protocol):
+    """Wraps the numbers of the epochs, given a name to show."""
+
+    def __call__(self, items: Iterable[int], name: str) -> Iterable[int]: ...
+
+
 class Fitted(NamedTuple):
-    """A kind of model on all folds: the models, how each was trained, and log p (N,) of each fold's test rows."""
+    """A flow on all folds: the models, how each was trained, and log p (N,) of each fold's test rows."""
 
     name: str
     models: list[Flow]
@@ -32,8 +38,7 @@ def fit_all(
     options: dict[str, Any],
     seed: int = 0,
     noise: float = 0.0,
-    of_zuko: bool = False,
-    progress: Callable[[Iterable[int], str], Iterable[int]] = lambda items, name: items,
+    progress: Progress = lambda items, name: items,
 ) -> Fitted:
     """Fits one flow per fold.
 
@@ -44,25 +49,24 @@ def fit_all(
         seed: Of weights and batches; fold i takes seed + i.
         noise: Standard deviation of the Gaussian noise on each batch, in those of the columns: it blunts the spikes that a
             flow puts on repeated values. Pictures have noise of their own.
-        of_zuko: Whether it is zuko's flow of the same kind instead of ours.
         progress: Wraps the numbers of the epochs, given a name to show.
     """
-    result, name = Fitted("", [], [], []), ""
+    fitted = Fitted(str(flow.get("name")), [], [], [])
     for i, fold in enumerate(data.folds):
         torch.manual_seed(seed + i)
-        arguments = flow, len(data.columns), data.levels
-        name, model = peer(*arguments) if of_zuko else (flow["name"], density(*arguments))
+        model = density(flow, len(data.columns), data.levels)
         train, validation, test = (column(x) for x in fold)
         known = torch.cat([dequantize(train, data.levels), validation])
         model.initialize(known)
         jitter = functools.partial(blur, spread=noise * known.std(dim=0)) if noise else None
         jitter = functools.partial(dequantize, levels=data.levels) if data.levels else jitter
-        bar = functools.partial(progress, name=f"{name} {i + 1}/{len(data.folds)}" if len(data.folds) > 1 else name)
+        place = f" {i + 1}/{len(data.folds)}" if len(data.folds) > 1 else ""
+        bar = functools.partial(progress, name=fitted.name + place)
         history = fit(model, train, validation, jitter=jitter, progress=bar, **options)
-        result.models.append(model.eval())
-        result.histories.append(history)
-        result.log_probs.append(log_likelihoods(model, test) + offset(data, fold))
-    return result._replace(name=name)
+        fitted.models.append(model.eval())
+        fitted.histories.append(history)
+        fitted.log_probs.append(log_likelihoods(model, test) + offset(data, fold))
+    return fitted
 
 
 def baseline(data: Data) -> list[Tensor]:
@@ -99,10 +103,11 @@ def row(name: str, data: Data, log_probs: list[Tensor], fitted: Fitted | None = 
     return line
 
 
-def rows(data: Data, fits: list[Fitted]) -> list[dict[str, Any]]:
-    """Returns the table: the truth where it is known, the Gaussian, and what was fitted."""
+def rows(data: Data, fitted: Fitted | None = None) -> list[dict[str, Any]]:
+    """Returns the table: the truth where it is known, the Gaussian, and the flow."""
     truth = [row("the truth", data, [data.shape.log_prob(fold.test) for fold in data.folds])] if data.shape else []
-    return [*truth, row("Gaussian", data, baseline(data)), *(row(f.name, data, f.log_probs, f) for f in fits)]
+    flow = [] if fitted is None else [row(fitted.name, data, fitted.log_probs, fitted)]
+    return [*truth, row("Gaussian", data, baseline(data)), *flow]
 
 
 def offset(data: Data, fold: Fold) -> float:

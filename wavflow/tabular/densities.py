@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from wavflow.files import atomic_write
@@ -45,18 +45,6 @@ class Logit(Transform):
         return F.logsigmoid(z) + F.logsigmoid(-z) - torch.log(z.new_tensor(1 - 2 * ALPHA))
 
 
-class Peer(nn.Module):
-    """A flow of zuko in the place of a base density: of vectors, (B, D, 1) to log-densities (B, 1, 1)."""
-
-    def __init__(self, flow: nn.Module) -> None:
-        super().__init__()
-        self.flow = flow
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Returns the log-density of whole rows."""
-        return self.flow().log_prob(z.squeeze(-1))[:, None, None]
-
-
 def preparation(levels: int | None = None, features: int = 1) -> list[Transform]:
     """The maps before every flow: of pictures the logit; then each column to mean 0 and deviation 1, which is not trained."""
     return [Logit()] * (levels is not None) + [ActNorm(features).requires_grad_(False)]
@@ -83,28 +71,6 @@ def density(flow: dict[str, Any], features: int, levels: int | None = None) -> F
         raise ValueError(f"`flow.{min(unknown)}`: {name} takes no such argument: choose among {', '.join(known)}.")
     core = make(features, **arguments)
     return Flow(Chain([*preparation(levels, features), core.transform]), core.base)
-
-
-def peer(flow: dict[str, Any], features: int, levels: int | None = None) -> tuple[str, Flow]:
-    """Returns the name of zuko's flow of the same kind, depth and widths, and it in the data's own units.
-
-    Beside a MAF with a mixture stands zuko's spline flow, which is autoregressive and flexible in each feature as well.
-
-    Raises:
-        ValueError: When zuko has none of that kind or is not installed.
-    """
-    try:
-        from zuko import flows
-    except ImportError as error:
-        raise ValueError("`peer=zuko` needs zuko: install it with `pip install zuko`.") from error
-    kinds = {"real_nvp": flows.NICE, "maf": flows.MAF, "gaussianization": flows.GF}
-    if flow["name"] not in kinds:
-        raise ValueError(f"`peer`: zuko has no {flow['name']}: choose flow={', flow='.join(kinds)}, or peer=null.")
-    kind = flows.NSF if flow.get("density", "gaussian") != "gaussian" else kinds[flow["name"]]
-    nets = {} if kind is flows.GF else {"hidden_features": tuple(flow["hidden"])}
-    label = "Real-NVP" if kind is flows.NICE else kind.__name__
-    core = Peer(kind(features, transforms=flow["depth"], **nets))
-    return f"zuko {label}", Flow(Chain(preparation(levels, features)), core)
 
 
 def gaussian_log_prob(train: Tensor, test: Tensor, levels: int | None = None) -> Tensor:

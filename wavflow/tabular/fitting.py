@@ -6,13 +6,14 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wavflow.arguments import at_least
+from wavflow.flows import Flow
 
 
 class Epoch(NamedTuple):
@@ -32,7 +33,7 @@ class History(NamedTuple):
 
 
 def fit(
-    model: nn.Module,
+    model: Flow,
     train: Tensor,
     validation: Tensor,
     *,
@@ -49,11 +50,11 @@ def fit(
 ) -> History:
     """Trains a density by AdamW, its rate decaying as a half cosine, and leaves the best averaged weights in it.
 
-    The validation part judges the exponential average of the weights, not the weights themselves: on a thousand rows these
-    differ by tenths of a nat from step to step. A loss that is not finite ends the training; what was best until then stays.
+    Validation is of the exponential average of the weights, not of the weights themselves: on a thousand rows these differ by
+    tenths of a nat from step to step. A loss that is not finite ends the training; what was best until then stays.
 
     Args:
-        model: Anything with `log_prob` of (B, D, 1), in nats and to be summed over what it returns.
+        model: Its `log_prob` of (B, D, 1) is in nats, summed over all that it returns.
         train: Rows (N, D, 1).
         validation: Rows (M, D, 1).
         epochs: At most so many.
@@ -74,7 +75,7 @@ def fit(
     began, jitter = time.monotonic(), jitter or (lambda x: x)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average))
-    judge = averaged.module
+    judge: Any = averaged.module  # of the type of `model`
     start = nll(judge, validation)
     if not math.isfinite(start):
         raise ValueError(f"`model` must have a finite likelihood before training, got {start} nats: check the data's scale.")
@@ -110,11 +111,11 @@ def fit(
 
 
 @torch.no_grad()
-def log_likelihoods(model: nn.Module, x: Tensor, chunk: int = 8192) -> Tensor:
+def log_likelihoods(model: Flow, x: Tensor, chunk: int = 8192) -> Tensor:
     """Returns log p of rows x (N, D, 1), in nats: (N,)."""
     return torch.cat([model.log_prob(part).reshape(len(part), -1).sum(dim=1) for part in x.split(chunk)])
 
 
-def nll(model: nn.Module, x: Tensor) -> float:
+def nll(model: Flow, x: Tensor) -> float:
     """Returns the mean negative log-likelihood of rows x (N, D, 1), in nats per row."""
     return -log_likelihoods(model, x).double().mean().item()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from wavflow.files import atomic_write
@@ -97,16 +97,15 @@ def samples_picture(path: str | Path, model: Flow, test: Tensor, columns: list[s
     _write(figure, path)
 
 
-def curve_picture(path: str | Path, histories: dict[str, History]) -> None:
+def curve_picture(path: str | Path, history: History) -> None:
     """Draws the negative log-likelihood of training (dashed) and validation against the epochs, the kept one marked."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     panel = figure.subplots()
-    for i, (name, history) in enumerate(histories.items()):
-        train, validation = zip(*history.epochs, strict=True)
-        panel.plot(train, "--", color=f"C{i}", linewidth=0.8)
-        panel.plot(validation, color=f"C{i}", label=name)
-        panel.plot(history.best, validation[history.best], "o", color=f"C{i}")
-    ends = [e for history in histories.values() for epoch in history.epochs[len(history.epochs) // 20 :] for e in epoch]
+    train, validation = zip(*history.epochs, strict=True)
+    panel.plot(train, "--", color="C0", linewidth=0.8, label="training")
+    panel.plot(validation, color="C0", label="validation")
+    panel.plot(history.best, validation[history.best], "o", color="C0")
+    ends = [value for epoch in history.epochs[len(history.epochs) // 20 :] for value in epoch]
     margin = 0.05 * (max(ends) - min(ends)) + 0.01
     panel.set(xlabel="epoch", ylabel="-log p, nats per row, in the data's units", ylim=(min(ends) - margin, max(ends) + margin))
     panel.legend()
@@ -120,9 +119,11 @@ def samples(model: Flow, n: int, features: int) -> Tensor:
     return model.sample(model.noise((n, features, 1), like=like))[..., 0]
 
 
-def flat(transform: Transform) -> list[Transform]:
+def flat(transform: nn.Module) -> list[Transform]:
     """Returns the links of a chain, those of the chains in it too."""
-    return [part for link in transform.transforms for part in flat(link)] if isinstance(transform, Chain) else [transform]
+    if isinstance(transform, Chain):
+        return [part for link in transform.transforms for part in flat(link)]
+    return [transform] if isinstance(transform, Transform) else []
 
 
 def _panels(n: int, columns: int) -> tuple[Figure, list]:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wavflow.benchmarking.memory import synthesis_costs
 from wavflow.evaluation.comparison import METRICS, RECORDING, SILENT, Evaluation, Metric, compare, summarize
 from wavflow.evaluation.folders import read_folders
 from wavflow.evaluation.pitch import HOP_LENGTH
@@ -36,7 +35,6 @@ def report_on_models(
     teacher: Vocoder | None = None,
     temperature: float = 1.0,
     voicing: bool = True,
-    memory: Sequence[float] = (),
     jobs: int | None = None,
     progress: Progress = lambda items, name: items,
     passes: int = PASSES,
@@ -50,7 +48,6 @@ def report_on_models(
         teacher: What the KL of the models that draw in parallel is taken to; None for none.
         temperature: Of the noise.
         voicing: Whether to track the pitch by pYIN.
-        memory: Seconds of audio to measure time and memory for.
         jobs: Processes that compare; all processors if None.
         progress: Wraps what takes long, with its name.
         passes: Of the `MelEqualizer` that models and pulses go through.
@@ -69,8 +66,6 @@ def report_on_models(
     tables = {"Likelihood of the recordings": ladder}
     if teacher is not None and (rows := divergences(clips, teacher, models)):
         tables["Divergence from the teacher, nats/sample"] = rows
-    for name in (name for name in models if memory and models[name].draws_in_parallel):
-        tables[f"Cost of synthesis, {name}"] = synthesis_costs(paths[name], memory, str(first.device))
     tables["What was trained"] = [_facts(name, model) for name, model in models.items()]
     summary = summarize(evaluation.rows, renderings, {name: rendering.speed for name, rendering in renderings.items()})
     logs = {name: path.parent / "logs" / "metrics.csv" for name, path in paths.items()}

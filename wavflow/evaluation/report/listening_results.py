@@ -114,6 +114,8 @@ def _sessions(path: Path) -> dict[Session, list[Line]]:
             if lacking:
                 raise _fault(path, 1, f"lacks the column {lacking[0]}", "give files that the page saved, unchanged")
             for row in reader:
+                if None in row or None in row.values():
+                    raise _fault(path, reader.line_num, "has too many cells or too few")
                 _check_cells(path, reader.line_num, row)
                 session = (row["page"], row["test"], row["listener"], row["seed"])
                 sessions[session].append((path, reader.line_num, row))
@@ -124,9 +126,7 @@ def _sessions(path: Path) -> dict[Session, list[Line]]:
     return sessions
 
 
-def _check_cells(path: Path, line: int, row: Mapping[str, str | None]) -> None:
-    if None in row or None in row.values():
-        raise _fault(path, line, "has too many cells or too few")
+def _check_cells(path: Path, line: int, row: Mapping[str, str]) -> None:
     needed = {"mushra": ("reference", "system", "rating"), "abx": ("a", "b")}.get(row["test"])
     if needed is None:
         raise _fault(path, line, f"has the test {row['test']!r}, neither 'abx' nor 'mushra'")
@@ -203,7 +203,7 @@ def _abx_rows(trials: Sequence[Mapping[str, str]]) -> list[Row]:
     pairs: dict[str, list[Mapping[str, str]]] = defaultdict(list)
     for row in trials:
         pairs[" / ".join(sorted((row["a"], row["b"])))].append(row)
-    rows = []
+    rows = list[Row]()
     for pair, answers in sorted(pairs.items()):
         correct = sum(row["correct"] == "1" for row in answers)
         low, high = binomtest(correct, len(answers)).proportion_ci(0.95, method="exact")
