@@ -5,20 +5,18 @@ import math
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
 import pytest
 import torch
-from helpers import PARALLEL_FLOWS, tiny_flow, tiny_student, tiny_teacher
 from matplotlib.image import imread
 from PIL import Image
 
 import wavflow
 from wavflow.evaluation import Interval, spectrogram_picture
 from wavflow.evaluation.report.charts import Scatter, _read_curves, curve_charts, scatter_chart
-from wavflow.evaluation.report.drawings import ladder, likelihood_lane, pitch_lane, receptive_field
+from wavflow.evaluation.report.drawings import ladder, likelihood_lane, pitch_lane
 from wavflow.reporting.pictures import _level, matrix_png, mel_axis
 
 # Pictures -------------------------------------------------------------------------------------------------------------
@@ -180,22 +178,6 @@ def test_frequency_axis_points_at_the_band_of_a_sine(hertz: int) -> None:
     assert row == pytest.approx(bands.argmax().item() + 0.5, abs=1.0)
 
 
-@pytest.mark.parametrize("make", [tiny_teacher, tiny_student])
-def test_reach_is_that_of_the_model(make: Any) -> None:
-    model = make()
-    svg = receptive_field(model)
-
-    widths = [float(width) for width in re.findall(r'<rect [^>]*width="([\d.]+)"', svg)]
-    nets = [net for net in model.modules() if hasattr(net, "dilations")]
-    assert len(widths) == sum(len(net.dilations) for net in nets)
-    assert widths == sorted(widths)
-    first = 1 + 1 + (nets[0].kernel_size - 1) * nets[0].dilations[0]  # now, the shift, and the first layer's reach
-    assert widths[0] / widths[-1] == pytest.approx(first / model.receptive_field, abs=1e-4)
-    assert f"Sees {model.receptive_field} samples" in svg
-    assert svg.count("<line") == len(nets) - 1
-    assert receptive_field(torch.nn.Linear(1, 1)) == ""
-
-
 def test_ladder_places_likelihoods_by_value() -> None:
     rows = [{"of": "FLAC", "bits/sample": 9.0}, {"of": "<t>", "bits/sample": Interval(8.0, 0.5, 3)}, {"of": "none"}]
     page = ladder(rows)
@@ -208,12 +190,3 @@ def test_ladder_places_likelihoods_by_value() -> None:
     assert "&lt;t&gt;" in page
     assert "none" not in page
     assert ladder(rows[2:]) == ""
-
-
-@pytest.mark.parametrize("name", PARALLEL_FLOWS)
-def test_reach_that_is_no_stair_is_told_and_not_drawn(name: str) -> None:
-    model = tiny_flow(name)
-    text = receptive_field(model)
-    assert f"Sees {model.receptive_field} samples" in text
-    assert "<svg" not in text
-    assert "ago" not in text

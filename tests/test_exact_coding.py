@@ -19,7 +19,7 @@ from numba.core.dispatcher import Dispatcher
 
 import wavflow.models
 from wavflow import MelSpectrogram
-from wavflow.likelihood import arithmetic, exact_density, exact_steps, exact_whitening, mel_code, range_coding
+from wavflow.likelihood import arithmetic, exact_coding, exact_density, exact_whitening, mel_code, range_coding
 from wavflow.likelihood.exact_whitening import ExactWhitening, filterbank
 
 ANY = [] if platform.machine() not in ("x86_64", "AMD64") else [
@@ -63,7 +63,7 @@ def unsure(function: Callable, signature: tuple) -> set[str]:
 @pytest.mark.slow
 def test_no_operation_is_left_to_the_machine() -> None:
     kept_coding.decode_all()
-    modules = (arithmetic, exact_density, exact_steps, exact_whitening, mel_code, range_coding)
+    modules = (arithmetic, exact_density, exact_coding, exact_whitening, mel_code, range_coding)
     kernels = {f for module in modules for f in vars(module).values() if isinstance(f, Dispatcher) and f.signatures}
     assert {"follow", "code_mel", "_predictors", "_comb"} <= {kernel.__name__ for kernel in kernels}
     for kernel in kernels:
@@ -185,7 +185,7 @@ def test_symbols_come_back_at_the_size_that_their_shares_tell(carries: bool) -> 
 @pytest.mark.parametrize(("center", "scale"), [(0.0, 50.0), (-40000.0, 3.0), (32767.0, 1e-4), (12.3, 1e6), (5.0, 1e-9)])
 def test_each_symbol_has_shares_of_its_own(kind: int, center: float, scale: float) -> None:
     mixture = np.array([[0.25, 0.75], [center, center + 7.0], [scale, 2.0 * scale]])
-    low, high = exact_steps.LOWEST, exact_steps.HIGHEST
+    low, high = exact_coding.LOWEST, exact_coding.HIGHEST
     starts = np.array([range_coding.start_of(symbol, low, high, mixture, kind) for symbol in range(low, high + 2)])
     assert (starts[0], starts[-1]) == (0, range_coding.WHOLE)
     assert (np.diff(starts) > 0).all()

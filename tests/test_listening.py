@@ -311,8 +311,9 @@ def test_command_prints_tables_and_writes_them_where_asked(tmp_path: Path) -> No
     items = [{"recording": 100, "student": 40, LOW_ANCHOR: 20}, {"recording": 98, "student": 50, LOW_ANCHOR: 21}]
     path = save(tmp_path / "a.csv", mushra(items), abx("++++++++++"))
     outcome = succeeds("listen", path)
-    assert "| system | rating | listeners | ratings |" in outcome.out
-    assert "| recording / student | 1 | 10 | 10 |" in outcome.out
+    printed = re.sub(" +", " ", outcome.out)
+    assert "| system | rating | listeners | ratings |" in printed
+    assert "| recording / student | 1 | 10 | 10 |" in printed
     assert contents(tmp_path) == {"a.csv"}
 
     succeeds("listen", path, "--output", tmp_path / "scores")

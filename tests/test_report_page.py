@@ -61,7 +61,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pitch={clip: {name: (np.full(300, HERTZ * (1 + i)), 0.01) for i, name in enumerate(SYSTEMS)} for clip in clips},
         curves={"teacher": folder / "metrics.csv"},
         models={"teacher": tiny_teacher(), "student": tiny_student()},
-        ladder=[{"name": HOSTILE, "bits/sample": 9.0}, {"name": "teacher", "bits/sample": Interval(8.0, 0.1, 3)}],
+        tables={"Likelihood": [{"of": HOSTILE, "bits/sample": 9.0}, {"of": "teacher", "bits/sample": Interval(8.0, 0.1, 3)}]},
         scatters=[Scatter("Quality against speed", "speed", "M-STFT", [("a", 1.0, 2.0), ("b", 2.0, 1.5)])],
         legend={"level dB": Metric("high", "how loud")},
     )

@@ -29,8 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wavflow.likelihood.exact_coding import FULL_SCALE
 from wavflow.likelihood.exact_density import ExactDensity
-from wavflow.likelihood.exact_steps import FULL_SCALE
 from wavflow.likelihood.mel_code import coarse, code_mel, fine
 from wavflow.likelihood.range_coding import reader, writer, written
 from wavflow.synthesis.steps import StepEngine

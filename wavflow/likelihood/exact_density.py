@@ -20,7 +20,7 @@ from wavflow.flows.elementwise import Affine, MixtureCDF
 from wavflow.flows.linear_prediction import LinearPrediction
 from wavflow.flows.pitch_prediction import PitchPrediction
 from wavflow.likelihood.arithmetic import add_products
-from wavflow.likelihood.exact_steps import LOWEST, Chunk, Memory, Net, follow
+from wavflow.likelihood.exact_coding import LOWEST, Chunk, Memory, Net, follow
 from wavflow.likelihood.exact_whitening import ExactWhitening, Filters
 from wavflow.likelihood.range_coding import GAUSSIAN, LOGISTIC, SHARE_BITS, Coder, code_evenly, code_rare, put_all, reader
 from wavflow.nn.wavenet import WaveNet

@@ -125,7 +125,7 @@ def _curve_chart(label: str, parts: Mapping[str, np.ndarray]) -> str:
 
 
 def _margins(values: Sequence[float] | np.ndarray, start: float, end: float, margin: float, may_be_log: bool = True) -> Axis:
-    """An axis over all values and a share of their range on both sides."""
+    """An axis over all values and a fraction of their range on both sides."""
     low, high = float(np.min(values)), float(np.max(values))
     if may_be_log and low > 0 and high > 30 * low:
         factor = (high / low) ** margin

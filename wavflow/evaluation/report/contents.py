@@ -62,8 +62,8 @@ def report_on_models(
     if not paired:
         rows = [{name: row[name] for name in ("clip", "system", "level dB")} for row in evaluation.rows]
         evaluation = evaluation._replace(rows=rows)
-    ladder, log_probs = likelihoods(clips, models)
-    tables = {"Likelihood of the recordings": ladder}
+    rows, log_probs = likelihoods(clips, models)
+    tables = {"Likelihood of the recordings": rows}
     if teacher is not None and (rows := divergences(clips, teacher, models)):
         tables["Divergence from the teacher, nats/sample"] = rows
     tables["What was trained"] = [_facts(name, model) for name, model in models.items()]
@@ -92,7 +92,6 @@ def report_on_models(
         pitch=_pitch(evaluation, first.sample_rate),
         curves={name: path for name, path in logs.items() if path.is_file()},
         models=models,
-        ladder=[{"name": row["likelihood of"], "bits/sample": row["bits/sample"]} for row in ladder],
         scatters=_scatters(summary, models),
         legend=LEGEND,
     )
@@ -158,7 +157,7 @@ def _facts(name: str, model: Vocoder) -> dict[str, Any]:
     return {
         "model": name,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "sees, ms": 1000.0 * model.receptive_field / model.sample_rate,
+        "receptive field, ms": 1000.0 * model.receptive_field / model.sample_rate,
         "steps": model.info.get("steps"),
         "minutes": seconds / 60 if seconds else None,
     }

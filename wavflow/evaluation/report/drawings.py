@@ -1,4 +1,4 @@
-"""Drawings of the report page, written as SVG and HTML: lanes under a spectrogram, the ladder of likelihoods, reach.
+"""Drawings of the report page, written as SVG and HTML: lanes under a spectrogram, and the ladder of likelihoods.
 
 A lane is as wide as its clip: its x is seconds, and the page zooms it by changing its `viewBox`; its y is 0 (top) to 100.
 """
@@ -10,10 +10,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
-from wavflow.nn import WaveNet
 from wavflow.reporting.intervals import Interval
 from wavflow.reporting.tables import Row
-from wavflow.vocoder import Vocoder
 
 LOW_PERCENTILE = 0.05
 Axis = Sequence[tuple[str, float]]
@@ -101,7 +99,7 @@ def pitch_lane(tracks: Mapping[str, tuple[np.ndarray, float]], seconds: float) -
 
 
 def ladder(rows: Sequence[Row], column: str = "bits/sample") -> str:
-    """Likelihoods as dots on one line each, with their intervals; the first column names the row. Lower is better."""
+    """Likelihoods as dots on one line each, with their intervals; the first column names the row. "" without such a column."""
     entries = []
     for row in rows:
         value = row.get(column)
@@ -120,39 +118,8 @@ def ladder(rows: Sequence[Row], column: str = "bits/sample") -> str:
             f'<i style="left:{start:.2f}%;width:{width:.2f}%"></i><b style="left:{left:.2f}%"></b></span>'
             f'<span class="value">{mean:.2f}</span></li>'
         )
-    return f'<ul class="ladder">{"".join(items)}</ul>'
-
-
-def receptive_field(model: Vocoder) -> str:
-    """The reach of each layer into the past, the output on top, as steps that grow to the left; "" without a WaveNet.
-
-    Of a flow that folds its samples or looks ahead only the sentence below the drawing.
-    """
-    nets = [net for net in model.modules() if isinstance(net, WaveNet)]
-    if not nets:
-        return ""
-    reaches, marks = [1], []
-    for net in nets:
-        marks.append(len(reaches) - 1)
-        for i, dilation in enumerate(net.dilations):
-            reaches.append(reaches[-1] + (net.kernel_size - 1) * dilation + (i == 0))  # a net's input is shifted by one
-    layers, widest = len(reaches) - 1, reaches[-1]
-    ms = 1000.0 * model.receptive_field / model.sample_rate
-    widest_dilation = max(max(net.dilations) for net in nets)
-    words = f"{layers} layers in {len(nets)} net{'s' if len(nets) > 1 else ''}, dilations 1 to {widest_dilation}"
-    text = f"sees {model.receptive_field} samples, {ms:.1f} ms: {words}"
-    if widest != model.receptive_field:  # folded, or looking ahead: its reach is no such stair
-        return f'<p class="soft">{text[0].upper() + text[1:]}.</p>'
-    rows = "".join(
-        f'<rect x="{100 * (1 - reach / widest):.3f}" y="{i}" width="{100 * reach / widest:.3f}" height="0.8"/>'
-        for i, reach in enumerate(reaches[1:])
-    )
-    lines = "".join(f'<line x1="0" x2="100" y1="{mark - 0.1}" y2="{mark - 0.1}"/>' for mark in marks[1:])
-    return (
-        f'<svg class="reach" viewBox="0 0 100 {layers}" preserveAspectRatio="none" role="img" aria-label="{text}">'
-        f'{rows}{lines}</svg><p class="ends" aria-hidden="true"><span>{ms:.1f} ms ago</span><span>now</span></p>'
-        f'<p class="soft">{text[0].upper() + text[1:]}.</p>'
-    )
+    words = '<p class="soft">Bits per 16-bit sample, fewer are better; the line is the 95 % interval over clips.</p>'
+    return f'{words}<ul class="ladder">{"".join(items)}</ul>'
 
 
 def _lane_svg(label: str, seconds: float, axis: Axis, content: str) -> str:

@@ -31,7 +31,7 @@ class Report:
         sample_rate: Of all sounds, in Hz.
         mel: What the spectrograms show; the full band by default.
         summary: One row per system: recording, anchors, teacher, student.
-        tables: Further tables: heading to rows.
+        tables: Further tables: heading to rows; a column "bits/sample" is also drawn.
         clips: One row per clip and system, in the columns "clip", "system" and the metrics.
         left_out: What could not be compared: rows of "clip", "system" and "why".
         notes: One sentence each: what was measured, on what, with which command.
@@ -40,8 +40,7 @@ class Report:
         log_probs: Clip to model to log-density of the recording, (T,), nats per sample.
         pitch: Clip to system to F0 in Hz per frame (nan where unvoiced), and seconds per frame.
         curves: Run to its `metrics.csv`.
-        models: Name to model: its configuration is shown, and its reach is drawn.
-        ladder: Likelihoods: rows with a column "bits/sample".
+        models: Name to model, whose configuration is shown.
         scatters: Comparisons of runs.
         legend: Column to what it means and which way is better.
     """
@@ -60,7 +59,6 @@ class Report:
     pitch: Mapping[str, Mapping[str, tuple[np.ndarray, float]]] = field(default_factory=dict)
     curves: Mapping[str, str | Path] = field(default_factory=dict)
     models: Mapping[str, Vocoder] = field(default_factory=dict)
-    ladder: Sequence[Row] = ()
     scatters: Sequence[Scatter] = ()
     legend: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
 
@@ -140,7 +138,6 @@ def _plain(report: Report) -> dict[str, Any]:
         "sample_rate": report.sample_rate,
         "summary": plain_rows(report.summary),
         "tables": {heading: plain_rows(rows) for heading, rows in report.tables.items()},
-        "ladder": plain_rows(report.ladder),
         "clips": plain_rows(report.clips),
         "left_out": plain_rows(report.left_out),
         "models": {name: model.config for name, model in report.models.items()},

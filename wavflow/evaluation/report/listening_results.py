@@ -4,7 +4,7 @@ A session is one run of one test by one listener, drawn from one seed. MUSHRA ra
 that the interval speaks of listeners, also of those not asked. ABX trials are counted over all listeners.
 
 References:
-    MUSHRA and the exclusion of listeners: ITU-R BS.1534-3 (2015). The interval of a share: Clopper & Pearson (1934),
+    MUSHRA and the exclusion of listeners: ITU-R BS.1534-3 (2015). The interval of a fraction: Clopper & Pearson (1934),
     Biometrika 26.
 """
 
@@ -85,7 +85,7 @@ def score(paths: Iterable[str | Path]) -> Scores:
         notes.append(f"MUSHRA: {len(everyone) - len(excluded)} of {len(everyone)} listeners count; ± is {_spread(kept)}")
     trials = [row for row in rows if row["test"] == "abx"]
     if trials:
-        notes.append("ABX: p is the chance to do as well or better by guessing; low and high bound the share with 95 %")
+        notes.append("ABX: p is the chance to do as well or better by guessing; low and high bound the fraction with 95 %")
     return Scores(_mushra_rows(kept), _abx_rows(trials), notes)
 
 
@@ -213,7 +213,7 @@ def _abx_rows(trials: Sequence[Mapping[str, str]]) -> list[Row]:
                 "listeners": len({row["listener"] for row in answers}),
                 "trials": len(answers),
                 "correct": correct,
-                "share": correct / len(answers),
+                "fraction": correct / len(answers),
                 "low": float(low),
                 "high": float(high),
                 "p": float(binomtest(correct, len(answers), alternative="greater").pvalue),
@@ -225,7 +225,12 @@ def _abx_rows(trials: Sequence[Mapping[str, str]]) -> list[Row]:
 def _picture(path: Path, scores: Scores) -> None:
     tests = [
         ("MUSHRA: rating", [_bar(row["system"], row["rating"]) for row in scores.mushra], (0, 100), None),
-        ("ABX: share of correct answers", [(r["pair"], r["share"], r["low"], r["high"]) for r in scores.abx], (0, 1), 0.5),
+        (
+            "ABX: fraction of correct answers",
+            [(r["pair"], r["fraction"], r["low"], r["high"]) for r in scores.abx],
+            (0, 1),
+            0.5,
+        ),
     ]
     taken = [test for test in tests if test[1]]
     heights = [1 + 0.35 * len(bars) for _, bars, _, _ in taken]

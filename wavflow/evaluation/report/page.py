@@ -16,7 +16,7 @@ from torch import Tensor
 from wavflow.audio import encode_audio
 from wavflow.evaluation.metrics import judging_mel
 from wavflow.evaluation.report.charts import curve_charts, scatter_chart
-from wavflow.evaluation.report.drawings import ladder, lane, likelihood_lane, pitch_lane, receptive_field
+from wavflow.evaluation.report.drawings import ladder, lane, likelihood_lane, pitch_lane
 from wavflow.mel import MelSpectrogram
 from wavflow.reporting.pictures import matrix_png, mel_axis
 from wavflow.reporting.tables import html_table
@@ -38,11 +38,10 @@ def render_page(report: Report) -> str:
     contents: list[tuple[str, list[str]]] = [
         ("Listen and look", _clips(report, mel) if report.sounds else []),
         ("Systems", [html_table(report.summary, better, recording), _legend(report)] if report.summary else []),
-        ("Ladder of likelihoods", [_LADDER, ladder(report.ladder)] if report.ladder else []),
-        *((heading, [html_table(rows, better)] if rows else []) for heading, rows in report.tables.items()),
+        *((heading, [ladder(rows), html_table(rows, better)] if rows else []) for heading, rows in report.tables.items()),
         ("Comparison", [_cards(comparisons)] if comparisons else []),
         ("Training", _training(report) if report.curves else []),
-        ("Models", _models(report) if report.models else []),
+        ("Models", [_settings(report)] if report.models else []),
         ("Left out", [html_table(report.left_out)] if report.left_out else []),
         ("Notes", [_list(report.notes)] if report.notes else []),
     ]
@@ -71,7 +70,6 @@ def asset(name: str) -> str:
 
 _EMPTY = '<svg preserveAspectRatio="none" role="img"><image preserveAspectRatio="none" x="0" y="0" height="100"/></svg>'
 _NONE = '<p class="none">Choose another version to see where it differs.</p>'
-_LADDER = '<p class="soft">Bits per 16-bit sample, fewer are better; the line is the 95 % interval over clips.</p>'
 
 
 def _section(name: str, heading: str, *parts: str) -> str:
@@ -193,21 +191,15 @@ def _training(report: Report) -> list[str]:
     return blocks
 
 
-def _models(report: Report) -> list[str]:
-    facts = {name: _facts(model) for name, model in report.models.items()}
-    keys = dict.fromkeys(key for row in facts.values() for key in row)
-    rows = [{"setting": key, **{name: row.get(key) for name, row in facts.items()}} for key in keys]
-    table = f"<details><summary>Configuration</summary>{html_table(rows)}</details>"
-    return [_cards({name: receptive_field(model) for name, model in report.models.items()}), table]
-
-
-def _facts(model: Any) -> dict[str, Any]:
-    """What is worth knowing of a model, flat."""
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    facts = {"parameters": parameters, "receptive field, samples": model.receptive_field}
-    for source in (model.config or {}, {"info": model.info}):
-        facts |= _flat(source)
-    return facts
+def _settings(report: Report) -> str:
+    """A row for each setting of any model, a column for each model."""
+    facts = {
+        name: {"receptive field, samples": model.receptive_field} | _flat(model.config or {}) | _flat({"info": model.info})
+        for name, model in report.models.items()
+    }
+    settings = dict.fromkeys(setting for values in facts.values() for setting in values)
+    rows = [{"setting": key, **{name: values.get(key) for name, values in facts.items()}} for key in settings]
+    return f"<details><summary>Configuration</summary>{html_table(rows)}</details>"
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
