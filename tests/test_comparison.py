@@ -1,4 +1,4 @@
-"""Judging: perfect scores, known moves, what can't be judged, what is missing, and one answer from however many processes."""
+"""Comparison: perfect scores, known moves, what can't be compared, what is missing, one answer from however many processes."""
 
 import math
 import sys
@@ -13,12 +13,9 @@ from torch import Tensor
 from wavflow.evaluation import comparison, pitch
 from wavflow.evaluation.comparison import METRICS, SHORTEST, compare, summarize
 
-PERFECT = {
-    **{name: pytest.approx(0.0, abs=1e-9) for name in ("level dB", "LSD dB", "mel L1", "mel L1 8k", "F0 cents", "F0 gross %")},
-    **{name: pytest.approx(0.0, abs=1e-6) for name in ("M-STFT", "M-STFT 8k")},
-    **{name: pytest.approx(1.0, abs=1e-6) for name in ("ESTOI", "DIO F1", "voicing F1")},
-    "PESQ": pytest.approx(4.644, abs=1e-3),
-}
+BEST = {"low": 0.0, "zero": 0.0, "high": 1.0, "one": 1.0}
+PERFECT = {name: pytest.approx(BEST[metric.better], abs=1e-6) for name, metric in METRICS.items() if metric.measure}
+PERFECT["PESQ"] = pytest.approx(4.644, abs=1e-3)
 
 
 def by_system(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -34,14 +31,14 @@ def of_one(sounds: dict[str, Tensor], **options: Any) -> dict[str, dict[str, Any
 @needs("pystoi")
 @needs("pyworld")
 @pytest.mark.parametrize("lag", [None, 0, 64, -64])
-def test_identical_audio_is_perfect_in_every_figure_once_its_lag_is_out(lag: int | None) -> None:
-    """A lag of None: it is not looked for, and no figure of its own."""
+def test_identical_audio_is_perfect_in_every_metric_once_its_lag_is_out(lag: int | None) -> None:
+    """A lag of None: it is not looked for, and no metric of its own."""
     audio = speech(seconds=1.5)
     late = audio.roll(lag or 0)  # what wraps around is silence
 
-    judged = compare({"clip": {"recording": audio, "same": late}}, SAMPLE_RATE, align=lag is not None, jobs=1)
+    compared = compare({"clip": {"recording": audio, "same": late}}, SAMPLE_RATE, align=lag is not None, jobs=1)
 
-    recording, same = judged.rows
+    recording, same = compared.rows
     wanted = PERFECT if lag is None else PERFECT | {"lag ms": pytest.approx(1000 * lag / SAMPLE_RATE)}
     if lag:  # frames and periods are cut elsewhere
         wanted |= {name: pytest.approx(1.0, abs=0.05) for name in ("DIO F1", "voicing F1")} | {
@@ -50,9 +47,9 @@ def test_identical_audio_is_perfect_in_every_figure_once_its_lag_is_out(lag: int
     assert same == {"clip": "clip", "system": "same"} | wanted
     assert recording.keys() == same.keys()
     assert METRICS.keys() - same.keys() == ({"lag ms"} if lag is None else set()) | {"x real time"}
-    assert judged.tracks["clip"].keys() == {"recording", "same"}
-    assert not judged.left_out
-    assert not judged.missing
+    assert compared.tracks["clip"].keys() == {"recording", "same"}
+    assert not compared.left_out
+    assert not compared.missing
 
 
 def test_known_distortions_give_known_moves() -> None:
@@ -71,7 +68,7 @@ def test_known_distortions_give_known_moves() -> None:
     assert rows["noisy"]["mel L1"] > rows["noisy"]["mel L1 8k"]
 
 
-def test_what_cannot_be_judged_is_named_excluded_and_counted() -> None:
+def test_what_cannot_be_compared_is_named_excluded_and_counted() -> None:
     audio = speech(seconds=0.5)
     broken = audio.clone()
     broken[100] = math.nan
@@ -89,21 +86,21 @@ def test_what_cannot_be_judged_is_named_excluded_and_counted() -> None:
         "no recording": {"recording": broken, "a": audio},
     }
 
-    judged = compare(clips, SAMPLE_RATE, voicing=False, align=True, jobs=1)
+    compared = compare(clips, SAMPLE_RATE, voicing=False, align=True, jobs=1)
 
-    found = {(row["clip"], row["system"]): row["why"] for row in judged.left_out}
-    assert len(judged.left_out) == len(found) == 2 * len(faults) + 2
+    found = {(row["clip"], row["system"]): row["why"] for row in compared.left_out}
+    assert len(compared.left_out) == len(found) == 2 * len(faults) + 2
     for fault, (_, words) in faults.items():
         assert words in found[fault, "a"]
         assert words in found[fault, "never"]
     assert found["no recording", "all"] == "the recording holds NaN or infinity"
-    recording, a, never = summarize(judged.rows, ["recording", "a", "never"])
+    recording, a, never = summarize(compared.rows, ["recording", "a", "never"])
     assert (recording["clips"], a["clips"], never["clips"]) == (len(faults) + 1, 1, 0)
     assert a["level dB"].mean == pytest.approx(20 * math.log10(2.0))
     assert math.isnan(never["level dB"].mean)
 
 
-def test_the_least_that_can_be_judged_is_judged() -> None:
+def test_the_least_that_can_be_compared_is_compared() -> None:
     rows = of_one({"recording": (audio := noise(SHORTEST)), "same": audio.clone()})
     assert rows["same"]["M-STFT"] == 0.0
 
@@ -122,21 +119,21 @@ def test_unequal_lengths_are_cut_and_a_lag_that_leaves_too_little_is_not_taken_o
 
 
 @pytest.mark.parametrize(
-    ("library", "figure"), [("pesq", "PESQ"), ("pystoi", "ESTOI"), ("pyworld", "DIO F1")], ids=["pesq", "pystoi", "pyworld"]
+    ("library", "metric"), [("pesq", "PESQ"), ("pystoi", "ESTOI"), ("pyworld", "DIO F1")], ids=["pesq", "pystoi", "pyworld"]
 )
-def test_a_missing_library_costs_its_own_figure_alone(monkeypatch: pytest.MonkeyPatch, library: str, figure: str) -> None:
+def test_a_missing_library_costs_its_own_metric_alone(monkeypatch: pytest.MonkeyPatch, library: str, metric: str) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     audio = speech(seconds=1.0)
 
-    judged = compare({"clip": {"recording": audio, "same": audio}}, SAMPLE_RATE, voicing=False, jobs=1)
+    compared = compare({"clip": {"recording": audio, "same": audio}}, SAMPLE_RATE, voicing=False, jobs=1)
 
-    assert figure in judged.missing
-    row = judged.rows[1]
-    assert row[figure] is None
+    assert metric in compared.missing
+    row = compared.rows[1]
+    assert row[metric] is None
     assert row["M-STFT"] == 0.0
-    (_, summary) = summarize(judged.rows, ["recording", "same"])
-    assert math.isnan(summary[figure].mean)
-    assert summary[figure].n == 0
+    (_, summary) = summarize(compared.rows, ["recording", "same"])
+    assert math.isnan(summary[metric].mean)
+    assert summary[metric].n == 0
     assert summary["clips"] == 1
 
 
@@ -179,8 +176,8 @@ def test_progress_sees_each_clip_and_their_number() -> None:
             seen.append(item)
 
     audio = noise(SHORTEST)
-    judged = compare({name: {"recording": audio} for name in "abc"}, SAMPLE_RATE, False, jobs=1, progress=progress)
-    assert seen == ["a", "b", "c"] == [row["clip"] for row in judged.rows]
+    compared = compare({name: {"recording": audio} for name in "abc"}, SAMPLE_RATE, False, jobs=1, progress=progress)
+    assert seen == ["a", "b", "c"] == [row["clip"] for row in compared.rows]
 
 
 @pytest.mark.slow
@@ -214,7 +211,7 @@ def test_summary_is_the_mean_over_clips_with_the_speed() -> None:
     assert "x real time" not in summarize(rows, ["a"])[0]
 
 
-def test_judging_in_this_process_leaves_its_threads() -> None:
+def test_comparing_in_this_process_leaves_its_threads() -> None:
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
