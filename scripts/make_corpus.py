@@ -11,7 +11,6 @@ References:
 """
 
 import argparse
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -56,29 +55,13 @@ MARGIN = 0.1  # seconds kept before and after the speech
 PEAK = 0.4  # of full scale, reached by the loudest file; all files get the same gain, so their levels stay natural
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(description="Make wavflow's bundled speech corpus with the Flite synthesizer.")
-    default = Path(__file__).resolve().parents[1] / "wavflow" / "assets" / "speech"
-    parser.add_argument("--output", type=Path, default=default, help="folder for the FLAC files (default: %(default)s)")
-    return parser.parse_args(argv)
-
-
 def speak(text: str, folder: Path) -> np.ndarray:
-    """Returns `text` spoken, (T,) float64 in [-1, 1).
-
-    Raises:
-        ValueError: If this Flite lacks the voice: it then takes another one, which speaks at 8 kHz.
-        subprocess.CalledProcessError: If Flite fails.
-    """
+    """Returns `text` spoken, (T,) float64 in [-1, 1)."""
     path = folder / "speech.wav"
     subprocess.run(["flite", "-voice", VOICE, "-t", text, "-o", str(path)], check=True, stdin=subprocess.DEVNULL)
     audio, sample_rate = soundfile.read(path)
-    if sample_rate != SAMPLE_RATE:
-        raise ValueError(
-            f"Flite's voice `{VOICE}` must speak at {SAMPLE_RATE} Hz, got {sample_rate} Hz: "
-            f"see `flite -lv` whether this Flite has it, and install one that does."
-        )
+    if sample_rate != SAMPLE_RATE:  # without the voice Flite takes another one
+        sys.exit(f"Flite's voice {VOICE} must speak at {SAMPLE_RATE} Hz, got {sample_rate} Hz: install a Flite that has it.")
     return audio
 
 
@@ -94,26 +77,20 @@ def trim(audio: np.ndarray) -> np.ndarray:
     return audio[max(0, spoken[0] * frame - margin) : (spoken[-1] + 1) * frame + margin]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Makes the corpus and says what it made. Returns the exit status."""
-    args = parse_args(argv)
-    if shutil.which("flite") is None:
-        print("make_corpus.py needs Flite, and there is no `flite` command: apt-get install flite", file=sys.stderr)
-        return 1
-    with tempfile.TemporaryDirectory() as folder:
-        clips = [trim(speak(text, Path(folder))) for text in SENTENCES]
+def main() -> None:
+    """Makes the corpus."""
+    parser = argparse.ArgumentParser(description="Make wavflow's bundled speech corpus with the Flite synthesizer.")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the FLAC files")
+    folder = parser.parse_args().output
+    with tempfile.TemporaryDirectory() as scratch:
+        clips = [trim(speak(text, Path(scratch))) for text in SENTENCES]
     gain = PEAK / max(np.abs(clip).max() for clip in clips)
-
-    args.output.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for number, clip in enumerate(clips, start=1):
-        path = args.output / f"alice-{number:02d}.flac"
-        unfinished = path.with_suffix(".tmp")
-        soundfile.write(unfinished, gain * clip, SAMPLE_RATE, "PCM_16", format="FLAC", compression_level=1.0)
-        unfinished.replace(path)
-    seconds = sum(len(clip) for clip in clips) / SAMPLE_RATE
-    print(f"{len(clips)} files, {seconds:.1f} s, in {args.output}")
-    return 0
+        path = folder / f"alice-{number:02d}.flac"
+        soundfile.write(path, gain * clip, SAMPLE_RATE, "PCM_16", format="FLAC", compression_level=1.0)
+    print(f"{len(clips)} files, {sum(map(len, clips)) / SAMPLE_RATE:.1f} s, in {folder}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

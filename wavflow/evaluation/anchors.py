@@ -1,7 +1,8 @@
 """Anchors to compare a model's metrics with.
 
-`griffin_lim` and `random_phase` start from the mel alone, as a vocoder does. Any model must beat random phase; Griffin-Lim
-beats published neural vocoders on mel distances, so that "better than Griffin-Lim" on those proves little.
+`griffin_lim` and `random_phase` start from the mel alone, as a vocoder does. They take a log-mel (n_mels, F) and the module that
+made it. They return (F * hop_length,), aligned with the audio that the mel came from. Any model must beat random phase.
+Griffin-Lim beats published neural vocoders on mel distances, so "better than Griffin-Lim" on those proves little.
 """
 
 import math
@@ -44,18 +45,7 @@ def _cut(padded: np.ndarray, mel: Tensor, mel_module: MelSpectrogram) -> Tensor:
 
 
 def griffin_lim(mel: Tensor, mel_module: MelSpectrogram, iterations: int = 32) -> Tensor:
-    """Audio whose phase is sought by (fast) Griffin-Lim iterations from a fixed random start.
-
-    Args:
-        mel: (n_mels, F), natural log.
-        mel_module: The one that made `mel`.
-        iterations: Rounds of STFT and inverse.
-
-    Returns:
-        (F * hop_length,), aligned with the audio that `mel` came from.
-
-    Raises:
-        ValueError: If `mel` does not fit `mel_module`.
+    """Audio whose phase is found by so many iterations of fast Griffin-Lim, from a fixed random start.
 
     References:
         Perraudin et al., 2013, "A fast Griffin-Lim algorithm"
@@ -73,19 +63,7 @@ def griffin_lim(mel: Tensor, mel_module: MelSpectrogram, iterations: int = 32) -
 
 
 def random_phase(mel: Tensor, mel_module: MelSpectrogram, generator: torch.Generator | None = None) -> Tensor:
-    """Audio with the mel's magnitudes and uniformly random phases: the low anchor.
-
-    Args:
-        mel: (n_mels, F), natural log.
-        mel_module: The one that made `mel`.
-        generator: Draws the phases, on the CPU.
-
-    Returns:
-        (F * hop_length,), aligned with the audio that `mel` came from.
-
-    Raises:
-        ValueError: If `mel` does not fit `mel_module`.
-    """
+    """Audio with the mel's magnitudes and uniformly random phases, from a CPU generator: the low anchor."""
     magnitude = _linear_magnitude(mel, mel_module)
     phase = 2 * math.pi * torch.rand(magnitude.shape, generator=generator, dtype=torch.float64).numpy()
     padded = librosa.istft(
@@ -99,18 +77,9 @@ def random_phase(mel: Tensor, mel_module: MelSpectrogram, generator: torch.Gener
 
 
 def world(audio: Audio, sample_rate: int) -> Tensor:
-    """Copy synthesis by WORLD: pitch, spectral envelope and aperiodicity of the recording, and a new waveform from them.
+    """Copy synthesis by WORLD (T,): pitch, spectral envelope and aperiodicity of a recording, and a new waveform from them.
 
-    Args:
-        audio: (T,), in [-1, 1).
-        sample_rate: In Hz.
-
-    Returns:
-        (T,), float32; late by about 1 ms, the delay of its minimum-phase responses.
-
-    Raises:
-        ValueError: The clip is not (T,) or not finite.
-        MissingLibraryError: pyworld is not installed.
+    It is late by about 1 ms, the delay of its minimum-phase responses. MissingLibraryError where pyworld is not installed.
 
     References:
         Morise, Yokomori and Ozawa, 2016, "WORLD: a vocoder-based high-quality speech synthesis system"

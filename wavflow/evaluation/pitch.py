@@ -22,17 +22,7 @@ HOP_LENGTH = 256  # samples from frame to frame of `pyin_track`
 def pyin_track(audio: Audio, sample_rate: int) -> np.ndarray:
     """F0 by pYIN between 60 and 500 Hz, every 256 samples, over windows of about 90 ms.
 
-    Slow: about as long as the audio itself lasts.
-
-    Args:
-        audio: (T,), in [-1, 1).
-        sample_rate: In Hz.
-
-    Returns:
-        (T // 256 + 1,), in Hz, `nan` where unvoiced, and all over a clip shorter than a window.
-
-    Raises:
-        ValueError: The clip is not (T,) or not finite.
+    Takes about as long as the audio lasts. Returns (T // 256 + 1,); all `nan` for a clip shorter than a window.
 
     References:
         pYIN (Mauch and Dixon, 2014)
@@ -49,17 +39,7 @@ def dio_track(audio: Audio, sample_rate: int) -> np.ndarray:
 
     A pitch may change by 5 % per frame, where WORLD's own setting is 10 %: with that, random phase still counts as voiced
     (voicing F1 of .4 instead of .05), while WORLD's copy synthesis stays at .9.
-
-    Args:
-        audio: (T,), in [-1, 1).
-        sample_rate: In Hz.
-
-    Returns:
-        (T / sample_rate / 5 ms + 1,), in Hz, `nan` where unvoiced.
-
-    Raises:
-        ValueError: The clip is not (T,) or not finite.
-        MissingLibraryError: pyworld is not installed.
+    MissingLibraryError where pyworld is not installed.
 
     References:
         DIO (Morise, Kawahara and Katayose, 2009)

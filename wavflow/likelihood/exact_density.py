@@ -50,7 +50,7 @@ class ExactDensity:
         self._net = _net(wavenet)
         self._projection = _array(wavenet.get_parameter("features.weight")).T.astype(np.float64)
         self._mel, self._features = np.ascontiguousarray(mel.T), _features(teacher, mel.T, speaker)
-        self._hop_length, self._kernel = teacher.hop_length, _array(teacher.upsampler.get_buffer("kernel"))
+        self._hop_length, self._kernel = teacher.hop_length, _array(teacher.upsampler.kernel)
         maps = [] if teacher.whitening is None else list(teacher.whitening.transforms)
         linear = next((m for m in maps if isinstance(m, LinearPrediction)), None)
         pitch = next((m.pitch for m in maps if isinstance(m, PitchPrediction)), None)

@@ -10,13 +10,13 @@ References:
 
 import csv
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
@@ -103,7 +103,7 @@ def write_scores(folder: str | Path, scores: Scores) -> None:
 
 
 def _sessions(path: Path) -> dict[Session, list[Line]]:
-    """The lines of one file, by session; each cell checked by itself."""
+    """The lines of one file, by session; each line is checked."""
     if not path.is_file():
         raise FileNotFoundError(f"`results` must name CSV files of the listening test, but there is no file {path}.")
     sessions: dict[Session, list[Line]] = defaultdict(list)
@@ -114,9 +114,8 @@ def _sessions(path: Path) -> dict[Session, list[Line]]:
             if lacking:
                 raise _fault(path, 1, f"lacks the column {lacking[0]}", "give files that the page saved, unchanged")
             for row in reader:
-                if None in row or None in row.values():
-                    raise _fault(path, reader.line_num, "has too many cells or too few")
-                _check_cells(path, reader.line_num, row)
+                if finding := _finding(row):
+                    raise _fault(path, reader.line_num, finding)
                 session = (row["page"], row["test"], row["listener"], row["seed"])
                 sessions[session].append((path, reader.line_num, row))
     except (UnicodeDecodeError, csv.Error) as error:
@@ -126,24 +125,24 @@ def _sessions(path: Path) -> dict[Session, list[Line]]:
     return sessions
 
 
-def _check_cells(path: Path, line: int, row: Mapping[str, str]) -> None:
+def _finding(row: Mapping[str, str]) -> str:
+    """What a line holds that the page can't have saved; "" for nothing."""
+    if None in row or None in row.values():
+        return "has too many cells or too few"
     needed = {"mushra": ("reference", "system", "rating"), "abx": ("a", "b")}.get(row["test"])
     if needed is None:
-        raise _fault(path, line, f"has the test {row['test']!r}, neither 'abx' nor 'mushra'")
+        return f"has the test {row['test']!r}, neither 'abx' nor 'mushra'"
     for column in ("page", "listener", "seed", "trial", "clip", *needed):
         if not row[column]:
-            raise _fault(path, line, f"has no {column}")
+            return f"has no {column}"
     if row["test"] == "mushra":
-        try:
-            fits = 0 <= float(row["rating"]) <= 100
-        except ValueError:
-            fits = False
-        if not fits:
-            raise _fault(path, line, f"has a rating of {row['rating']!r}, which is no number from 0 to 100")
-    elif row["x"] not in ("A", "B") or row["answer"] not in ("A", "B"):
-        raise _fault(path, line, f"has x {row['x']!r} and answer {row['answer']!r}, not A or B each")
-    elif row["correct"] != str(int(row["x"] == row["answer"])):
-        raise _fault(path, line, f"says correct {row['correct']!r} where x is {row['x']} and the answer {row['answer']}")
+        fits = re.fullmatch(r"\d+(\.\d*)?", row["rating"]) and float(row["rating"]) <= 100
+        return "" if fits else f"has a rating of {row['rating']!r}, which is no number from 0 to 100"
+    if not {row["x"], row["answer"]} <= {"A", "B"}:
+        return f"has x {row['x']!r} and answer {row['answer']!r}, not A or B each"
+    if row["correct"] != str(int(row["x"] == row["answer"])):
+        return f"says correct {row['correct']!r} where x is {row['x']} and the answer {row['answer']}"
+    return ""
 
 
 def _check_items(lines: Sequence[Line]) -> None:
@@ -237,7 +236,12 @@ def _picture(path: Path, scores: Scores) -> None:
     figure = Figure(figsize=(8, sum(heights)), layout="constrained")
     grid = figure.subplots(len(taken), 1, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
     for axes, (title, bars, limits, guessing) in zip(grid, taken, strict=True):
-        _draw(axes, bars)
+        for i, (_, value, low, high) in enumerate(bars):  # a dot on the line of its interval, the first on top
+            axes.plot([low, high], [i, i], color="tab:blue", linewidth=2, alpha=0.5)
+            axes.plot(value, i, "o", color="tab:blue", clip_on=False)  # also at 0 and 100
+        axes.set_yticks(range(len(bars)), [name for name, *_ in bars], parse_math=False)
+        axes.set_ylim(len(bars) - 0.5, -0.5)
+        axes.grid(axis="x", alpha=0.3)
         axes.set_title(title, loc="left", fontsize=11)
         axes.set_xlim(*limits)
         if guessing is not None:
@@ -249,13 +253,3 @@ def _picture(path: Path, scores: Scores) -> None:
 def _bar(name: str, interval: Interval) -> tuple[str, float, float, float]:
     half_width = interval.half_width if interval.n > 1 else 0.0
     return name, interval.mean, interval.mean - half_width, interval.mean + half_width
-
-
-def _draw(axes: Axes, bars: Sequence[tuple[str, float, float, float]]) -> None:
-    """Each value as a dot with its interval as a line, the first on top."""
-    for i, (_, value, low, high) in enumerate(bars):
-        axes.plot([low, high], [i, i], color="tab:blue", linewidth=2, alpha=0.5)
-        axes.plot(value, i, "o", color="tab:blue", clip_on=False)  # also at 0 and 100
-    axes.set_yticks(range(len(bars)), [name for name, *_ in bars], parse_math=False)
-    axes.set_ylim(len(bars) - 0.5, -0.5)
-    axes.grid(axis="x", alpha=0.3)

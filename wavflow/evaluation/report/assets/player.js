@@ -23,7 +23,6 @@ class Deck extends EventTarget {
 
   #sources;
   #loading = null;
-  #gains = {};
   #nodes = null; // name -> {source, gain}, while playing
   #started = 0; // audio clock at which `#offset` was, or will be, heard
   #offset = 0;
@@ -37,7 +36,6 @@ class Deck extends EventTarget {
     this.selected = this.names[0];
     this.duration = 0;
     this.buffers = {}; // name -> AudioBuffer, all of one length, once loaded
-    for (const name of this.names) this.#gains[name] = 1;
   }
 
   // Decodes all versions; safe to call again. Needs no gesture: an offline context may decode before one.
@@ -117,12 +115,6 @@ class Deck extends EventTarget {
     this.#tell("change");
   }
 
-  // Level of one version, e.g. to match loudness; 1 leaves it as it is.
-  setGain(name, linear) {
-    this.#gains[name] = linear;
-    this.#fade();
-  }
-
   // Plays a stretch again and again; without arguments, to the end again.
   loop(start, end) {
     const time = this.time;
@@ -164,7 +156,7 @@ class Deck extends EventTarget {
   }
 
   #level(name) {
-    return name === this.selected ? this.#gains[name] : 0;
+    return name === this.selected ? 1 : 0;
   }
 
   #fade() {
