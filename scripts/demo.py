@@ -43,8 +43,8 @@ def main() -> None:
         ("teacher", 0.45, [*training, "stage.optimizer.lr=2e-3", "trainer.val_check_interval=100"]),
         ("student", 0.55, [*training, f"teacher={teacher}", "trainer.val_check_interval=50"]),
     ]
-    for stage, share, options in stages:
-        budget = f"trainer.max_time={hours(args.minutes * share)}"
+    for stage, fraction, options in stages:
+        budget = f"trainer.max_time={hours(args.minutes * fraction)}"
         place = [f"output={root / stage}", "overwrite=true"]
         run("train", f"stage={stage}", f"net={stage}_small", budget, *place, *options)
     chosen = [f"teacher={teacher}", f"student={student}"]

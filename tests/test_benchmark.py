@@ -62,14 +62,14 @@ def test_a_training_step_takes_three_passes_and_two_of_a_frozen_teacher(distils:
 
 
 @pytest.mark.parametrize("make", [tiny_student, tiny_teacher])
-def test_every_engine_draws_the_same(make: Any) -> None:
+def test_every_engine_samples_the_same(make: Any) -> None:
     vocoder = randomized(make(), 0.1).float()
     mel, noise = timing.inputs(vocoder, 400)
     for passes in (0, 2):
         engines = synthesis.engines(vocoder, passes)
         assert {"PyTorch, float32", "compiled, float32"} <= engines.keys()
         assert ("compiled, streamed, float32" in engines) == vocoder.draws_in_parallel
-        drawn = {name: torch.cat(list(engine.draw(mel, noise)), dim=-1) for name, engine in engines.items()}
+        drawn = {name: torch.cat(list(engine.sample(mel, noise)), dim=-1) for name, engine in engines.items()}
         drawn |= {f"{n}, first": torch.cat(list(e.stream(mel, noise)), -1) for n, e in engines.items() if e.stream}
         exact = drawn.pop("PyTorch, float32").flatten()
         assert exact.abs().max() > 1e-3

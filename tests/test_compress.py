@@ -82,11 +82,11 @@ def test_probabilities_are_those_of_the_density(changes: dict, monkeypatch: pyte
     mel = random_log_mel(640 // teacher.hop_length, n_mels=teacher.mel.n_mels).float()
     pcm = noise(640)[0]
 
-    shares = ExactDensity(teacher, mel[0].double().numpy()).shares(pcm)
+    intervals = ExactDensity(teacher, mel[0].double().numpy()).intervals(pcm)
 
     with torch.no_grad():
         expected = teacher.double().log_prob(torch.from_numpy(pcm / 32768.0)[None], mel.double())[0]
-    told = torch.from_numpy(shares[:, 1] / WHOLE)
+    told = torch.from_numpy(intervals[:, 1] / WHOLE)
     assert (told > 0).all()
     seen = told > 1e-6  # a share is 1e-9
     assert seen.sum() > 100

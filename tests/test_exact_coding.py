@@ -158,7 +158,7 @@ def test_filterbank_is_that_of_the_mel(spec: dict) -> None:
 
 
 @pytest.mark.parametrize("carries", [False, True])
-def test_symbols_come_back_at_the_size_that_their_shares_tell(carries: bool) -> None:
+def test_symbols_come_back_at_the_size_that_their_intervals_tell(carries: bool) -> None:
     generator = np.random.default_rng(0)
     edges = np.array([0, 1, 2**12, 2**29, range_coding.WHOLE - 1, range_coding.WHOLE])
     widths = np.diff(edges)
@@ -171,24 +171,24 @@ def test_symbols_come_back_at_the_size_that_their_shares_tell(carries: bool) -> 
     range_coding.put_all(coder, np.stack([edges[symbols], widths[symbols]], axis=1))
     data = range_coding.written(coder)
 
-    bits = (range_coding.SHARE_BITS - np.log2(widths[symbols])).sum()
+    bits = (range_coding.PRECISION - np.log2(widths[symbols])).sum()
     assert 8 * len(data) <= bits + 16
     coder, read = range_coding.reader(data), []
     for _ in symbols:
-        share = range_coding.peek(coder)
-        read.append(np.searchsorted(edges, share, side="right") - 1)
+        unit = range_coding.peek(coder)
+        read.append(np.searchsorted(edges, unit, side="right") - 1)
         range_coding.take(coder, edges[read[-1]], widths[read[-1]])
     np.testing.assert_array_equal(read, symbols)
 
 
 @pytest.mark.parametrize("kind", [range_coding.GAUSSIAN, range_coding.LOGISTIC, range_coding.LAPLACE])
 @pytest.mark.parametrize(("center", "scale"), [(0.0, 50.0), (-40000.0, 3.0), (32767.0, 1e-4), (12.3, 1e6), (5.0, 1e-9)])
-def test_each_symbol_has_shares_of_its_own(kind: int, center: float, scale: float) -> None:
+def test_each_symbol_has_an_interval_of_its_own(kind: int, center: float, scale: float) -> None:
     mixture = np.array([[0.25, 0.75], [center, center + 7.0], [scale, 2.0 * scale]])
     low, high = exact_coding.LOWEST, exact_coding.HIGHEST
     starts = np.array([range_coding.start_of(symbol, low, high, mixture, kind) for symbol in range(low, high + 2)])
     assert (starts[0], starts[-1]) == (0, range_coding.WHOLE)
     assert (np.diff(starts) > 0).all()
     for symbol in (low, -7, 12, 13, high):
-        for share in (starts[symbol - low], starts[symbol - low + 1] - 1):
-            assert range_coding.find(share, low, high, mixture, kind) == symbol
+        for unit in (starts[symbol - low], starts[symbol - low + 1] - 1):
+            assert range_coding.find(unit, low, high, mixture, kind) == symbol

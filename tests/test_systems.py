@@ -126,7 +126,7 @@ def test_teacher_draws_clips_together_as_it_draws_each_alone(upsampling: str, ce
     teacher = tiny_teacher(upsampling=upsampling, mel=mel)
     clips = make_clips(teacher)
 
-    together = systems._draw_together(teacher, clips, temperature=0.7)
+    together = systems._sample_together(teacher, clips, temperature=0.7)
 
     for i, (clip, audio) in enumerate(zip(clips, together, strict=True)):
         noise = teacher.noise(clip.mel, torch.Generator().manual_seed(i))

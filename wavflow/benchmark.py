@@ -1,4 +1,4 @@
-"""`python -m wavflow.benchmark`: how fast models draw and train and data are read; see conf/benchmark.yaml."""
+"""`python -m wavflow.benchmark`: how fast models sample and train and data are read; see conf/benchmark.yaml."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def jobs(cfg: DictConfig, models: Mapping[str, Vocoder]) -> list[tuple[str, str,
         found += [("synthesis", name, partial(synthesis, name, model, seconds)) for name, model in models.items()]
     if "memory" in parts:
         if parts is not PARTS and not students:
-            raise ValueError(f"`part` memory needs a model that draws in parallel: model=student; got {', '.join(models)}.")
+            raise ValueError(f"`part` memory needs a model that samples in parallel: model=student; got {', '.join(models)}.")
         found += [("memory", name, partial(memory, name, model, lengths)) for name, model in students.items() if lengths]
     if "training" in parts:
         found += training_jobs(cfg, models, alone=parts is not PARTS)
@@ -103,7 +103,7 @@ def training_jobs(cfg: DictConfig, models: Mapping[str, Vocoder], alone: bool) -
 
 
 def memory(name: str, vocoder: Vocoder, lengths: Sequence[float], meter: Meter) -> list[Row]:
-    """Returns the memory that drawing takes for each length."""
+    """Returns the memory that sampling takes for each length."""
     with TemporaryDirectory() as folder:
         save_model(vocoder, path := Path(folder) / "model.safetensors")
         return [{"model": name} | row for row in synthesis_costs(path, sorted(lengths), str(meter.device))]

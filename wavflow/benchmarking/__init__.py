@@ -1,1 +1,1 @@
-"""How fast models draw and train and how fast data are read, and how much memory drawing takes."""
+"""How fast models sample and train, how fast data are read, and how much memory sampling takes."""

@@ -1,4 +1,4 @@
-"""The machine that a figure was measured on."""
+"""The machine that was measured."""
 
 from __future__ import annotations
 

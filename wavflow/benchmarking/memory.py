@@ -1,4 +1,4 @@
-"""How much memory and time drawing takes for each length of audio; run as a script, it measures one length."""
+"""How much memory and time sampling takes for each length of audio; run as a script, it measures one length."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ STATUS = Path("/proc/self/status")
 
 
 def synthesis_costs(model: str | Path, seconds: Sequence[float], device: str = "cpu") -> list[dict[str, float]]:
-    """Draws so many seconds of audio by a model file, each length in a process of its own, and returns a row for each.
+    """Samples so many seconds of audio from a model file, each length in a process of its own, and returns a row for each.
 
     Memory is the process's largest resident set (on a GPU the most that torch allocated): how far it rises above that of the
-    loaded model while it draws; and in all.
+    loaded model while it samples; and in all.
 
     Raises:
         RuntimeError: When a process fails.
@@ -61,7 +61,7 @@ def _start_counting(on_gpu: bool) -> float:
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated() / 2**20
-    with contextlib.suppress(OSError):  # where this is not allowed, what drawing adds may not show
+    with contextlib.suppress(OSError):  # where this is not allowed, what sampling adds may not show
         Path("/proc/self/clear_refs").write_text("5")
     return _peak(on_gpu)
 
@@ -74,7 +74,7 @@ def _peak(on_gpu: bool) -> float:
     if STATUS.exists():
         (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) / 1024
-    import resource  # not on Windows, where only this figure is missing
+    import resource  # not on Windows, where only this value is missing
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

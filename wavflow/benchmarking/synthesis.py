@@ -1,4 +1,4 @@
-"""How fast a model draws audio, and how soon the first of it comes."""
+"""How fast a model samples audio, and how soon the first of it comes."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from wavflow.benchmarking.timing import Meter, Row, first_speaker, inputs, opera
 from wavflow.synthesis.parallel import dtypes
 from wavflow.vocoder import PASSES, Vocoder
 
-SHORT = 512  # samples, at most, for a teacher in PyTorch, which draws some hundred in a second
+SHORT = 512  # samples, at most, for a teacher in PyTorch, which samples some hundred in a second
 
-Draw = Callable[[Tensor, Tensor], Iterable[Tensor]]  # mel and noise to audio, (B, T) whole or in chunks
+Sample = Callable[[Tensor, Tensor], Iterable[Tensor]]  # mel and noise to audio, (B, T) whole or in chunks
 
 
 class Engine(NamedTuple):
-    """A way to draw. `stream` yields the same in the smallest chunks: the first of them is the first audio."""
+    """A way to sample. `stream` yields the same in the smallest chunks: the first of them is the first audio."""
 
-    draw: Draw
+    sample: Sample
     dtype: torch.dtype = torch.float32
-    stream: Draw | None = None
+    stream: Sample | None = None
 
 
 def engines(vocoder: Vocoder, passes: int) -> dict[str, Engine]:
-    """Returns the ways to draw from a vocoder on its device, with so many passes of the equalizer."""
+    """Returns the ways to sample from a vocoder on its device, with so many passes of the equalizer."""
     sample = partial(vocoder.sample, speaker=first_speaker(vocoder), passes=passes)
     found = {"PyTorch, float32": Engine(partial(sample, fast=False))}
     for dtype in dtypes() if vocoder.engine() else ():
@@ -40,21 +40,21 @@ def engines(vocoder: Vocoder, passes: int) -> dict[str, Engine]:
 
 
 def synthesis(name: str, vocoder: Vocoder, seconds: float, meter: Meter) -> list[Row]:
-    """Draws a clip in each way: as the model draws it, and equalized to its mel."""
+    """Samples a clip in each way: without the equalizer, and with it."""
     rows, operations = [], operations_per_sample(vocoder)
     for passes in (0, PASSES) if vocoder.mel.n_mels else (0,):
         for engine_name, engine in engines(vocoder, passes).items():
             slow = engine_name.startswith("PyTorch") and not vocoder.draws_in_parallel
             mel, noise = inputs(vocoder, min(SHORT if slow else float("inf"), seconds * vocoder.sample_rate))
-            drawn = meter(partial(_exhaust, engine.draw, mel, noise))
+            taken = meter(partial(_exhaust, engine.sample, mel, noise))
             made = noise.shape[-1] / vocoder.sample_rate
             row = {
                 "model": name,
                 "engine": engine_name,
                 "passes": passes,
                 "seconds of audio": made,
-                "x real time": made / drawn.median,
-                "samples/s": noise.shape[-1] / drawn.median,
+                "x real time": made / taken.median,
+                "samples/s": noise.shape[-1] / taken.median,
             }
             if engine.stream:
                 # A student sees two frames ahead.
@@ -62,15 +62,15 @@ def synthesis(name: str, vocoder: Vocoder, seconds: float, meter: Meter) -> list
                 row["first audio ms"] = 1000.0 * meter(partial(_first, engine.stream, mel, noise)).median
                 row["look-ahead ms"] = 1000.0 * look_ahead / vocoder.sample_rate
             if not passes:
-                row["% of peak"] = 100.0 * noise.numel() * operations / drawn.median / meter.peak(engine.dtype)
-            rows.append(row | times(drawn))
+                row["% of peak"] = 100.0 * noise.numel() * operations / taken.median / meter.peak(engine.dtype)
+            rows.append(row | times(taken))
     return rows
 
 
-def _exhaust(draw: Draw, mel: Tensor, noise: Tensor) -> None:
-    for _ in draw(mel, noise):
+def _exhaust(sample: Sample, mel: Tensor, noise: Tensor) -> None:
+    for _ in sample(mel, noise):
         pass
 
 
-def _first(draw: Draw, mel: Tensor, noise: Tensor) -> Tensor:
-    return next(iter(draw(mel, noise)))
+def _first(sample: Sample, mel: Tensor, noise: Tensor) -> Tensor:
+    return next(iter(sample(mel, noise)))

@@ -14,7 +14,7 @@ from torch import Tensor
 from wavflow.clips import Audio, checked_clip
 
 _SAME_WAVEFORM = 0.7  # least correlation of two waveforms, and of two spectrograms, that tells a lag; those of
-_SAME_SPECTRUM = 0.4  # different sentences reach .2
+_SAME_SPECTRUM = 0.4  # different sentences correlate by up to .2
 _UNSURE_SECONDS = 0.002
 
 
@@ -36,22 +36,22 @@ def estimate_lag(generated: Audio, reference: Audio, sample_rate: int, max_secon
     generated, reference = checked_clip("generated", generated), checked_clip("reference", reference)
     if not max_seconds >= 0:
         raise ValueError(f"`max_seconds` must be at least 0, got {max_seconds}: give the longest lag to look for.")
-    reach = min(round(max_seconds * sample_rate), len(generated) - 1, len(reference) - 1)
+    max_lag = min(round(max_seconds * sample_rate), len(generated) - 1, len(reference) - 1)
 
-    match = _correlation(generated[None], reference[None], reach).abs()
+    match = _correlation(generated[None], reference[None], max_lag).abs()
     if match.max() >= _SAME_WAVEFORM:
-        return int(match.argmax()) - reach
+        return int(match.argmax()) - max_lag
 
     n_fft = 2 ** round(math.log2(0.046 * sample_rate))  # 1024 samples at 22.05 kHz; shorter ones see single pitch pulses
     hop_length = n_fft // 8
     first, second = (_log_spectrogram(clip, n_fft, hop_length) for clip in (generated, reference))
-    match = _correlation(first, second, reach // hop_length)
+    match = _correlation(first, second, max_lag // hop_length)
     peak = int(match.argmax())
     if match[peak] < _SAME_SPECTRUM or not 0 < peak < len(match) - 1:
         return 0
     before, at, after = match[peak - 1 : peak + 2].tolist()
     between = (before - after) / (2 * (before - 2 * at + after))  # the top of the parabola through the three
-    lag = round((peak - reach // hop_length + between) * hop_length)
+    lag = round((peak - max_lag // hop_length + between) * hop_length)
     return lag if abs(lag) > _UNSURE_SECONDS * sample_rate else 0
 
 
@@ -87,9 +87,9 @@ def _log_spectrogram(clip: Tensor, n_fft: int, hop_length: int) -> Tensor:
     return level - level.mean(dim=1, keepdim=True)
 
 
-def _correlation(first: Tensor, second: Tensor, reach: int) -> Tensor:
-    """Correlation of rows (rows, T) and (rows, T'), over all rows at once, at lags -reach .. reach; within -1 .. 1."""
+def _correlation(first: Tensor, second: Tensor, max_lag: int) -> Tensor:
+    """Correlation of rows (rows, T) and (rows, T'), over all rows at once, at lags -max_lag .. max_lag; within -1 .. 1."""
     n = 2 ** math.ceil(math.log2(first.shape[1] + second.shape[1]))
     product = (torch.fft.rfft(first, n) * torch.fft.rfft(second, n).conj()).sum(dim=0)
     norm = torch.linalg.vector_norm(first) * torch.linalg.vector_norm(second)
-    return torch.fft.irfft(product, n).roll(reach)[: 2 * reach + 1] / norm.clamp(min=1e-20)
+    return torch.fft.irfft(product, n).roll(max_lag)[: 2 * max_lag + 1] / norm.clamp(min=1e-20)

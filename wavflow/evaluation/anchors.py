@@ -1,7 +1,7 @@
 """Anchors to compare a model's metrics with.
 
-`griffin_lim` and `random_phase` start from the mel alone, as a vocoder does. They take a log-mel (n_mels, F) and the module that
-made it. They return (F * hop_length,), aligned with the audio that the mel came from. Any model must beat random phase.
+`griffin_lim` and `random_phase` start from the mel alone, as a vocoder does. They take a log-mel (n_mels, F) and the module
+that made it. They return (F * hop_length,), aligned with the audio that the mel came from. Any model must beat random phase.
 Griffin-Lim beats published neural vocoders on mel distances, so "better than Griffin-Lim" on those proves little.
 """
 

@@ -93,7 +93,7 @@ METRICS = {
         by_pyin=True,
     ),
     "lag ms": Metric("zero", "how late it comes, estimated; taken out before the other metrics"),
-    "x real time": Metric("high", "seconds of audio drawn per second"),
+    "x real time": Metric("high", "seconds of audio generated per second"),
 }
 """Column to metric, in the order of the tables."""
 
@@ -158,7 +158,7 @@ def summarize(
     Args:
         rows: As `compare` returns them.
         systems: In the order of the table; one of which no clip could be compared has no metrics and 0 clips.
-        speeds: System to how many times faster than real time it draws.
+        speeds: System to how many times faster than real time it generates.
     """
     names = [name for name in METRICS if any(name in row for row in rows)]
     summary = []

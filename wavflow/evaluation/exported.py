@@ -69,12 +69,12 @@ def run(session: Any, mel: Tensor, noise: Tensor, speaker: Tensor | None = None)
     }
     if not state:
         return session.run(["audio"], given)[0]
-    side, hop_length, pieces = WINDOW // 2, noise.shape[-1] // mel.shape[-1], []
+    side, hop_length, chunks = WINDOW // 2, noise.shape[-1] // mel.shape[-1], []
     padded = np.pad(given["mel"], ((0, 0), (0, 0), (side, side)), constant_values=np.nan)
     for f in range(mel.shape[-1]):
         given["mel"] = padded[..., f : f + WINDOW]
         given["noise"] = noise.numpy()[:, f * hop_length : (f + 1) * hop_length]
         audio, *after = session.run(["audio", *(f"{name}.next" for name in state)], given | state)
         state = dict(zip(state, after, strict=True))
-        pieces.append(audio)
-    return np.concatenate(pieces, axis=1)
+        chunks.append(audio)
+    return np.concatenate(chunks, axis=1)

@@ -1,4 +1,4 @@
-"""Models beside the recording and simple anchors, on the same held-out clips: what they draw, and what they know."""
+"""Models, the recording and simple anchors on the same held-out clips: what they generate, and their likelihoods."""
 
 from __future__ import annotations
 
@@ -57,9 +57,10 @@ def render(
     progress: Callable[[Iterable[Any], str], Iterable[Any]] = lambda items, name: items,
     passes: int = PASSES,
 ) -> dict[str, Rendering]:
-    """Renders every clip with the anchors and from its mel with the models; one that draws sample by sample draws all at once.
+    """Renders every clip with the anchors, and from its mel with the models.
 
-    Draws of models are equalized, see `MelEqualizer`; the draws themselves and equalized pulses stand beside them.
+    The models' audio is equalized, see `MelEqualizer`; it is also returned as it was before. A model that samples step by step
+    renders all clips as one batch.
     Noise is the same for all systems: clip i has seed i. An anchor whose library is missing is left out.
 
     Args:
@@ -86,21 +87,21 @@ def render(
     }
     if sources := [own for own in models.values() if own.source is not None]:
         systems[PULSES] = functools.partial(_pulses, sources[0], temperature)
-    systems |= {name: functools.partial(_draw, own, temperature) for name, own in models.items()}
+    systems |= {name: functools.partial(_sample, own, temperature) for name, own in models.items()}
     passes = passes if model.mel.n_mels else 0
-    for name, draw in systems.items():
+    for name, sample in systems.items():
         started = time.perf_counter()
         if name in models and not models[name].draws_in_parallel:
-            drawn = _draw_together(models[name], clips, temperature)
+            raw = _sample_together(models[name], clips, temperature)
         else:
-            drawn = [draw(i, clip) for i, clip in enumerate(progress(clips, name))]
+            raw = [sample(i, clip) for i, clip in enumerate(progress(clips, name))]
         seconds = time.perf_counter() - started
-        unequalized = Rendering([signal.float().cpu() for signal in drawn], sum(lengths) / seconds)
+        unequalized = Rendering([signal.float().cpu() for signal in raw], sum(lengths) / seconds)
         if not passes or name in (ENVELOPE, WHITENING):
             renderings[name] = unequalized
             continue
         started = time.perf_counter()
-        pairs = zip(drawn, clips, strict=True)
+        pairs = zip(raw, clips, strict=True)
         equalized = [model.equalizer(signal[None], clip.mel, passes)[0].float().cpu() for signal, clip in pairs]
         both = unequalized, Rendering(equalized, sum(lengths) / (seconds + time.perf_counter() - started))
         names = (name, f"{name}, {passes} passes") if name == PULSES else (f"{name}, 0 passes", name)
@@ -116,7 +117,7 @@ def _pulses(model: Vocoder, temperature: float, seed: int, clip: Clip) -> Tensor
     return model.unwhiten(model.add_pulses(_noise(model, clip, seed)[None] * temperature, clip.mel)[0], clip.mel)[0][0]
 
 
-def _draw(model: Vocoder, temperature: float, seed: int, clip: Clip) -> Tensor:
+def _sample(model: Vocoder, temperature: float, seed: int, clip: Clip) -> Tensor:
     return model.sample(clip.mel, _noise(model, clip, seed), temperature, speaker=_speaker(model, clip), passes=0)[0]
 
 
@@ -166,8 +167,8 @@ def likelihoods(clips: Sequence[Clip], models: Models) -> tuple[list[dict[str, A
 def divergences(clips: Sequence[Clip], teacher: Vocoder, models: Models) -> list[dict[str, Any]]:
     """Returns rows of KL(model || teacher) in nats per sample with its interval over clips, untrained and trained.
 
-    Of every model that draws in one pass and shares the teacher's mel and whitening. By the path estimator, whose draw is
-    a whole clip: the same for every pair of densities.
+    Of every model that draws in one pass and shares the teacher's mel and whitening. By the path estimator, on a
+    sample as long as the clip: it is the same for every pair of densities.
     """
     density, rows, seen = DensityDistillation("path"), list[dict[str, Any]](), list[dict[str, Any]]()
     for name, own in models.items():
@@ -225,8 +226,8 @@ def _speaker(model: Vocoder, clip: Clip) -> Tensor | None:
     return None if model.speakers is None else clip.speaker
 
 
-def _draw_together(model: Vocoder, clips: Sequence[Clip], temperature: float) -> list[Tensor]:
-    """Draws all clips as one batch, padded to the longest: a step costs nearly the same for many as for one."""
+def _sample_together(model: Vocoder, clips: Sequence[Clip], temperature: float) -> list[Tensor]:
+    """Samples all clips as one batch, padded to the longest: a step costs nearly the same for many as for one."""
     frames = torch.arange(max(clip.mel.shape[-1] for clip in clips), device=clips[0].mel.device)
     samples = len(frames) * model.hop_length
     mel = torch.cat([clip.mel[..., frames.clamp(max=clip.mel.shape[-1] - 1)] for clip in clips])

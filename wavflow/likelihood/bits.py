@@ -26,7 +26,7 @@ def flac_bits(audio: Audio, sample_rate: int) -> float:
     """Bits per sample of FLAC at its best level, the lossless yardstick for a likelihood.
 
     The file's metadata (86 bytes as libsndfile writes them, .01 bits per sample of a 3 s clip) is left out, so the
-    figure is FLAC at its most favourable.
+    value is FLAC at its most favourable.
 
     Args:
         audio: (T,), int16, or float in [-1, 1], rounded to the 16-bit grid, which undoes dequantization.

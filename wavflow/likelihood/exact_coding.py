@@ -25,7 +25,7 @@ class Net(NamedTuple):
     gate_bias: np.ndarray  # (L, 2C)
     outputs: np.ndarray  # (L, C, S + C); the last layer's residual is zero
     output_bias: np.ndarray  # (L, S + C)
-    share: np.float32  # of each layer in the sum of the skips
+    skip_scale: np.float32  # of the sum of the skips
     head: np.ndarray  # (S, S)
     head_bias: np.ndarray
     last: np.ndarray  # (S, P)
@@ -61,7 +61,7 @@ def follow(
     memory: Memory,
     chunk: Chunk,
     values: np.ndarray,
-    shares: np.ndarray,
+    intervals: np.ndarray,
     coder: Coder,
     reads: bool,
 ) -> bool:
@@ -73,7 +73,7 @@ def follow(
         memory: Is updated.
         chunk: What the mel tells of the chunk.
         values: int16 (n,); filled by a reader.
-        shares: int64 (n, 2): is written, for values that are given.
+        intervals: int64 (n, 2): is written, for values that are given.
         coder: A reader.
         reads: Whether the values are to be read from it.
 
@@ -93,7 +93,7 @@ def follow(
         x = np.float32((audio[now - 1] - recent[1]) / recent[2])
         predict(net, memory, chunk, i, x, scratch, sums)
         for c in range(skip):
-            sums[c] = max(sums[c] * net.share, _ZERO)
+            sums[c] = max(sums[c] * net.skip_scale, _ZERO)
         copy(between, net.head_bias)
         add_product(between, sums, net.head)
         for c in range(skip):
@@ -113,8 +113,8 @@ def follow(
         else:
             value = int(values[i])
             start = start_of(value, LOWEST, HIGHEST, mixture, bijection[2])
-            shares[i, 0] = start
-            shares[i, 1] = start_of(value + 1, LOWEST, HIGHEST, mixture, bijection[2]) - start
+            intervals[i, 0] = start
+            intervals[i, 1] = start_of(value + 1, LOWEST, HIGHEST, mixture, bijection[2]) - start
         audio[now] = values[i] / FULL_SCALE
     return True
 

@@ -22,7 +22,7 @@ from wavflow.flows.pitch_prediction import PitchPrediction
 from wavflow.likelihood.arithmetic import add_products
 from wavflow.likelihood.exact_coding import LOWEST, Chunk, Memory, Net, follow
 from wavflow.likelihood.exact_whitening import ExactWhitening, Filters
-from wavflow.likelihood.range_coding import GAUSSIAN, LOGISTIC, SHARE_BITS, Coder, code_evenly, code_rare, put_all, reader
+from wavflow.likelihood.range_coding import GAUSSIAN, LOGISTIC, PRECISION, Coder, code_evenly, code_rare, put_all, reader
 from wavflow.nn.wavenet import WaveNet
 from wavflow.vocoder import Vocoder
 
@@ -77,23 +77,23 @@ class ExactDensity:
                     code_evenly(coder, part, LOWEST, 16)
                 self._follow(first, part, None if known else coder)
             else:
-                shares = self._follow(first, part)
-                dear = bool((shares[:, 1] < 1).any()) or (SHARE_BITS - np.log2(shares[:, 1])).sum() > 16 * len(part)
-                if code_rare(coder, dear):
+                intervals = self._follow(first, part)
+                costly = bool((intervals[:, 1] < 1).any()) or (PRECISION - np.log2(intervals[:, 1])).sum() > 16 * len(part)
+                if code_rare(coder, costly):
                     code_evenly(coder, part, LOWEST, 16)
                 else:
-                    put_all(coder, shares)
+                    put_all(coder, intervals)
             yield len(part)
 
-    def shares(self, values: np.ndarray) -> np.ndarray:
-        """Returns the first share and the number of shares, int64 (T, 2), of each of the samples (T,) given those before it."""
+    def intervals(self, values: np.ndarray) -> np.ndarray:
+        """Returns start and width of the interval of 2^30, int64 (T, 2), of each of the samples (T,) given those before it."""
         length = self._frames * self._hop_length
         parts = [self._follow(i // self._hop_length, values[i : i + length]) for i in range(0, len(values), length)]
         return np.concatenate(parts)
 
     def _follow(self, first: int, values: np.ndarray, coder: Coder | None = None) -> np.ndarray:
-        """Goes through the samples from the frame `first` on, filling them if there is a reader; returns their `shares`."""
-        memory, frames, shares = self._memory, self._frames, np.zeros((len(values), 2), np.int64)
+        """Goes through the samples from the frame `first` on, filling them if there is a reader; returns their `intervals`."""
+        memory, frames, intervals = self._memory, self._frames, np.zeros((len(values), 2), np.int64)
         if first:  # what the chunk looks back on moves to the front
             n = frames * self._hop_length
             for history in (memory.audio, memory.residual):
@@ -108,9 +108,9 @@ class ExactDensity:
         filters = self._no_filters if self._whitening is None else self._whitening.filters(self._mel[around])
         chunk = Chunk(projected, self._kernel, self._block_length, *filters)
         reads = coder is not None
-        if not follow(self._net, self._bijection, memory, chunk, values, shares, coder or self._no_reader, reads):
+        if not follow(self._net, self._bijection, memory, chunk, values, intervals, coder or self._no_reader, reads):
             raise ValueError("`teacher` must tell finite parameters, got NaN or infinity: train it again.")
-        return shares
+        return intervals
 
     def _empty_memory(self, history: int) -> Memory:
         net, length = self._net, self._frames * self._hop_length

@@ -59,10 +59,10 @@ class ExactWhitening:
         if mel.n_mels:
             told = told[told <= centers[-1]] if mel.f_max < mel.sample_rate / 2 else told
         self._upper = np.searchsorted(centers, told).clip(1, max(1, len(centers) - 1))
-        self._share, self._extrapolation = np.zeros(len(told)), np.zeros(0)
+        self._fraction, self._extrapolation = np.zeros(len(told)), np.zeros(0)
         if mel.n_mels:
             below, above = centers[self._upper - 1], centers[self._upper]
-            self._share = ((told - below) / (above - below)).clip(0.0, 1.0)
+            self._fraction = ((told - below) / (above - below)).clip(0.0, 1.0)
             ratio = centers[-1] / np.arange(len(told), bins)
             self._extrapolation = (ratio * ratio) * (ratio * ratio)
         self._pitch = None if pitch is None else _PitchTables(mel, pitch, bank, weight, centers)
@@ -75,7 +75,7 @@ class ExactWhitening:
             power = np.repeat(self._spectrum[None], len(at_blocks), axis=0)
         else:
             levels = np.maximum(at_blocks, loudest - LARGEST_FALL) - self._log_weight - self._log_unit
-            power = _power(levels, self._upper, self._share, self._extrapolation)
+            power = _power(levels, self._upper, self._fraction, self._extrapolation)
         power = power + self._floor
         lags, weights = np.zeros((len(power), 0), np.int64), np.zeros((len(power), 0))
         if self._pitch is not None:
@@ -90,7 +90,7 @@ class _PitchTables:
     """What `MelPitch` reads the pitch by, and the comb that it tells."""
 
     def __init__(self, mel: MelSpectrogram, pitch: MelPitch, bank: np.ndarray, weight: np.ndarray, centers: np.ndarray) -> None:
-        self._sample_rate, self._reach, self._strongest = mel.sample_rate, pitch.half_width, pitch.strongest
+        self._sample_rate, self._half_width, self._strongest = mel.sample_rate, pitch.half_width, pitch.strongest
         bands = int((centers * mel.sample_rate / mel.n_fft < RIPPLE_BELOW).sum())
         lowest, highest = log(LOWEST), log(HIGHEST)
         self._log_pitches = lowest + (highest - lowest) * np.arange(PITCHES) / (PITCHES - 1)
@@ -99,16 +99,16 @@ class _PitchTables:
         bin_width, window = mel.sample_rate / mel.n_fft, mel.win_length / mel.sample_rate
         self._templates = _templates(pitches, bank[:bands], weight, bin_width, window)
         # The comb's response at the bins of the spectrum.
-        bins, width = mel.n_fft // 2 + 1, self._reach + 1
-        kernel = np.array([_raised_cosine(float(k), width) for k in range(-self._reach, width)])
+        bins, width = mel.n_fft // 2 + 1, self._half_width + 1
+        kernel = np.array([_raised_cosine(float(k), width) for k in range(-self._half_width, width)])
         self.response = np.zeros(bins)
-        for k, share in enumerate(kernel / np.cumsum(kernel)[-1]):
-            self.response += share * np.array([cosine((k - self._reach) * i / mel.n_fft) for i in range(bins)])
+        for k, tap in enumerate(kernel / np.cumsum(kernel)[-1]):
+            self.response += tap * np.array([cosine((k - self._half_width) * i / mel.n_fft) for i in range(bins)])
 
     def comb(self, at_blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns b (N,), the lags and the weights b * h (N, J) of blocks of a log-mel (N, n_mels)."""
         ripple = _without_local_mean(at_blocks[:, : len(self._log_weight)] - self._log_weight)
-        return _comb(ripple, self._templates, self._log_pitches, self._sample_rate, self._reach, self._strongest)
+        return _comb(ripple, self._templates, self._log_pitches, self._sample_rate, self._half_width, self._strongest)
 
 
 def filterbank(mel: MelSpectrogram) -> np.ndarray:
@@ -156,7 +156,7 @@ def _interpolated(frames, kernel):
 
 
 @compiled
-def _power(levels, upper, share, extrapolation):
+def _power(levels, upper, fraction, extrapolation):
     """Returns the power spectra (N, bins) of bands' log-magnitudes (N, n_mels), and the bins beyond the last band."""
     told = len(upper)
     power = np.zeros((len(levels), told + len(extrapolation)))
@@ -164,7 +164,7 @@ def _power(levels, upper, share, extrapolation):
         total = 0.0
         for i in range(told):
             below, above = levels[n, upper[i] - 1], levels[n, upper[i]]
-            power[n, i] = exp(2.0 * ((1.0 - share[i]) * below + share[i] * above))
+            power[n, i] = exp(2.0 * ((1.0 - fraction[i]) * below + fraction[i] * above))
             if i >= told // 2:
                 total += power[n, i]
         for i in range(len(extrapolation)):
@@ -177,9 +177,9 @@ def _add_autocorrelation(r, power, cosines):
     """Adds the lags r (p + 1,) that a power spectrum (n_fft / 2 + 1,) tells."""
     n_fft, last = len(cosines), len(power) - 1
     for i in range(len(power)):
-        share = power[i] / n_fft if i == 0 or i == last else 2.0 * power[i] / n_fft
+        weight = power[i] / n_fft if i == 0 or i == last else 2.0 * power[i] / n_fft
         for k in range(len(r)):
-            r[k] += share * cosines[i * k % n_fft]
+            r[k] += weight * cosines[i * k % n_fft]
 
 
 @compiled
@@ -260,9 +260,9 @@ def _templates(pitches, bank, weight, bin_width, window):
 
 
 @compiled
-def _comb(ripple, templates, log_pitches, sample_rate, reach, strongest):
+def _comb(ripple, templates, log_pitches, sample_rate, half_width, strongest):
     """Returns b (N,), lags (N, J) and weights b * h (N, J) of ripples (N, n)."""
-    blocks, taps, width = len(ripple), 2 * reach + 2, reach + 1
+    blocks, taps, width = len(ripple), 2 * half_width + 2, half_width + 1
     strength, lags, weights = np.zeros(blocks), np.zeros((blocks, taps), np.int64), np.zeros((blocks, taps))
     scores = np.zeros((blocks, len(log_pitches)))
     add_products(scores, ripple, templates)
@@ -280,7 +280,7 @@ def _comb(ripple, templates, log_pitches, sample_rate, reach, strongest):
         strength[n] = strongest * min(max((peak / math.sqrt(square) - 0.4) / 0.45, 0.0), 1.0)
         total = 0.0
         for j in range(taps):
-            lags[n, j] = math.floor(period) - reach + j
+            lags[n, j] = math.floor(period) - half_width + j
             weights[n, j] = _raised_cosine(lags[n, j] - period, width)
             total += weights[n, j]
         for j in range(taps):

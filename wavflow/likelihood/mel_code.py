@@ -32,8 +32,8 @@ def fine(grid: np.ndarray, step: float, stride: int, frames: int) -> np.ndarray:
     """Returns the mel (n_mels, frames), float64, that a grid of whole steps tells: linear between its columns."""
     position = np.maximum((np.arange(frames) + 0.5) / stride - 0.5, 0.0)
     left = position.astype(np.int64)
-    right, share = np.minimum(left + 1, grid.shape[1] - 1), position - left
-    return step * ((1.0 - share) * grid[:, left] + share * grid[:, right])
+    right, fraction = np.minimum(left + 1, grid.shape[1] - 1), position - left
+    return step * ((1.0 - fraction) * grid[:, left] + fraction * grid[:, right])
 
 
 @compiled

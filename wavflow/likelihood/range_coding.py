@@ -1,6 +1,7 @@
-"""Range coding in whole numbers: a symbol narrows the range to its share, and the bytes name a number within.
+"""Range coding in integers: each symbol narrows the range to its interval, and the bytes name a number within the range.
 
-Shares are of 2^30. The range has 64 bits of which the upper 8 are never all zero, so that nothing is lost by rounding shares.
+A symbol's interval is a start and a width, in units of 2^-30 of the range. The range has 64 bits, of which the upper 8 are
+never all zero: rounding to units costs next to nothing.
 
 References:
     Martin (1979), Range encoding.
@@ -15,10 +16,10 @@ import numpy as np
 from wavflow.kernels.vectors import compiled
 from wavflow.likelihood.arithmetic import exp, normal_cdf
 
-SHARE_BITS = 30
-WHOLE = 2**SHARE_BITS
+PRECISION = 30
+WHOLE = 2**PRECISION
 GAUSSIAN, LOGISTIC, LAPLACE = range(3)
-_SHARE_BITS, _WHOLE, _BYTE, _TOP, _LEAST = (np.uint64(n) for n in (SHARE_BITS, WHOLE, 8, 56, 2**56))
+_PRECISION, _WHOLE, _BYTE, _TOP, _LEAST = (np.uint64(n) for n in (PRECISION, WHOLE, 8, 56, 2**56))
 
 
 class Coder(NamedTuple):
@@ -52,9 +53,9 @@ def written(coder: Coder) -> bytes:
 
 @compiled
 def put(coder: Coder, start: int, width: int) -> None:
-    """Writes the symbol of the shares from `start` on."""
+    """Writes the symbol of an interval."""
     data, at, state = coder.data, coder.at, coder.state
-    unit = state[1] >> _SHARE_BITS
+    unit = state[1] >> _PRECISION
     low = state[0] + unit * np.uint64(start)
     if low < state[0]:
         _carry(data, at[0])
@@ -67,23 +68,23 @@ def put(coder: Coder, start: int, width: int) -> None:
 
 
 @compiled
-def put_all(coder: Coder, shares: np.ndarray) -> None:
-    """Writes symbols, given their first shares and how many each has, (n, 2)."""
-    for i in range(len(shares)):
-        put(coder, shares[i, 0], shares[i, 1])
+def put_all(coder: Coder, intervals: np.ndarray) -> None:
+    """Writes symbols, given start and width of each, (n, 2)."""
+    for i in range(len(intervals)):
+        put(coder, intervals[i, 0], intervals[i, 1])
 
 
 @compiled
 def peek(coder: Coder) -> int:
-    """Returns a share of the next symbol."""
-    return min(np.int64(coder.state[0] // (coder.state[1] >> _SHARE_BITS)), WHOLE - 1)
+    """Returns a unit within the interval of the next symbol."""
+    return min(np.int64(coder.state[0] // (coder.state[1] >> _PRECISION)), WHOLE - 1)
 
 
 @compiled
 def take(coder: Coder, start: int, width: int) -> None:
-    """Reads the symbol of the shares from `start` on, once `peek` has told it."""
+    """Reads the symbol of an interval, once `peek` has told it."""
     data, at, state = coder.data, coder.at, coder.state
-    unit = state[1] >> _SHARE_BITS
+    unit = state[1] >> _PRECISION
     behind, length = state[0] - unit * np.uint64(start), unit * np.uint64(width)
     while length < _LEAST:
         byte = data[at[0]] if at[0] < len(data) else np.uint8(0)
@@ -94,7 +95,7 @@ def take(coder: Coder, start: int, width: int) -> None:
 
 @compiled
 def start_of(symbol: int, lowest: int, highest: int, mixture: np.ndarray, kind: int) -> int:
-    """Returns the first share of a symbol: of `highest + 1` that is all of them. Each symbol has one share at least.
+    """Returns the start of a symbol's interval; of `highest + 1` it is the end of the range. Each is at least a unit wide.
 
     Args:
         symbol: From `lowest` to `highest + 1`.
@@ -127,12 +128,12 @@ def cdf(x: float, mixture: np.ndarray, kind: int) -> float:
 
 
 @compiled
-def find(share: int, lowest: int, highest: int, mixture: np.ndarray, kind: int) -> int:
-    """Returns the symbol that has a share."""
+def find(unit: int, lowest: int, highest: int, mixture: np.ndarray, kind: int) -> int:
+    """Returns the symbol whose interval holds a unit."""
     low, high = lowest, highest
     while low < high:
         middle = (low + high + 1) // 2
-        if start_of(middle, lowest, highest, mixture, kind) <= share:
+        if start_of(middle, lowest, highest, mixture, kind) <= unit:
             low = middle
         else:
             high = middle - 1

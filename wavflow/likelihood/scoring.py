@@ -75,7 +75,7 @@ def check_scores(model: Vocoder) -> None:
 
 
 def overall(surprise: Tensor) -> float:
-    """Returns one figure for a recording: the geometric mean of its strangest frames, from the second on to the sixth.
+    """Returns one score of a recording: the geometric mean of its strangest frames, from the second on to the sixth.
 
     Faults make several frames strange, be they few (a dropout) or all a little (noise). The strangest frame of all tells less:
     clean recordings have a lone one too, where the reader's lips part or a table creaks.

@@ -75,11 +75,11 @@ def fit(
     began, jitter = time.monotonic(), jitter or (lambda x: x)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average))
-    judge: Any = averaged.module  # of the type of `model`
-    start = nll(judge, validation)
+    smooth: Any = averaged.module  # of the type of `model`
+    start = nll(smooth, validation)
     if not math.isfinite(start):
         raise ValueError(f"`model` must have a finite likelihood before training, got {start} nats: check the data's scale.")
-    history, best, kept, ended = [Epoch(nll(judge, jitter(train)), start)], 0, copy.deepcopy(judge.state_dict()), "epochs"
+    history, best, kept, ended = [Epoch(nll(smooth, jitter(train)), start)], 0, copy.deepcopy(smooth.state_dict()), "epochs"
     for epoch in progress(range(1, epochs + 1)):
         total = 0.0
         for rows in torch.randperm(len(train), device=train.device).split(min(batch_size, len(train))):
@@ -97,9 +97,9 @@ def fit(
             total += loss.item() * len(rows)
         if ended != "epochs":
             break
-        history.append(Epoch(total / len(train), nll(judge, validation)))
+        history.append(Epoch(total / len(train), nll(smooth, validation)))
         if history[-1].validation < history[best].validation:
-            best, kept = epoch, copy.deepcopy(judge.state_dict())
+            best, kept = epoch, copy.deepcopy(smooth.state_dict())
         if epoch - best >= patience:
             ended = "patience"
             break

@@ -36,11 +36,11 @@ def density_picture(path: str | Path, model: Flow, shape: Shape, test: Tensor, p
     _write(figure, path)
 
 
-def layers_picture(path: str | Path, model: Flow, lines: int = 25, reach: float = 2.5) -> None:
+def layers_picture(path: str | Path, model: Flow, lines: int = 25, extent: float = 2.5) -> None:
     """Draws how a grid on the noise of a flow in the plane is bent layer by layer until it lies on the data."""
     steps = flat(model.transform)
-    points = torch.linspace(-reach, reach, 201)
-    even = torch.linspace(-reach, reach, lines)
+    points = torch.linspace(-extent, extent, 201)
+    even = torch.linspace(-extent, extent, lines)
     across = torch.stack(torch.meshgrid(even, points, indexing="ij"), dim=-1)
     x = torch.cat([across, across.flip(-1)]).reshape(-1, 2, 1)
     stages = [("noise", x)]
@@ -76,11 +76,11 @@ def jacobian_picture(path: str | Path, model: Flow, rows: Tensor) -> None:
 
 def samples_picture(path: str | Path, model: Flow, test: Tensor, columns: list[str], levels: int | None) -> None:
     """Draws samples beside data (N, D): digits as pictures, of a table the histogram of each column."""
-    drawn = samples(model, min(len(test), 2000), test.shape[1])
+    sampled = samples(model, min(len(test), 2000), test.shape[1])
     if levels:
         side = math.isqrt(test.shape[1])
         figure, axes = _panels(2, columns=2)
-        for panel, name, x in zip(axes, ("data", "samples"), (test[:64], drawn[:64]), strict=True):
+        for panel, name, x in zip(axes, ("data", "samples"), (test[:64], sampled[:64]), strict=True):
             tiles = torch.cat([x, x.new_zeros(64 - len(x), x.shape[1])]).reshape(8, 8, side, side)
             tiles = functional.pad(tiles, (1, 1, 1, 1), value=0.3).transpose(1, 2)
             panel.imshow(tiles.reshape(8 * side + 16, -1).numpy(), cmap="gray", vmin=0, vmax=1)
@@ -90,7 +90,7 @@ def samples_picture(path: str | Path, model: Flow, test: Tensor, columns: list[s
         for i, (panel, name) in enumerate(zip(axes, columns, strict=False)):
             low, high = test[:, i].quantile(0.005).item(), test[:, i].quantile(0.995).item()
             bins = np.linspace(low, high if high > low else low + 1, 40)
-            for x, colour in ((test, "tab:gray"), (drawn, "tab:orange")):
+            for x, colour in ((test, "tab:gray"), (sampled, "tab:orange")):
                 panel.hist(x[:, i].numpy(), bins=bins, density=True, histtype="step", color=colour)
             panel.set_title(name, fontsize=9, parse_math=False)
         figure.legend(["data", "samples"], loc="outside lower center", ncols=2)

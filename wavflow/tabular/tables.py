@@ -12,12 +12,12 @@ from torch import Tensor
 
 from wavflow.tabular import shapes
 
-LEAST_ROWS = 50  # for a tenth of a tenth to judge by
+LEAST_ROWS = 50  # so that each part has some
 MAX_CORRELATION = 0.98
 
 
 class Fold(NamedTuple):
-    """Rows (N, D) in float64 to train with, to stop by, and to judge."""
+    """Rows (N, D) in float64 to train with, to stop by, and to test with."""
 
     train: Tensor
     validation: Tensor
@@ -27,7 +27,7 @@ class Fold(NamedTuple):
 class Data(NamedTuple):
     """A data set of the bench.
 
-    `standardized` says that its figures are of columns brought to mean 0 and deviation 1 on the rows that are not tested,
+    `standardized` says that its log-densities are of columns brought to mean 0 and deviation 1 on the rows that are not tested,
     as the custom is for tables. `levels` is the number of grey levels of a picture, whose columns hold level / levels: it
     takes noise of one level before it has a density, and its rows but those of `train` hold it already. `shape` is the truth.
     """
@@ -41,7 +41,7 @@ class Data(NamedTuple):
 
 
 def shape(name: str = "moons", rows: int = 20000, seed: int = 0) -> Data:
-    """Draws `rows` points of a shape, half to train with, a tenth to stop by and the rest to judge."""
+    """Draws `rows` points of a shape, half to train with, a tenth to stop by and the rest to test with."""
     if rows < LEAST_ROWS:
         raise ValueError(f"`rows` must be at least {LEAST_ROWS}, got {rows}.")
     truth = shapes.make(name)

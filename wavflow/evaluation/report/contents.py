@@ -39,13 +39,13 @@ def report_on_models(
     progress: Progress = lambda items, name: items,
     passes: int = PASSES,
 ) -> Report:
-    """Draws, compares and scores the clips with every model and anchor.
+    """Renders, compares and scores the clips with every model and anchor.
 
     Args:
         clips: Held-out recordings, of one mel convention.
         models: Name to model; all of that convention.
         paths: Name to the file that the model came from.
-        teacher: What the KL of the models that draw in parallel is taken to; None for none.
+        teacher: The KL of the models that sample in parallel is to it; None for none.
         temperature: Of the noise.
         voicing: Whether to track the pitch by pYIN.
         jobs: Processes that compare; all processors if None.
@@ -55,7 +55,7 @@ def report_on_models(
     renderings = render(clips, models, temperature, jobs, progress, passes)
     sounds = {clip.name: {name: rendering.audio[i] for name, rendering in renderings.items()} for i, clip in enumerate(clips)}
     first = next(iter(models.values()))
-    paired = first.mel.n_mels > 0  # if not, a draw is no version of the recording
+    paired = first.mel.n_mels > 0  # if not, a sample is no version of the recording
     evaluation = compare(
         sounds, first.sample_rate, voicing and paired, jobs=jobs, progress=lambda items: progress(items, "comparing")
     )
@@ -74,7 +74,9 @@ def report_on_models(
         filters = "the envelope and pitch of the mel" if paired else "the envelope that all audio is given"
         notes.append(f"{WHITENING}: noise through {filters}, which is an untrained student without pulses")
     if any(name.endswith(" passes") for name in renderings):
-        notes.append(f"models are equalized to their mel in {passes} passes; 0 passes: the draw itself, whose density is known")
+        notes.append(
+            f"models are equalized to their mel in {passes} passes; 0 passes: the model's own sample, whose density is known"
+        )
     if PULSES in renderings:
         notes.append(f"{PULSES}: a pulse for each period of the mel's pitch, and noise, through the same: an untrained student")
     longest = max(clip.audio.shape[-1] for clip in clips) / first.sample_rate
@@ -135,7 +137,7 @@ def write_listening_page(path: str | Path, report: Report) -> None:
         ValueError: When no clip is left, or the models take no mel.
     """
     if any(not model.mel.n_mels for model in report.models.values()):
-        raise ValueError("what a model draws without a mel is no version of a recording, to be told from it")
+        raise ValueError("what a model samples without a mel is no version of a recording, to compare with it")
     systems = [row["system"] for row in report.summary if row["system"] != ENVELOPE]
     recording, models = systems[0], [name for name in systems if name in report.models] or systems[1:]
     models = models[: MOST - 1]

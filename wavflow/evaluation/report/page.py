@@ -194,7 +194,7 @@ def _training(report: Report) -> list[str]:
 def _settings(report: Report) -> str:
     """A row for each setting of any model, a column for each model."""
     facts = {
-        name: {"receptive field, samples": model.receptive_field} | _flat(model.config or {}) | _flat({"info": model.info})
+        name: _flat({"receptive field, samples": model.receptive_field, **(model.config or {}), "info": model.info})
         for name, model in report.models.items()
     }
     settings = dict.fromkeys(setting for values in facts.values() for setting in values)
