@@ -40,8 +40,8 @@ def test_the_groups_are_those_that_a_user_reads_of() -> None:
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_option_composes_and_leaves_nothing_open(group: str, option: str) -> None:
-    corpora = ("folder", "shards", "ljspeech", "vctk", "libritts", "cmuarctic", "yesno")
-    path = ["data.path=wavs"] if option in corpora or group == "experiment" else []
+    with_path = ("folder", "shards", "ljspeech", "vctk", "libritts", "cmuarctic", "yesno", "wine", "csv")
+    path = ["data.path=wavs"] if option in with_path or group == "experiment" else []
     assert plain(composed(f"{group}={option}", *path)).keys() >= set(GROUPS) - {"experiment"}
 
 

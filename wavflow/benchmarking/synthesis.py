@@ -45,6 +45,8 @@ def synthesis(name: str, vocoder: Vocoder, seconds: float, meter: Meter) -> list
     for passes in (0, PASSES) if vocoder.mel.n_mels else (0,):
         for engine_name, engine in engines(vocoder, passes).items():
             slow = engine_name.startswith("PyTorch") and not vocoder.draws_in_parallel
+            if slow and passes:
+                continue
             mel, noise = inputs(vocoder, min(SHORT if slow else float("inf"), seconds * vocoder.sample_rate))
             taken = meter(partial(_exhaust, engine.sample, mel, noise))
             made = noise.shape[-1] / vocoder.sample_rate
