@@ -4,8 +4,6 @@ import csv
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -256,7 +254,7 @@ def test_evaluation_writes_a_report(chain: Chain, held_out: list[str], tmp_path:
     assert [row["likelihood of"] for row in likelihoods] == ["FLAC", "whitening alone", "teacher"]
     assert [row["divergence of"] for row in divergences] == ["untrained student", "student"]
     page = (report / "report.html").read_text()
-    for heading in ("Ladder of likelihoods", "Quality against speed", "Quality against training time", "Training", "Models"):
+    for heading in ('<ul class="ladder">', "Quality against speed", "Quality against training time", "Training", "Models"):
         assert heading in page
     for clip in {row["clip"] for row in figures["clips"]}:
         for system in systems:
@@ -386,23 +384,3 @@ def test_every_teacher_trains_and_teaches(chain: Chain, tmp_path: Path, density:
     if density == "mixture_of_logistics":
         outcome = succeeds("train", *distil, f"output={tmp_path / 's'}", "stage.density.form=rao_blackwell")
         assert "after 2 steps: kl " in outcome.out
-
-
-def test_the_plain_script_makes_what_the_command_makes(chain: Chain, tmp_path: Path) -> None:
-    def script(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, ROOT / "scripts" / "synthesize.py", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-
-    recording = chain.sounds / "0.wav"
-    done = script(chain.student, recording, "script.wav", "--seed", "5", "--temperature", "0.7", "--device", "cpu")
-    assert done.returncode == 0, done.stderr
-    assert "x real time" in done.stdout
-    options = [f"model={chain.student}", f"input={recording}", f"output={tmp_path / 'command.wav'}"]
-    succeeds("synthesize", *options, "seed=5", "temperature=0.7")
-    np.testing.assert_array_equal(read(tmp_path / "script.wav"), read(tmp_path / "command.wav"))
-
-    failed = script(chain.student, recording, "other.wav", "--device", "abacus")
-    assert failed.returncode == 1
-    assert failed.stderr.startswith("wavflow: `device` 'abacus' can't be used here")
-    assert failed.stderr.count("\n") == 1
-    assert contents(tmp_path) == {"script.wav", "command.wav"}
