@@ -12,7 +12,7 @@ from wavflow.cli import command, newest_model
 from wavflow.evaluation.exported import check
 from wavflow.models import load_model
 from wavflow.synthesis.export import export_library, export_step, export_whole, quantize
-from wavflow.synthesis.frame_step import inverse_flows
+from wavflow.synthesis.student import inverse_flows
 
 FORMS = {"whole": ["whole"], "step": ["step"], "both": ["whole", "step"]}
 
