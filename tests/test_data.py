@@ -10,7 +10,7 @@ import pytest
 import soundfile as sf
 import torch
 
-from wavflow.audio import READABLE, MelSpectrogram, read_audio
+from wavflow.audio import READABLE, read_audio
 from wavflow.data import (
     AudioDataModule,
     ClipDataset,
@@ -21,6 +21,7 @@ from wavflow.data import (
 )
 from wavflow.data.datasets import read_crop
 from wavflow.data.files import scan
+from wavflow.mel import MelSpectrogram
 
 STEP = 2.0**-15
 

@@ -1,14 +1,12 @@
-"""Audio files: read, resample, write. `MelSpectrogram` (wavflow/mel.py) is to be had here too.
+"""Audio files: read, as a whole or a segment, at any sample rate; and written.
 
 Units of the whole project: audio is float in [-1, 1), one channel, at `sample_rate` Hz; a mel is the natural log of
 band magnitudes, and its frame f conditions the samples `f * hop_length … (f + 1) * hop_length - 1`.
 """
 
 import io
-import math
 import os
 from collections.abc import Iterable
-from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
@@ -16,27 +14,12 @@ from typing import BinaryIO
 import numpy as np
 import soundfile as sf
 import torch
-import torchaudio.functional as F
 from torch import Tensor
 
 from wavflow.arguments import as_tensor
 from wavflow.files import atomic_write
 from wavflow.headers import fault, with_its_length
-from wavflow.mel import MelSpectrogram
-
-__all__ = [
-    "FORMATS",
-    "READABLE",
-    "MelSpectrogram",
-    "audio_length",
-    "audio_rate",
-    "check_audio",
-    "encode_audio",
-    "read_audio",
-    "read_segment",
-    "write_audio",
-    "write_pieces",
-]
+from wavflow.resampling import ratio, resample, resampled_length, source_segment
 
 FORMATS = ("wav", "flac", "ogg", "mp3")
 """What is written."""
@@ -49,17 +32,6 @@ UNREADABLE = (
 )
 """Audio that is not read, so that it can be named."""
 
-# Kaiser-windowed sinc of 64 zero crossings: the stop band lies below 16-bit noise, the pass band ends at .95 Nyquist.
-_RESAMPLING = {
-    "lowpass_filter_width": 64,
-    "rolloff": 0.9475937167399596,
-    "resampling_method": "sinc_interp_kaiser",
-    "beta": 14.769656459379492,
-}
-# The filter has one phase per unit of the ratio's numerator, with as many taps as its denominator: 44100 to 22051 Hz
-# would take 8 GB, 2999 to 22050 Hz half of one; 2 to 1, a cent's tenth from it, takes none. All pairs of usual rates up to
-# 192 kHz stay exact.
-_FINEST_RATIO = 3000
 # libsndfile 1.2 seeks to the exact sample in WAV and FLAC. In MP3 the decoder needs some frames to settle after a seek,
 # in Vorbis it may stay off by a block (libsndfile issue 885). So these are decoded from that many frames earlier, which
 # are then dropped; for Vorbis that is from the beginning (some 1000 times faster than real time).
@@ -94,7 +66,7 @@ def read_audio(path: str | os.PathLike[str] | bytes | BinaryIO, sample_rate: int
         return _read_bytes(path if isinstance(path, bytes) else path.read(), sample_rate)
     with open_audio(Path(path)) as file:
         rate = file.samplerate if sample_rate is None else sample_rate
-        length = _resampled_length(file.frames, *_ratio(file, rate))
+        length = resampled_length(file.frames, *_ratio(file, rate))
     return read_segment(path, 0, length, rate), rate
 
 
@@ -118,20 +90,16 @@ def read_segment(path: str | os.PathLike[str], start: int, length: int, sample_r
         raise ValueError(f"`length` must be at least 0 samples, got {length}: ask for what you need.")
     with open_audio(Path(path)) as file:
         up, down = _ratio(file, sample_rate)
-        first, last = max(start, 0), min(start + length, _resampled_length(file.frames, up, down))
+        first, last = max(start, 0), min(start + length, resampled_length(file.frames, up, down))
         if first >= last:
             return torch.zeros(length, dtype=torch.float32)
         if up == down:
-            audio = torch.from_numpy(_read_frames(file, first, last))
+            audio = _read_frames(file, first, last)
         else:
-            # Target sample n lies at source sample n * down / up. Only starts that are multiples of `down` fall on a
-            # target sample; the margin is what the filter reaches, 64 zero crossings of the lower rate.
-            reach = math.ceil(_RESAMPLING["lowpass_filter_width"] * max(1, down / up) / _RESAMPLING["rolloff"]) + 1
-            block = max(0, math.floor((first * down / up - reach) / down))
-            source_stop = min(file.frames, math.ceil(last * down / up) + reach)
-            source = torch.from_numpy(_read_frames(file, block * down, source_stop)).double()
-            audio = F.resample(source, down, up, **_RESAMPLING)[first - block * up : last - block * up].float()
-    return torch.nn.functional.pad(audio.clamp_(-1.0, 1.0), (first - start, start + length - last))
+            begin, end, skip = source_segment(first, last, up, down)
+            source = _read_frames(file, begin, min(end, file.frames)).astype(np.float64)
+            audio = resample(source, up, down)[skip : skip + last - first].astype(np.float32)
+    return torch.nn.functional.pad(torch.from_numpy(audio).clamp_(-1.0, 1.0), (first - start, start + length - last))
 
 
 def audio_length(path: str | os.PathLike[str], sample_rate: int | None = None) -> int:
@@ -142,7 +110,7 @@ def audio_length(path: str | os.PathLike[str], sample_rate: int | None = None) -
         ValueError: The header is not that of an audio file, states no length, or states more than the file holds.
     """
     with open_audio(Path(path)) as file:
-        return _resampled_length(file.frames, *_ratio(file, sample_rate))
+        return resampled_length(file.frames, *_ratio(file, sample_rate))
 
 
 def audio_rate(path: str | os.PathLike[str]) -> int:
@@ -358,18 +326,9 @@ def _read_frames(file: sf.SoundFile, first: int, last: int, exact: bool = True) 
 
 
 def _ratio(file: sf.SoundFile, sample_rate: int | None) -> tuple[int, int]:
-    """Target and source rate in lowest terms; near enough where they have next to no common divisor."""
     if sample_rate is not None and sample_rate < 100:
         raise ValueError(f"`sample_rate` must be at least 100 Hz, got {sample_rate}: give the rate that you need.")
-    target = file.samplerate if sample_rate is None else sample_rate
-    ratio = Fraction(target, file.samplerate)
-    small = min(ratio, 1 / ratio)
-    near = small.limit_denominator(max(_FINEST_RATIO, math.ceil(1 / small)))
-    return (near.denominator, near.numerator) if ratio > 1 else (near.numerator, near.denominator)
-
-
-def _resampled_length(frames: int, up: int, down: int) -> int:
-    return -(-frames * up // down)
+    return ratio(file.samplerate if sample_rate is None else sample_rate, file.samplerate)
 
 
 def _quantized(audio: Tensor, subtype: str) -> np.ndarray:
