@@ -14,8 +14,9 @@ import torch
 import torchaudio.functional as F
 from torch import Tensor
 
-from wavflow.audio import audio_length, check_audio, encode_audio, read_audio, read_segment, write_audio
+from wavflow.audio import audio_length, check_audio, read_audio, read_segment
 from wavflow.mel import MelSpectrogram
+from wavflow.writing import encode_audio, write_audio
 
 
 def colored_noise(samples: int, channels: int = 1) -> np.ndarray:
@@ -189,7 +190,7 @@ def test_damage_in_the_middle_is_found_when_it_is_read(tmp_path: Path) -> None:
 
 
 def test_float_files_are_checked_to_their_end_a_piece_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wavflow.audio._PIECE", 1000)
+    monkeypatch.setattr("wavflow.audio._CHUNK", 1000)
     sound, read = np.zeros(3500), []
     original = sf.SoundFile.read
     monkeypatch.setattr(sf.SoundFile, "read", lambda file, n, **options: read.append(n) or original(file, n, **options))

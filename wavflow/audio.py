@@ -1,12 +1,10 @@
-"""Audio files: read, as a whole or a segment, at any sample rate; and written.
+"""Audio files: read, as a whole or a segment, at any sample rate; wavflow/writing.py writes them.
 
 Units of the whole project: audio is float in [-1, 1), one channel, at `sample_rate` Hz; a mel is the natural log of
 band magnitudes, and its frame f conditions the samples `f * hop_length … (f + 1) * hop_length - 1`.
 """
 
-import io
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
@@ -16,15 +14,11 @@ import soundfile as sf
 import torch
 from torch import Tensor
 
-from wavflow.arguments import as_tensor
-from wavflow.files import atomic_write
 from wavflow.headers import fault, with_its_length
 from wavflow.resampling import ratio, resample, resampled_length, source_segment
 
-FORMATS = ("wav", "flac", "ogg", "mp3")
-"""What is written."""
 OGG = ("ogg", "oga", "opus")
-READABLE = (*FORMATS, "wave", "rf64", "w64", "oga", "opus", "aiff", "aif", "aifc", "au", "snd", "caf", "sph")
+READABLE = ("wav", "wave", "rf64", "w64", "flac", *OGG, "mp3", "aiff", "aif", "aifc", "au", "snd", "caf", "sph")
 """What is read: the endings under which a folder is searched."""
 UNREADABLE = (
     *("m4a", "m4b", "mp4", "aac", "wma", "amr", "3gp", "ape", "wv", "tta", "alac", "mka", "webm", "weba", "spx", "ac3", "dts"),
@@ -37,10 +31,10 @@ UNREADABLE = (
 # are then dropped; for Vorbis that is from the beginning (some 1000 times faster than real time).
 _RUN_UP = {"MP3": 2**18, "OGG": 2**62}
 # Frames read at once, so that an hour of 8 channels never lies in memory. But soundfile seeks after every read, to
-# where it already is, and that alone upsets MP3: it is read in one piece.
+# where it already is, and that alone upsets MP3: it is read at once.
 _BLOCK = {"MP3": 2**62}
 _DEFAULT_BLOCK = 2**16
-_PIECE = 2**20  # frames of a long file that are looked at together
+_CHUNK = 2**20  # frames of a long file that are looked at together
 _DENSEST = 2**13  # samples to a byte, which FLAC and Vorbis reach in digital silence: a header that claims more lies
 _RATES = (100, 2**20)  # Hz, of a file; beyond them resampling would take memory without end
 _SHORTFALL = 4096  # frames by which an intact MP3 may end before the length its header states
@@ -136,113 +130,9 @@ def check_audio(path: str | os.PathLike[str]) -> float:
     """
     with open_audio(Path(path)) as file:
         first = 0 if file.subtype in ("FLOAT", "DOUBLE") else max(0, file.frames - _SHORTFALL - 1)
-        for start in range(first, file.frames, _PIECE):
-            _read_frames(file, start, min(start + _PIECE, file.frames), exact=False)
+        for start in range(first, file.frames, _CHUNK):
+            _read_frames(file, start, min(start + _CHUNK, file.frames), exact=False)
         return file.frames / file.samplerate
-
-
-def write_audio(path: str | os.PathLike[str], audio: Tensor | np.ndarray, sample_rate: int, subtype: str | None = None) -> None:
-    """Writes one channel, whole or not at all: the file is made aside and renamed.
-
-    Args:
-        path: Its ending chooses the format: .wav, .flac, .ogg or .mp3. Its folder is made if it is not there.
-        audio: As for `encode_audio`.
-        sample_rate: In Hz.
-        subtype: As for `encode_audio`.
-
-    Raises:
-        ValueError: The audio has another shape, no samples, NaN or inf, or the format does not exist.
-        OSError: The path can't be written.
-    """
-    path = Path(path)
-    _check_format(path)
-    try:  # encoded in memory, so that a full disk is an OSError of ours and not libsndfile's
-        encoded = encode_audio(audio, sample_rate, path.suffix[1:].lower(), subtype)
-    except ValueError as error:
-        raise ValueError(f"{error} For {path} nothing was written.") from error
-    try:
-        with atomic_write(path) as part:
-            part.write_bytes(encoded)
-    except OSError as error:
-        raise OSError(f"`path` must be writable, got {path} ({error.strerror}): choose another place.") from error
-
-
-def write_pieces(path: str | os.PathLike[str], pieces: Iterable[Tensor], sample_rate: int) -> int:
-    """Writes one channel as it comes, so that it never lies in memory as a whole; otherwise as `write_audio`.
-
-    Args:
-        path: As for `write_audio`.
-        pieces: Audio (n,), one after the other.
-        sample_rate: In Hz.
-
-    Returns:
-        The number of samples.
-
-    Raises:
-        ValueError: A piece holds NaN or inf, there is none, or the format does not exist.
-        OSError: The path can't be written.
-    """
-    path = Path(path)
-    _check_format(path)
-    file_format, samples = path.suffix[1:].lower(), 0
-    subtype = _default_subtype(file_format)
-    with atomic_write(path) as part:
-        try:
-            with sf.SoundFile(os.fsencode(part), "w", sample_rate, 1, subtype, format=file_format) as file:
-                for piece in pieces:
-                    if not torch.isfinite(piece).all():
-                        raise ValueError(f"`pieces` must be finite, got NaN or inf: check the model. {path} was not written.")
-                    file.write(_quantized(piece, subtype))
-                    samples += len(piece)
-        except sf.LibsndfileError as error:
-            raise OSError(f"`path` must be writable, got {path} ({error.error_string}): choose another place.") from error
-        if not samples:
-            raise ValueError(f"`pieces` must hold some audio, got none: {path} was not written.")
-    return samples
-
-
-def _check_format(path: Path) -> None:
-    if path.suffix[1:].lower() not in FORMATS:
-        raise ValueError(f"`path` must end in .{' or .'.join(FORMATS)}, got {str(path)!r}: choose one of these.")
-
-
-def _default_subtype(file_format: str) -> str:
-    return "PCM_16" if sf.check_format(file_format, "PCM_16") else sf.default_subtype(file_format)
-
-
-def encode_audio(audio: Tensor | np.ndarray, sample_rate: int, file_format: str = "flac", subtype: str | None = None) -> bytes:
-    """Returns one channel as an audio file; FLAC at its best level.
-
-    Args:
-        audio: (T,), any float type; clipped to [-1, 1) and rounded to the nearest step.
-        sample_rate: In Hz.
-        file_format: One of `FORMATS`.
-        subtype: libsndfile's name of the sample format, e.g. "PCM_24" or "FLOAT"; 16 bits where the format has them.
-
-    Raises:
-        ValueError: The audio has another shape, no samples, NaN or inf, or the format does not exist.
-    """
-    if file_format not in FORMATS:
-        raise ValueError(f"`file_format` must be one of {', '.join(FORMATS)}, got {file_format!r}: choose one of these.")
-    audio = as_tensor("audio", audio)
-    if audio.ndim != 1 or audio.numel() == 0 or not audio.is_floating_point():
-        raise ValueError(
-            f"`audio` must be float (T,) with T >= 1, got {audio.dtype} {tuple(audio.shape)}: encode one clip at a time."
-        )
-    if not torch.isfinite(audio).all():
-        raise ValueError("`audio` must be finite, got NaN or inf: check the model.")
-    if sample_rate < 1:
-        raise ValueError(f"`sample_rate` must be at least 1 Hz, got {sample_rate}: give the audio's own rate.")
-    subtype = subtype or _default_subtype(file_format)
-    if not sf.check_format(file_format, subtype):
-        known = ", ".join(sf.available_subtypes(file_format))
-        raise ValueError(f"`subtype` must be one of {file_format}'s ({known}), got {subtype!r}: choose one of these.")
-    encoded, level = io.BytesIO(), 1.0 if file_format == "flac" else None  # for a lossy format it would be the lowest quality
-    try:
-        sf.write(encoded, _quantized(audio, subtype), sample_rate, subtype, format=file_format, compression_level=level)
-    except sf.LibsndfileError as error:  # e.g. MP3 at a rate it does not know
-        raise ValueError(f"`file_format` must be one that can hold {sample_rate} Hz, got {file_format} ({error}).") from error
-    return encoded.getvalue()
 
 
 def open_audio(path: Path) -> sf.SoundFile:
@@ -329,16 +219,3 @@ def _ratio(file: sf.SoundFile, sample_rate: int | None) -> tuple[int, int]:
     if sample_rate is not None and sample_rate < 100:
         raise ValueError(f"`sample_rate` must be at least 100 Hz, got {sample_rate}: give the rate that you need.")
     return ratio(file.samplerate if sample_rate is None else sample_rate, file.samplerate)
-
-
-def _quantized(audio: Tensor, subtype: str) -> np.ndarray:
-    """Integers for the PCM types, because libsndfile's own scaling of floats is by 2^(n-1) - 1 and truncates."""
-    audio = audio.detach().double().cpu()
-    bits = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}.get(subtype)
-    if bits is None:
-        return audio.clamp(-1.0, 1.0 - 2.0**-15).numpy()
-    scale = 2.0 ** (bits - 1)
-    steps = (audio * scale).round().clamp(-scale, scale - 1)
-    if bits == 16:
-        return steps.to(torch.int16).numpy()
-    return (steps * 2.0 ** (32 - bits)).to(torch.int32).numpy()  # libsndfile takes the upper bits

@@ -31,7 +31,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from wavflow.files import lock, unlock_all
 from wavflow.help import help_text
 from wavflow.models import released_models
-from wavflow.options import overrides
+from wavflow.options import as_dict, overrides
 
 
 def command(
@@ -156,17 +156,18 @@ def explain(error: BaseException) -> str:
         known = [str(key) for key in cause.parent_node or () if key != "hydra"]
         near = difflib.get_close_matches(str(cause.key), known, 1)
         parent = cause.full_key.removesuffix(str(cause.key))
-        if elsewhere := _found_below(cause.parent_node, str(cause.key)):
+        node = cause.parent_node
+        if isinstance(node, DictConfig) and (elsewhere := _found_below(as_dict(node, resolve=False), str(cause.key))):
             return f"`{cause.full_key}`: there is no such key: did you mean {' or '.join(elsewhere)}?"
         hint = f"did you mean {parent}{near[0]}?" if near else f"choose one of {', '.join(known)}."
         return f"`{cause.full_key}`: there is no such key: {hint}"
     return str(error)
 
 
-def _found_below(node: Any, key: str, prefix: str = "") -> list[str]:
+def _found_below(node: dict[str, Any], key: str, prefix: str = "") -> list[str]:
     """Returns the full keys below a node that end in a key."""
     found = []
-    for name, value in OmegaConf.to_container(node).items() if OmegaConf.is_dict(node) else node.items():
+    for name, value in node.items():
         if name != "hydra" and isinstance(value, dict):
             found += [f"{prefix}{name}.{key}"] if key in value else []
             found += _found_below(value, key, f"{prefix}{name}.")

@@ -180,8 +180,9 @@ def test_clips(cfg: DictConfig, data: AudioDataModule, device: torch.device, spe
     files = data.test_files[: at_least_one(cfg, "clips") or 8]
     if speakers:
         data.number_speakers(speakers)
+    dataset = ClipDataset(files, data.mel, cfg.seconds, cfg.seed, speakers=data.speaker_ids(files), mels=data.given)
     clips = []
-    for item in ClipDataset(files, data.mel, cfg.seconds, cfg.seed, speakers=data.speaker_ids(files), mels=data.given):
+    for item in (dataset[i] for i in range(len(dataset))):
         speaker = torch.tensor([item["speaker"]], device=device) if "speaker" in item else None
         clips.append(Clip(item["name"], item["audio"][None].to(device), item["mel"][None].to(device), speaker))
     return clips

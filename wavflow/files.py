@@ -74,6 +74,19 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         part.write_text(printable(text), encoding="utf-8")
 
 
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes bytes, as `atomic_write`.
+
+    Raises:
+        OSError: The path can't be written.
+    """
+    try:
+        with atomic_write(path) as part:
+            part.write_bytes(data)
+    except OSError as error:
+        raise OSError(f"`path` must be writable, got {path} ({error.strerror}): choose another place.") from error
+
+
 def printable(text: str) -> str:
     """Returns text that UTF-8 can hold: a byte of a file name in another encoding becomes `\\udcXX`, as in JSON."""
     return text.encode(errors="backslashreplace").decode()

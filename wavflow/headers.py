@@ -66,9 +66,8 @@ def with_its_length(path: Path) -> io.BytesIO | None:
     with path.open("rb") as file:
         head = file.read(12)
         if head[:4] == b"RIFF" and int.from_bytes(head[4:8], "little") <= 36:
-            content = bytearray(head + file.read())
-            content[4:8] = (8).to_bytes(4, "little")  # by this libsndfile knows that the sizes are not true
-            return io.BytesIO(content)
+            # by a size of 8 libsndfile knows that the sizes are not true
+            return io.BytesIO(head[:4] + (8).to_bytes(4, "little") + head[8:] + file.read())
     if head[:3] != b"ID3" and not _frame(head):
         return None
     status = os.stat(path)

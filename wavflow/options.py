@@ -1,4 +1,7 @@
-"""What is typed after a command, as Hydra's overrides: names and paths are taken as they are, whatever letters they hold."""
+"""What is typed after a command, as Hydra's overrides: names and paths are taken as they are, whatever letters they hold.
+
+And what comes of it, as a dictionary.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,12 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 
 # Options whose value is a path or a name, never a number, a list or an expression.
 TEXTS = (
@@ -60,6 +65,13 @@ def overrides(typed: Sequence[str], lists: Sequence[str] = (), plain: str | None
         texts = [_text(argument) for argument in arguments]
         found.append(f"{plain}=[{','.join(texts)}]" if len(texts) > 1 else f"{plain}={texts[0]}")
     return found
+
+
+def as_dict(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    """Returns a configuration as plain dictionaries and lists; `${…}` stays as it is where `resolve` is false."""
+    container = OmegaConf.to_container(cfg, resolve=resolve)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
 
 
 def _value_of(flag: str, rest: Iterator[str]) -> str:

@@ -77,7 +77,9 @@ def _below(name: str, options: tuple[str, ...]) -> bool:
 
 def _flat(options: dict[str, Any]) -> dict[str, Any]:
     """Returns all options that are set by their full names; paths in the run's own folder without that folder."""
-    flat, left, folder = {}, [("", options)], str(options.get("output"))
+    flat: dict[str, Any] = {}
+    left: list[tuple[str, Any]] = [("", options)]
+    folder = str(options.get("output"))
     while left:
         prefix, value = left.pop()
         if isinstance(value, dict):

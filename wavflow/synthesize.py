@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import joblib
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 from tqdm import tqdm
 
 from wavflow.arguments import about, choose
-from wavflow.audio import FORMATS, READABLE, UNREADABLE, write_audio, write_pieces
+from wavflow.audio import READABLE, UNREADABLE
 from wavflow.cli import command, listed, newest_model, number
 from wavflow.data.files import files_below, name_unreadable
 from wavflow.devices import pick_device
@@ -24,6 +25,7 @@ from wavflow.models import load_model
 from wavflow.speakers import speaker_id
 from wavflow.synthesis.parallel import ParallelEngine, fastest_dtype
 from wavflow.vocoder import Vocoder
+from wavflow.writing import FORMATS, write_audio, write_chunks
 
 TORCHRUN = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}  # what it tells a process: its place among all, on all machines
 Pair = tuple[Path | int, Path]
@@ -81,10 +83,10 @@ def synthesize(cfg: DictConfig, pairs: Sequence[Pair], vocoder: Vocoder) -> Shar
     skipped: dict[Path | int, Exception] = {}
     seconds = 0.0
     for source, target in tqdm(pairs, desc="synthesizing", unit="file", disable=None):
-        drawn = isinstance(source, int)
-        generator = torch.Generator().manual_seed(source if drawn else seed)
+        generator = torch.Generator().manual_seed(source if isinstance(source, int) else seed)
         try:
-            if drawn:
+            mel: Tensor | Iterator[Tensor]
+            if isinstance(source, int):
                 mel = vocoder.no_mel(cfg.seconds)
             elif cfg.stream:
                 mel = (chunk.to(vocoder.device) for chunk in mel_chunks(source, vocoder.mel, scale=scale))
@@ -92,12 +94,13 @@ def synthesize(cfg: DictConfig, pairs: Sequence[Pair], vocoder: Vocoder) -> Shar
                 mel = load_mel(source, vocoder.mel, scale).to(vocoder.device)
             with about("output", "path"):
                 if cfg.stream:
-                    pieces = vocoder.stream(mel, None, temperature, generator, speaker, passes=passes, dtype=dtype)
-                    samples = write_pieces(target, (piece[0] for piece in pieces), vocoder.sample_rate)
+                    chunks = vocoder.stream(mel, None, temperature, generator, speaker, passes=passes, dtype=dtype)
+                    samples = write_chunks(target, (chunk[0] for chunk in chunks), vocoder.sample_rate)
                 else:
                     with warnings.catch_warnings():
                         if scale is not None:  # it was said what it is
                             warnings.filterwarnings("ignore", message="`mel` looks like")
+                        assert isinstance(mel, Tensor)
                         audio = vocoder.sample(mel, None, temperature, generator, speaker, passes=passes, dtype=dtype)[0]
                     write_audio(target, audio.float().cpu(), vocoder.sample_rate)
                     samples = len(audio)

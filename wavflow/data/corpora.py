@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from wavflow.arguments import choose
 from wavflow.data.files import find_audio
@@ -149,8 +149,9 @@ def read_table(
         with open(table, encoding="utf-8-sig", newline="") as file:
             delimiter = max(",|;\t", key=file.readline().count)
             file.seek(0)
-            quoting = csv.QUOTE_NONE if delimiter == "|" else csv.QUOTE_MINIMAL  # LJSpeech's form, whose quotes are text
-            rows = csv.DictReader(file, delimiter=delimiter, quoting=quoting, restval="")
+            # LJSpeech's form is parted by `|`, and its quotes are text
+            dialect: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if delimiter == "|" else {}
+            rows = csv.DictReader(file, delimiter=delimiter, restval="", **dialect)
             columns = rows.fieldnames or ()
             if "path" not in columns:
                 raise ValueError(f"`table` must have a column `path`, but {table} has {', '.join(columns)}: name the columns.")

@@ -1,14 +1,4 @@
-"""Audio files as training crops and as whole clips, each with its exact mel.
-
-A mel frame near the edge of a crop looks beyond it. So no mel here is that of a crop: it is cut out of the mel of the
-*whole file*, and equals it frame by frame, though only the crop and a margin are read::
-
-    file     |······························································|
-    read             |-- n_fft --|======== crop ========|-- n_fft --|
-    frames                       |   |   |   |   |   |   |                    (the crop starts on a frame)
-
-At the file's own ends the margin ends too, and the reflection there is the one that the whole file's mel has.
-"""
+"""Audio files as training crops and as whole clips, each with its part of the whole file's mel."""
 
 import math
 import warnings
@@ -21,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from wavflow.audio import audio_length, read_segment
+from wavflow.audio import audio_length
 from wavflow.data.files import common_folder
 from wavflow.data.given import GivenMels
 from wavflow.mel import MEL_FLOOR, MelSpectrogram
+from wavflow.mel_files import read_with_mel
 
 
 class Item(TypedDict):
@@ -96,7 +87,7 @@ class CropDataset(Dataset[Item]):
             except (ValueError, OSError) as error:
                 self.drop(which, error)
                 continue
-            return _item(audio, mel, frames, self.mel, rng if self.dequantize else None, **self.about(which, first))
+            return make_item(audio, mel, frames, self.mel, rng if self.dequantize else None, **self.about(which, first))
         raise ValueError(f"`files` must stay readable, but none of {len(self.files)} is left: check the disk they lie on.")
 
     def rng(self, index: int) -> np.random.Generator:
@@ -110,7 +101,7 @@ class CropDataset(Dataset[Item]):
         frames = self.segment_length // self.mel.hop_length
         while len(self._dropped) < len(self.files):
             which = int(np.searchsorted(self._ends, rng.integers(self._ends[-1]), side="right"))
-            first = int(rng.integers(max(0, _frames(self._lengths[which], self.mel) - frames) + 1))
+            first = int(rng.integers(max(0, frames_of(self._lengths[which], self.mel) - frames) + 1))
             if which not in self._dropped:
                 yield which, first
 
@@ -130,7 +121,7 @@ class CropDataset(Dataset[Item]):
             raise ValueError(f"`path` must stay as it is during training, but {path} changed its length: leave it alone.")
         if self.mels is not None:
             return self.mels.read_crop(path, first, frames)
-        return read_crop(path, self.mel, first, frames, self._lengths[which])
+        return read_with_mel(path, self.mel, first, frames, self._lengths[which])
 
 
 class ClipDataset(Dataset[Item]):
@@ -185,10 +176,10 @@ class ClipDataset(Dataset[Item]):
             try:
                 path = self.files[which]
                 length = audio_length(path, self.mel.sample_rate)
-                frames = _frames(length, self.mel) if self.mels is None else self.mels.frames[path]
+                frames = frames_of(length, self.mel) if self.mels is None else self.mels.frames[path]
                 frames = max(1, int(min(limit, frames)))
                 if self.mels is None:
-                    audio, mel = read_crop(path, self.mel, 0, frames, length)
+                    audio, mel = read_with_mel(path, self.mel, 0, frames, length)
                 else:
                     audio, mel = self.mels.read_crop(path, 0, frames)
             except (ValueError, OSError) as error:
@@ -196,7 +187,7 @@ class ClipDataset(Dataset[Item]):
                 continue
             rng = np.random.default_rng([self.seed, which]) if self.dequantize else None
             speaker = None if self.speakers is None else self.speakers[which]
-            return _item(audio, mel, frames, self.mel, rng, self.names[which], speaker)
+            return make_item(audio, mel, frames, self.mel, rng, self.names[which], speaker)
         raise ValueError(f"`files` must stay readable, but none of {len(self)} is left: check the disk they lie on.")
 
 
@@ -209,32 +200,7 @@ def check_segment_length(segment_length: int, mel: MelSpectrogram) -> None:
         )
 
 
-def read_crop(path: Path, mel: MelSpectrogram, first: int, frames: int, length: int) -> tuple[Tensor, Tensor]:
-    """Reads some frames' audio, and cuts those frames out of the whole file's mel.
-
-    Args:
-        path: An audio file, of any rate.
-        mel: The spectrogram.
-        first: The first frame.
-        frames: How many at most; fewer come where the file ends.
-        length: The file's, from `audio_length(path, mel.sample_rate)`.
-
-    Returns:
-        Audio (T,) and mel (n_mels, F), float32, F <= frames; T = F * hop_length, or less in a file shorter than a hop.
-    """
-    hop = mel.hop_length
-    frames = min(frames, _frames(length, mel) - first)
-    margin = -(-mel.n_fft // hop)  # in frames
-    read_from = max(0, first - margin)
-    read_to = min(max(length, hop), (first + frames + margin) * hop)
-    read = read_segment(path, read_from * hop, read_to - read_from * hop, mel.sample_rate)
-    with torch.no_grad():
-        whole = mel(read[None])[0]
-    start = first - read_from
-    return read[start * hop : min((start + frames) * hop, length)].clone(), whole[:, start : start + frames].clone()
-
-
-def _item(
+def make_item(
     audio: Tensor,
     mel: Tensor,
     frames: int,
@@ -243,7 +209,7 @@ def _item(
     name: str,
     speaker: int | None = None,
 ) -> Item:
-    """Pads to `frames` frames, makes the mask, and dequantizes."""
+    """Pads audio (T,) and mel (n_mels, F) to `frames` frames, makes the mask, and dequantizes where there is an `rng`."""
     length = frames * spectrogram.hop_length
     mask = torch.zeros(length, dtype=torch.float32)
     mask[: len(audio)] = 1.0
@@ -258,5 +224,6 @@ def _item(
     return item if speaker is None else {**item, "speaker": speaker}
 
 
-def _frames(length: int, mel: MelSpectrogram) -> int:
+def frames_of(length: int, mel: MelSpectrogram) -> int:
+    """Returns how many frames so many samples have, one at least."""
     return max(1, length // mel.hop_length)

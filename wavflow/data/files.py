@@ -20,7 +20,8 @@ def files_below(folder: str | os.PathLike[str]) -> list[Path]:
     that it lies in ends nowhere. A warning names folders that can't be read.
     """
     files: list[Path] = []
-    visited, unreadable, tops = set(), [], [Path(folder)]
+    visited, tops = set(), [Path(folder)]
+    unreadable: list[OSError] = []
     while tops:  # a folder and all real ones below it; then those that links lead to
         links = []
         for place, names, here in os.walk(tops.pop(0), onerror=unreadable.append):

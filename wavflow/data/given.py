@@ -46,9 +46,11 @@ class GivenMels:
     """
 
     def __init__(self, paths: Mapping[Path, Path | None], mel: MelSpectrogram, scale: MelScale | None = None) -> None:
-        self.mel, self.scale, self.frames = MelSpectrogram(**mel.spec), scale, {}
-        self._paths = dict(paths)
-        left_out, unequal = {}, 0
+        self.mel, self.scale = MelSpectrogram(**mel.spec), scale
+        self.frames: dict[Path, int] = {}
+        self._paths: dict[Path, Path] = {}
+        left_out: dict[Path, Exception] = {}
+        unequal = 0
         for audio, path in paths.items():
             try:
                 own = max(1, audio_length(audio, mel.sample_rate) // mel.hop_length)
@@ -60,7 +62,7 @@ class GivenMels:
             except (ValueError, OSError) as error:
                 left_out[audio] = error
                 continue
-            self.frames[audio] = min(own, given)
+            self.frames[audio], self._paths[audio] = min(own, given), path
             unequal += own != given
         first = f"The first: {next(iter(left_out.values()))}." if left_out else ""
         if not self.frames:
@@ -93,7 +95,7 @@ class GivenMels:
             frames: How many at most; fewer come where the file ends.
 
         Returns:
-            As `wavflow.data.datasets.read_crop`.
+            As `wavflow.mel_files.read_with_mel`.
 
         Raises:
             ValueError: The mel can't be read or is no longer what it was.
@@ -160,15 +162,16 @@ def find_mels(
     Raises:
         FileNotFoundError: There is no such folder.
     """
-    path, folder = Path(path), None if folder is None else Path(folder)
-    if folder is not None and not folder.is_dir():
+    if folder is not None and not Path(folder).is_dir():
         raise FileNotFoundError(f"`mels` must name a folder of mels, but there is no folder {folder}: check the name.")
     column = {} if table is None else read_table(table, path, "mel")
     if any(column.values()):
-        return {file: (folder or path) / str(column[file]) for file in files}
+        return {file: Path(folder or path, str(column[file])) for file in files}
     found: dict[Path, Path | None] = {}
-    for file in [] if folder is None else files:
-        stem = folder / (file.relative_to(path) if file.is_relative_to(path) else file.name)
+    if folder is None:
+        return found
+    for file in files:
+        stem = Path(folder, file.relative_to(path) if file.is_relative_to(path) else file.name)
         named = (stem.with_suffix(f".{ending}") for ending in MEL_FORMATS)
         found[file] = next((mel for mel in named if mel.is_file()), None)
     return found

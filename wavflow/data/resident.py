@@ -53,19 +53,19 @@ class ResidentCrops(CropDataset):
         """Returns the batch of some crops, as a loader would make it of the items."""
         frames, hop = self.segment_length // self.mel.hop_length, self.mel.hop_length
         starts, lengths, about = [], [], []
-        noise = np.zeros((len(indices), self.segment_length), np.float32)
+        dither = np.zeros((len(indices), self.segment_length), np.float32)
         for row, index in enumerate(indices):
             rng = self.rng(index)
-            which, first = next(self.places(rng), (None, None))
-            if which is None:
+            if (place := next(self.places(rng), None)) is None:
                 raise ValueError(f"`files` must be readable, but none of {len(self.files)} is: check the disk they lie on.")
+            which, first = place
             whole = self._lengths[which]
             starts.append(self._first_frames[which] + first)
             lengths.append(min(self.segment_length, max(whole // hop * hop, min(whole, hop)) - first * hop))
             about.append(self.about(which, first))
             if self.dequantize:
-                noise[row, : lengths[-1]] = rng.random(lengths[-1], dtype=np.float32) - np.float32(0.5)
-        start, length, noise = (self._send(torch.as_tensor(np.asarray(each))) for each in (starts, lengths, noise))
+                dither[row, : lengths[-1]] = rng.random(lengths[-1], dtype=np.float32) - np.float32(0.5)
+        start, length, noise = (self._send(torch.as_tensor(np.asarray(each))) for each in (starts, lengths, dither))
         time, frame = (torch.arange(n, device=self._audio.device) for n in (self.segment_length, frames))
         known, known_frames = time < length[:, None], frame * hop < length[:, None]
         audio = self._audio[(start[:, None] * hop + time).clamp(max=len(self._audio) - 1)]
@@ -86,6 +86,6 @@ class ResidentCrops(CropDataset):
         return tensor.to(self._audio.device, non_blocking=True)
 
 
-def as_is(batch: dict[str, Any]) -> dict[str, Any]:
+def as_is(batch: Any) -> Any:
     """Collates what is a batch already."""
     return batch
