@@ -166,7 +166,7 @@ def broken_files(folder: Path) -> dict[str, str]:
         "no_samples.wav": "no samples",
         "nan.wav": "NaN",
         "inf.wav": "inf",
-        "integers.wav": "reaches 5000",
+        "integers.wav": "has a peak of 5000",
         "folder.wav": "folder",
     }
 

@@ -35,7 +35,7 @@ _RUN_UP = {"MP3": 2**18, "OGG": 2**62}
 _BLOCK = {"MP3": 2**62}
 _DEFAULT_BLOCK = 2**16
 _CHUNK = 2**20  # frames of a long file that are looked at together
-_DENSEST = 2**13  # samples to a byte, which FLAC and Vorbis reach in digital silence: a header that claims more lies
+_DENSEST = 2**13  # samples to a byte, as FLAC and Vorbis have in digital silence: a header that claims more lies
 _RATES = (100, 2**20)  # Hz, of a file; beyond them resampling would take memory without end
 _SHORTFALL = 4096  # frames by which an intact MP3 may end before the length its header states
 _LOUDEST = 8.0  # float files hold some overs; beyond this they hold integers in disguise
@@ -211,7 +211,7 @@ def _read_frames(file: sf.SoundFile, first: int, last: int, exact: bool = True) 
     if not np.isfinite(peak):
         raise _unusable(file.path, "holds NaN or inf", "repair it or remove it")
     if peak > _LOUDEST:
-        raise _unusable(file.path, f"reaches {peak:g}, not 1", "divide 16-bit numbers by 32768")
+        raise _unusable(file.path, f"has a peak of {peak:g}, not 1", "divide 16-bit numbers by 32768")
     return mono
 
 

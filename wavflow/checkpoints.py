@@ -19,7 +19,7 @@ from wavflow.files import atomic_write
 
 
 class Stopped(Exception):
-    """Training was told to end by a signal, and has saved what it had.
+    """A signal ended the training, which has saved its state.
 
     Args:
         signum: The signal.
@@ -55,13 +55,13 @@ class CheckpointFile(TorchCheckpointIO):
 
 
 class KeepCheckpoint(Checkpoint):
-    """Saves the whole state of training: every few minutes, after each validation, at the end, and when told to stop.
+    """Saves the whole state of training: every few minutes, after each validation, at the end, and after a signal.
 
     SIGTERM and SIGINT let the step, and the validation that follows it, come to its end, then save and raise `Stopped`; the
     same signal once more ends the process at once. Training goes on from a checkpoint as if it had never ended, see `Task`
-    and `Batches`. So none is taken among the batches of one optimizer step, whose gradients it would not hold. And
-    it is written only when the next step begins, after the curves, which Lightning logs when no callback of the step is
-    called any more; where a validation comes between, another one, of after the validation, takes its place.
+    and `Batches`. So no checkpoint is taken between the batches of one optimizer step: it would lack their gradients. It is
+    written when the next step begins, since Lightning logs the curves after the last callback of a step. If a validation comes
+    between, a checkpoint of after the validation is written instead.
 
     Args:
         folder: Where `last.ckpt` and, from the second on, `previous.ckpt` are.

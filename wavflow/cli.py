@@ -1,4 +1,4 @@
-"""What the commands share: Hydra's entry, errors as one line, and where models are found and results go."""
+"""What all commands use: Hydra's entry, errors as one line, and where models are found and results go."""
 
 from __future__ import annotations
 
@@ -176,9 +176,9 @@ def _found_below(node: dict[str, Any], key: str, prefix: str = "") -> list[str]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leaves warnings to what a user can act on, each as one line: not Lightning's advertisements and its own deprecations."""
+    """Shows each warning as one line, and none that a user can't act on, such as Lightning's advertisements."""
     lightning, form = logging.getLogger("pytorch_lightning"), warnings.formatwarning
-    level = lightning.level
+    before = lightning.level
     with warnings.catch_warnings():
         for message in (
             r"`isinstance\(treespec, LeafSpec\)`",
@@ -192,15 +192,15 @@ def quiet() -> Iterator[None]:
             warnings.formatwarning = lambda message, *_args, **_kwargs: f"wavflow: warning: {message}\n"
             yield
         finally:  # what comes after it, in a notebook, is the user's own
-            lightning.setLevel(level)
+            lightning.setLevel(before)
             warnings.formatwarning = form
 
 
 def newest_model(stage: str, key: str | None = None, runs: str | Path = "runs") -> Path:
     """Returns the model file of the newest run of a stage; `key` is the option that names another, `stage` if not given.
 
-    A line on stderr names it. Where there is no run, and a model is only to be used (its option is `model`), that of the
-    package takes its place: training and comparing go by the models that you made.
+    A line on stderr names it. Where there is no run, the option `model` takes that of the package. Other options do not: one
+    trains from and compares models of one's own.
 
     Raises:
         FileNotFoundError: When there is none, with the command that makes one.
@@ -243,7 +243,7 @@ def output_folder(path: str | Path, new: bool = False) -> Path:
 
     Args:
         path: The folder.
-        new: It must not be there yet: where it is, `<path>-2`, `<path>-3`, ... are tried, so that no two runs share one.
+        new: It must not be there yet: where it is, `<path>-2`, `<path>-3`, ... are tried, so that each run has its own.
 
     Raises:
         OSError: When it can't be made or written, or another process writes to it.

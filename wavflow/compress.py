@@ -26,7 +26,7 @@ FORMATS = {".wav": "WAV", ".flac": "FLAC"}
 
 @command("compress", plain="input")
 def main(cfg: DictConfig) -> None:
-    """Codes the input, or decodes it if its name ends in .wavflow, and prints what that took."""
+    """Codes the input, or decodes it if its name ends in .wavflow, and prints size and speed."""
     source, target = Path(cfg.input), Path(cfg.output)
     if not source.is_file():
         raise FileNotFoundError(f"`input`: there is no file {source}: name a .wav or .flac file, or a {CODED} file to decode.")

@@ -43,7 +43,7 @@ def main(cfg: DictConfig) -> None:
     write(folder, table, fits, as_dict(cfg))
     config = {"flow": flow, "features": len(data.columns), "levels": data.levels}
     densities.save(fits[0].models[0], folder / "model.safetensors", config)
-    draw(folder, data, fits)
+    draw_pictures(folder, data, fits)
     print((folder / "results.md").read_text())
 
 
@@ -73,8 +73,8 @@ def write(folder: Path, table: list[dict[str, Any]], fits: list[bench.Fitted], c
             part.write_text(text)
 
 
-def draw(folder: Path, data: Data, fits: list[bench.Fitted]) -> None:
-    """Draws the first fold's models."""
+def draw_pictures(folder: Path, data: Data, fits: list[bench.Fitted]) -> None:
+    """Draws pictures of the first fold's models."""
     model, test = fits[0].models[0], data.folds[0].test.to(torch.get_default_dtype())
     if data.shape:
         pictures.density_picture(folder / "density.png", model, data.shape, test)

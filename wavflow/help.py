@@ -1,4 +1,4 @@
-"""What `--help` shows: a command's options with the words that its configuration files say of them."""
+"""What `--help` shows: a command's options with the comments on them in its configuration files."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def about(group: str, option: str) -> str:
 
 
 def group_words(group: str, option: str) -> dict[str, str]:
-    """Returns the words of a group's options by their full keys: those of the files that one is made of, its own last."""
+    """Returns the comments on a group's options by their full keys; a file's own count more than those of its defaults."""
     path = CONF / group / f"{option}.yaml"
     if not path.is_file():
         return {}
@@ -82,7 +82,7 @@ def group_words(group: str, option: str) -> dict[str, str]:
 
 
 def words_of(text: str, prefix: str = "") -> dict[str, str]:
-    """Returns full key to the comment on its line, of a configuration file."""
+    """Returns the comments of a configuration file, by the full key on the same line."""
     found: dict[str, str] = {}
     parents: list[str] = []
     for line in text.splitlines():

@@ -35,7 +35,7 @@ class MelSpectrogram(ExactBuffers):
         n_fft: Length of the transform in samples, even.
         hop_length: Samples per frame, at most `n_fft`.
         win_length: Length of the (periodic) Hann window in samples, at most `n_fft`.
-        n_mels: Number of bands; 0 for models without a mel, whose "mels" tell batch, length and dtype alone.
+        n_mels: Number of bands; 0 for models without a mel, whose "mels" have a batch size, a length and a dtype alone.
         f_min: Lower edge of the lowest band, in Hz.
         f_max: Upper edge of the highest band, in Hz, at most half the sample rate.
         center: See above.

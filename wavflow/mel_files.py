@@ -87,7 +87,7 @@ def mel_frames(path: str | os.PathLike[str], mel: MelSpectrogram) -> int:
 def read_scale(
     scale: str | None, mean: float | str | os.PathLike[str] | None = None, std: float | str | os.PathLike[str] | None = None
 ) -> MelScale | None:
-    """Returns the scale that options tell, see `MelScale`; None where none of them is given.
+    """Returns the scale that the options name, see `MelScale`; None where no option is given.
 
     Args:
         scale: Its name; "ln" where it is None.

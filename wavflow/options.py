@@ -1,6 +1,6 @@
-"""What is typed after a command, as Hydra's overrides: names and paths are taken as they are, whatever letters they hold.
+"""Turns what is typed after a command into Hydra's overrides, and a configuration into a dictionary.
 
-And what comes of it, as a dictionary.
+Names and paths are taken as they are, whatever letters they hold.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SWEEP = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag)\(.*\)")
 
 
 def overrides(typed: Sequence[str], lists: Sequence[str] = (), plain: str | None = None) -> list[str]:
-    """Returns what was typed as overrides that Hydra reads as it was meant.
+    """Returns what was typed as overrides, quoted so that Hydra reads them as they were meant.
 
     Args:
         typed: `key=value`, plain arguments, `-o <output>` and Hydra's own flags.
@@ -111,12 +111,12 @@ def _override(key: str, value: str, lists: Sequence[str], sweeps: bool) -> str:
 
 
 def _parts(value: str) -> list[str]:
-    """Returns what commas part; a part in double quotes may hold some."""
+    """Splits at commas, but not in double quotes."""
     return next(csv.reader([value], skipinitialspace=True))
 
 
 def _text(value: str) -> str:
-    """Returns a text as Hydra takes it literally: without the quotes of one who typed them, a `~` as the home folder."""
+    """Quotes a text so that Hydra takes it literally; typed quotes are removed, and `~` becomes the home folder."""
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         value = value[1:-1]
     return QuotedString(os.path.expanduser(value), Quote.single).with_quotes()

@@ -94,8 +94,8 @@ def named_files(sources: Sequence[str]) -> dict[str, Path]:
 def read(path: Path, model: Vocoder, spectrogram: MelSpectrogram | None = None) -> tuple[Tensor, Tensor]:
     """Reads a file as the model takes it: dequantized audio (1, F * hop_length) and its mel (1, n_mels, F), or another.
 
-    The noise of one 16-bit step hangs on the file's name alone, so the figures of a file are always the same. A last part of a
-    frame is left out, but a file shorter than one is filled up with silence.
+    The noise of one 16-bit step depends on the file's name alone, so the scores of a file are always the same. A last
+    incomplete frame is left out, but a file shorter than one is filled up with silence.
     """
     audio, _ = read_audio(path, model.sample_rate)
     frames = max(1, len(audio) // model.hop_length)

@@ -88,14 +88,14 @@ def main(cfg: DictConfig) -> None:
         trainer.fit(task, data, ckpt_path=resume and resume.path, weights_only=resume is not None)
         trainer.validate(task, data, verbose=False)
     if trainer.is_global_zero:
-        print(f"{cfg.output}/model.safetensors after {trainer.global_step} steps: " + figures(trainer.callback_metrics))
+        print(f"{cfg.output}/model.safetensors after {trainer.global_step} steps: " + in_words(trainer.callback_metrics))
 
 
 def run_to_go_on_with(cfg: DictConfig) -> Path | None:
     """Returns the folder of the run that `resume` means, which is then the output where none was named; None for a new run.
 
     Raises:
-        ValueError: In a sweep without `output`, which does not tell which run is whose.
+        ValueError: In a sweep without `output`, where it is unknown which run goes on with which.
     """
     if cfg.resume == "auto" and not given("output"):
         if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -140,7 +140,7 @@ def chosen_net(cfg: DictConfig, record: dict[str, Any], start: Vocoder | None, d
 
 
 def net_config(config: dict[str, Any], teacher: Vocoder | None) -> dict[str, Any]:
-    """Completes a student's configuration by what it shares with its teacher: mel, whitening, speakers."""
+    """Completes a student's configuration by what it takes from its teacher: mel, whitening, speakers."""
     if teacher is None:
         return config
     shared = config_of(teacher)
@@ -154,7 +154,7 @@ def config_of(model: Vocoder) -> dict[str, Any]:
 
 
 def keep_split(data: Batches, run: Path | None, model: Vocoder | None) -> None:
-    """Splits the data as the run that goes on did, or as was done for the model that a new one begins with or learns from."""
+    """Splits the data as before: as the run that goes on, or as for the model that a new run begins with or learns from."""
     if run is not None and (run / "split.json").is_file():
         data.follow(read_split(run / "split.json"), must_fit=True)
     elif model is not None and "split" in model.info:
@@ -194,7 +194,7 @@ def prepare_output(cfg: DictConfig, resume: Checkpoint | None, split: Split, log
 
 @contextlib.contextmanager
 def telling_how_to_go_on(cfg: DictConfig) -> Iterator[None]:
-    """Ends a run that a signal or the disk stopped with a line that holds the command to go on with."""
+    """Prints the command to go on with, where a signal or the disk stopped a run."""
     hydra = HydraConfig.get()
     typed = list(hydra.overrides.task) if hydra.mode == RunMode.MULTIRUN else sys.argv[1:]  # of a sweep: this run's own
     typed = [option for option in typed if option.partition("=")[0] not in ("output", "resume", "overwrite", "teacher")]
@@ -218,7 +218,7 @@ def telling_how_to_go_on(cfg: DictConfig) -> Iterator[None]:
 
 
 def load_teacher(path: str | Path, audio: dict[str, Any]) -> Vocoder:
-    """Loads a teacher and holds its mel against the configured audio.
+    """Loads a teacher and compares its mel with the configured audio.
 
     Raises:
         ValueError: When it is no teacher, or of another mel or sample rate.
@@ -234,7 +234,7 @@ def load_teacher(path: str | Path, audio: dict[str, Any]) -> Vocoder:
 
 
 def check_start(cfg: DictConfig, start: Vocoder, config: dict[str, Any], teacher: Vocoder | None) -> None:
-    """Holds a model to begin with against the stage, the audio and what a student shares with its teacher.
+    """Compares a model to begin with with the stage, the audio and what a student takes from its teacher.
 
     Raises:
         ValueError: When it does not fit one of them.
@@ -248,7 +248,7 @@ def check_start(cfg: DictConfig, start: Vocoder, config: dict[str, Any], teacher
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """Returns what is another value there than here, as words."""
+    """Returns, in words, which values differ."""
     return ", ".join(f"{name} {value} instead of {here.get(name)}" for name, value in there.items() if value != here.get(name))
 
 
@@ -269,7 +269,7 @@ def count_speakers(n_speakers: int | str, names: Sequence[str]) -> int:
 
 
 def name_speakers(net: Vocoder, data: Batches, teacher: Vocoder | None) -> None:
-    """Notes the speakers' names, the teacher's where there is one, in a net that takes speakers; the data then tells them.
+    """Stores the speakers' names, the teacher's if there is one, in a net that takes speakers, and numbers the data's.
 
     Raises:
         ValueError: When the data names none, or others than the teacher's.
@@ -279,8 +279,8 @@ def name_speakers(net: Vocoder, data: Batches, teacher: Vocoder | None) -> None:
         data.number_speakers(net.info["speakers"])
 
 
-def figures(metrics: dict[str, Any]) -> str:
-    """Returns the closing figures as one line."""
+def in_words(metrics: dict[str, Any]) -> str:
+    """Returns the last metrics of the validation as one line."""
     names = ("nats", "bits", "kl", "spectral", "rms_ratio")
     found = {name: metrics[f"validation/{name}"] for name in names if f"validation/{name}" in metrics}
     return ", ".join(f"{name} {float(value):.3f}" for name, value in found.items())

@@ -1,4 +1,4 @@
-"""What data modules of files and of shards share: loaders, the share of each process, and where a resumed training goes on."""
+"""The base of all data modules: loaders, which process reads which items, and where a resumed training goes on."""
 
 import itertools
 import signal
@@ -53,7 +53,7 @@ class Batches(pl.LightningDataModule):
         self.segment_length, self.batch_size, self.num_workers = segment_length, batch_size, num_workers
         self.seed, self.max_clip_seconds, self.dequantize = seed, max_clip_seconds, dequantize
         self.ids: dict[str, int] | None = None
-        self._crops: int | None = None  # that a training had read which is resumed
+        self._crops: int | None = None  # that had been read when the training was stopped which is resumed
         self._began: tuple[int, int] | None = None  # batches and crops that were read when this process began
 
     @property
@@ -64,7 +64,7 @@ class Batches(pl.LightningDataModule):
     @property
     @abstractmethod
     def speakers(self) -> list[str]:
-        """Names of all speakers, sorted; none where the data tells none."""
+        """Names of all speakers, sorted; empty where the data names none."""
 
     @property
     @abstractmethod
@@ -85,7 +85,7 @@ class Batches(pl.LightningDataModule):
         """Splits as an earlier run did, unless the split is fixed, as that of shards is."""
 
     def number_speakers(self, names: Sequence[str]) -> None:
-        """Makes items hold their speaker's place among `names` as `speaker`; until then they hold no speaker.
+        """Numbers the speakers by their places in `names`; from then on each item holds its speaker's number as `speaker`.
 
         Raises:
             ValueError: The data names no speakers, or one that is not among `names`.
@@ -99,20 +99,20 @@ class Batches(pl.LightningDataModule):
         self.ids = {name: i for i, name in enumerate(names)}
 
     def state_dict(self) -> dict[str, int]:
-        """Returns how many crops training has read, in all processes; a resumed training may batch them otherwise."""
+        """Returns how many crops all processes have read; crops, because a resumed training may have another batch size."""
         return {} if self._began is None else {"crops": self._began[1] + (self._batches() - self._began[0]) * self._at_once}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self._crops = state_dict["crops"]
 
     def order(self) -> DistributedSampler:
-        """Returns the order of the crops: this process's share, from the first that training has not read yet."""
+        """Returns the numbers of the crops that this process reads, from the first that training has not read yet."""
         read = self._batches()
         self._began = read, read * self._at_once if self._crops is None else self._crops
         return Order(*self._place(), self._began[1])
 
     def loader(self, dataset: Dataset, batch_size: int, order: DistributedSampler) -> DataLoader:
-        """Returns a loader of one process's share of a data set."""
+        """Returns a loader of the items that `order` lists."""
         return DataLoader(
             dataset,
             batch_size,
@@ -141,10 +141,10 @@ class Batches(pl.LightningDataModule):
 
 
 class Order(DistributedSampler):
-    """Numbers of items, each process every n-th, from `first` on: together they read what one alone would, in its order.
+    """The numbers of the items that one of n processes reads: every n-th. All together read what one alone would, in its order.
 
-    Where there are fewer items than processes, some are read by several, so that none goes without. Lightning replaces every
-    sampler of several processes but a `DistributedSampler`; nothing of that one is used here.
+    Where there are fewer items than processes, several read the same, so that each has one. With several processes Lightning
+    replaces every sampler that is no `DistributedSampler`, hence the base class; nothing else of it is used.
     """
 
     num_replicas = 1  # else Lightning would warn that items are read twice

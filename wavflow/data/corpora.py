@@ -1,7 +1,7 @@
-"""What tells who speaks in which file: a table that lists the files, or how a published corpus names them.
+"""Which files there are and who speaks in each: from a table, or from the names that a published corpus gives its files.
 
-A corpus is known by its files' names alone, so it may lie at any depth below a folder, beside other corpora. torchaudio, which
-only a download needs, knows the address and the checksum of each.
+A corpus is recognized by its files' names alone, so it may lie at any depth below a folder, beside other corpora. torchaudio,
+which only a download needs, knows the address and the checksum of each.
 """
 
 import csv

@@ -152,7 +152,7 @@ class AudioDataModule(Batches):
 
     @property
     def speakers(self) -> list[str]:
-        """Names of all speakers, sorted; none where neither a table nor a corpus tells them."""
+        """Names of all speakers, sorted; empty where neither a table nor a corpus names them."""
         self.setup()
         return sorted(set(self._speakers.values()))
 

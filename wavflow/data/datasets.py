@@ -33,13 +33,12 @@ class Item(TypedDict):
 
 
 class CropDataset(Dataset[Item]):
-    """Random crops of a fixed length without end; files are drawn in proportion to their length.
+    """Random crops of a fixed length without end; files are sampled in proportion to their length.
 
-    Item i, for any i >= 0, is a function of (seed, i) alone: whoever knows how many were read can go on. A crop starts on a
-    mel frame. A clip shorter than a crop is padded with zeros, its mel with silence, and the mask is 0 there. A last
-    incomplete hop, which no frame conditions, is left out; but a clip shorter than one hop counts as one frame. A file that
-    can't be read, or is no longer as long as it was, is named in a warning and dropped, and another crop is drawn in its
-    stead.
+    Item i, for any i >= 0, is a function of (seed, i) alone, so a training can go on from the number of items it has read.
+    A crop starts on a mel frame. A clip shorter than a crop is padded with zeros, its mel with silence, and the mask is 0
+    there. A last incomplete hop, which no frame conditions, is left out; but a clip shorter than one hop counts as one frame.
+    A file that can't be read, or has another length than before, is dropped with a warning, and another crop takes its place.
 
     Args:
         files: Audio files, of any rate.
@@ -91,7 +90,7 @@ class CropDataset(Dataset[Item]):
         raise ValueError(f"`files` must stay readable, but none of {len(self.files)} is left: check the disk they lie on.")
 
     def rng(self, index: int) -> np.random.Generator:
-        """Returns what draws a crop: its place, and then its noise."""
+        """Returns the generator of a crop: first of its place, then of its noise."""
         if index < 0:
             raise IndexError(f"`index` must be at least 0, got {index}: an endless set has no last item.")
         return np.random.default_rng([self.seed, index])

@@ -1,4 +1,4 @@
-"""Makes the pieces that shards hold: reads, trims and levels them in litdata's processes, which may be killed and go on."""
+"""Makes the pieces that shards hold: reads them, trims silence and sets the loudness, in litdata's processes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ PEAK = 0.99
 
 
 class Maker:
-    """Makes one piece after the other, in litdata's processes, and notes what became of it in a file of each process.
+    """Makes one piece after the other, in litdata's processes; each of them notes in a file what became of its pieces.
 
-    A piece that can't be read, or is silent where silence is trimmed, comes out empty instead of not at all: litdata counts
-    what it has written to know where to go on.
+    A piece that can't be read, or is silent where silence is trimmed, is written empty and not left out: litdata counts
+    the pieces that it has written to know where to go on.
 
     Args:
         source: The folder that the files are named from in the shards.
@@ -90,7 +90,7 @@ class Maker:
         return {"audio": audio, "mel": mel, "about": json.dumps(about)}
 
     def _shaped(self, sound: Tensor) -> tuple[Tensor, int]:
-        """Trims and levels; returns how many samples were left out at the beginning, too."""
+        """Trims silence and sets the loudness; returns the audio and how many samples were trimmed at the beginning."""
         first, last = 0, len(sound)
         if self.trim is not None:
             if not sound.any():
@@ -131,8 +131,8 @@ def name_speakers(index: Path, names: list[str]) -> None:
 def mend_checkpoints(folder: Path) -> None:
     """Lets litdata go on in the right place after a second kill, too.
 
-    litdata 0.2.76 writes down how many inputs a process has done *since it last began*, and goes on as if that were all. As
-    each input gives one piece, it is as many as there are pieces in its shards.
+    litdata 0.2.76 stores how many inputs a process has done *since it last began*, and goes on as if that were all. Each input
+    gives one piece, so the true number is that of the pieces in its shards.
     """
     for path in folder.glob(".checkpoints/checkpoint-*.json"):
         checkpoint = json.loads(path.read_text())

@@ -72,21 +72,21 @@ class Shards:
         return int(self.counts.sum())
 
     def piece(self, shard: int, number: int) -> dict[str, Any]:
-        """Returns a piece: `audio` int16 (T,), `mel` float32 (n_mels, F), both perhaps empty, and `about`, a dictionary."""
+        """Returns a piece: `audio` int16 (T,) and `mel` float32 (n_mels, F), which may be empty, and the dictionary `about`."""
         from litdata.streaming.sampler import ChunkedIndex
 
         piece = self._dataset[ChunkedIndex(index=int(self._firsts[shard]) + number, chunk_index=shard)]
         return piece | {"about": json.loads(piece["about"])}
 
     def pieces(self, start: int = 0) -> Iterator[dict[str, Any]]:
-        """Yields all pieces that hold audio, from one on, the first after the last."""
+        """Yields all pieces that hold audio, from number `start` on; after the last comes the first."""
         for number in [*range(start, len(self)), *range(start)]:
             shard = int(np.searchsorted(self._firsts, number, side="right")) - 1
             if len((piece := self.piece(shard, number - int(self._firsts[shard])))["audio"]):
                 yield piece
 
-    def draw(self, shard: int, rng: np.random.Generator) -> dict[str, Any]:
-        """Draws a piece of a shard in proportion to its size."""
+    def sample(self, shard: int, rng: np.random.Generator) -> dict[str, Any]:
+        """Samples a piece of a shard, with a probability in proportion to its size."""
         if shard not in self._ends:
             self.piece(shard, 0)  # which fetches the shard: it begins with the number of its pieces and where each starts
             header = np.fromfile(Path(self._dataset.cache.cache_dir, self.files[shard]), np.uint32, self.counts[shard] + 2)
@@ -118,12 +118,12 @@ def cut(piece: dict[str, Any], mel: MelSpectrogram, first: int, frames: int) -> 
 
 
 def speaker_of(piece: dict[str, Any], speakers: dict[str, int] | None) -> int | None:
-    """Returns the id of who speaks in a piece, if there are ids."""
+    """Returns the number of a piece's speaker; None where speakers have no numbers."""
     return None if speakers is None else speakers[piece["about"]["speaker"]]
 
 
 def check_spec(piece: dict[str, Any], mel: MelSpectrogram, path: str) -> None:
-    """Raises ValueError unless a piece has the sample rate of a mel and, where it holds its own, was made with the same."""
+    """Raises ValueError unless a piece has the sample rate of `mel`, and its mel, if it has one, the same settings."""
     made = (piece["about"]["mel"] if mel.n_mels else None) or {"sample_rate": piece["about"]["sample_rate"]}
     if differs := ", ".join(f"{name} {value}" for name, value in made.items() if mel.spec[name] != value):
         raise ValueError(

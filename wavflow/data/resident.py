@@ -1,7 +1,7 @@
-"""A corpus that lies where the training is: all audio and all mels on the device, from which batches are gathered.
+"""A corpus in the memory of the training's device: all audio and all mels, from which batches are gathered.
 
-Reading, decoding and mels cost nothing then, which a GPU would wait for: an hour of 22.05 kHz takes 320 MB and 100 for its
-mel. What a crop draws is drawn on the CPU as before; the places and the noise are all that a step sends over.
+No GPU then waits for reading, decoding and mels: an hour of 22.05 kHz takes 320 MB and 100 for its
+mel. The CPU samples the places and the noise of crops as before; a step sends nothing else to the device.
 """
 
 import math

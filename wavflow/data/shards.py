@@ -5,7 +5,7 @@ of 64 lanes, and stays there for about as many crops as the shard holds::
 
     crop      0      1      2    ...    63     64     65
     lane      0      1      2    ...    63      0      1       index % 64
-    shard    17      3     29    ...     8     17      3       drawn anew for each visit, in proportion to its bytes
+    shard    17      3     29    ...     8     17      3       sampled for each visit, in proportion to its bytes
 
 So a batch mixes many shards, and yet each is fetched for a whole visit. Process r of n reads the crops r, r + n, ...: where n
 divides 64, it fetches the shards of its own lanes alone, and all together read what one alone would.
@@ -25,10 +25,10 @@ from wavflow.mel import MelSpectrogram
 
 
 class ShardCrops(Dataset[Item]):
-    """Random crops without end, in the order that the module's docstring tells; otherwise as `CropDataset`.
+    """Random crops without end, in the order of the module's docstring; otherwise as `CropDataset`.
 
     Args:
-        shards: To draw from.
+        shards: What to sample from.
         mel: Its settings are used. Where the pieces hold mels, they must have been made with the same.
         segment_length: In samples, a multiple of the mel's `hop_length`.
         seed: Of the order, the crops and the noise.
@@ -61,7 +61,7 @@ class ShardCrops(Dataset[Item]):
         turn, lane = divmod(index, LANES)
         visit = (turn + lane * self._stay // LANES) // self._stay  # the lanes move on one after the other
         shard, rng = self._shard([self.seed, lane, visit]), np.random.default_rng([self.seed, index])
-        while not len((piece := self.shards.draw(shard, rng))["audio"]):
+        while not len((piece := self.shards.sample(shard, rng))["audio"]):
             shard = self._shard(int(rng.integers(2**62)))  # it may hold nothing but files that could not be used
         frames = self.segment_length // self.mel.hop_length
         first = int(rng.integers(max(0, frames_of(len(piece["audio"]), self.mel) - frames) + 1))
@@ -71,8 +71,8 @@ class ShardCrops(Dataset[Item]):
         return make_item(audio, mel, frames, self.mel, rng if self.dequantize else None, name, speaker_of(piece, self.speakers))
 
     def _shard(self, seed: int | list[int]) -> int:
-        draw = np.random.default_rng(seed).integers(self._ends[-1])
-        return int(np.searchsorted(self._ends, draw, side="right"))
+        byte = np.random.default_rng(seed).integers(self._ends[-1])
+        return int(np.searchsorted(self._ends, byte, side="right"))
 
 
 class ShardClips(Dataset[Item]):
@@ -157,7 +157,7 @@ class ShardDataModule(Batches):
 
     @property
     def speakers(self) -> list[str]:
-        """Names of all speakers, sorted; none where the preparation was told none."""
+        """Names of all speakers, sorted; empty where the preparation knew none."""
         self.setup()
         return self._shards["train"].speakers
 
