@@ -68,10 +68,10 @@ def prepare(
         level: See `Maker`.
         table: A CSV file that lists the files to take, and their speakers; see `read_table`.
         corpus: A published corpus to take, and to know the speakers of; see `find_corpus`.
-        mels: A folder of mels to store instead of computing them, see `AudioDataModule`, as are the next three.
-        mel_scale: What these mels are to be converted from.
+        mels: A folder of mels to store, so that none are computed; see `AudioDataModule`, as for the next three.
+        mel_scale: The scale that these mels have.
         mel_mean: A number, or a file.
-        mel_std: Likewise.
+        mel_std: A number, or a file.
         seconds: Longer files are cut into equal pieces of at most that.
         shard_megabytes: Size of a shard.
         workers: Processes.

@@ -39,16 +39,16 @@ class AudioDataModule(Batches):
         test: Fraction of the files.
         seed: Of the split, the crops and the noise.
         table: A CSV file that lists the files, and their speakers, by paths relative to `path`; see `read_table`.
-        corpus: A published corpus to find below `path`, and to know the speakers of; see `find_corpus`.
+        corpus: A published corpus below `path`, whose speakers are known; see `find_corpus`.
         part: Of the corpus.
         download: Whether to fetch the corpus into `path` if it is not there.
-        resident: Whether all that is trained on lies on the training's device, with its mels; see `ResidentCrops`.
-        split: A JSON file of lists of names, such as a run's split.json, to split by instead; see `follow_split`.
-        mels: A folder of mels to take instead of computing them, named as the audio below `path` is; or what the column `mel`
-            of `table` is relative to, else `path` is. See `GivenMels`.
-        mel_scale: What these mels are to be converted from, see `MelScale`; so are the next two.
+        resident: Whether the audio and the mels to train on lie in the memory of the device; see `ResidentCrops`.
+        split: A JSON file of lists of names to split by, such as a run's split.json; see `follow_split`.
+        mels: A folder of mels, so that none are computed. They are named as the audio below `path`, or by the column `mel` of
+            `table`, whose paths are relative to this folder, or to `path` where it is None. See `GivenMels`.
+        mel_scale: The scale that these mels have, see `MelScale`, as for the next two.
         mel_mean: A number, or a file.
-        mel_std: Likewise.
+        mel_std: A number, or a file.
 
     Attributes:
         given: The mels that were given, once it is set up; None where they are computed.
@@ -166,8 +166,8 @@ class AudioDataModule(Batches):
 
         Args:
             stored: Without `train`, all files that are not held out are trained on.
-            must_fit: Whether it is an error that it names none of the files. If not, they are other data then, split by hash,
-                and a split that the constructor was given goes first.
+            must_fit: Whether it is an error if it names no file that is there. If it is none, the files are then split by hash,
+                and a split that the constructor was given is preferred.
         """
         if must_fit or self._stored is None:
             self._stored, self._must_fit = read_split(stored), must_fit
