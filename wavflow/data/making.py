@@ -6,7 +6,8 @@ import contextlib
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ PEAK = 0.99
 """What no sample exceeds once the loudness is brought to the target."""
 
 
+@dataclass(eq=False)
 class Maker:
     """Makes one piece after the other, in litdata's processes; each of them notes in a file what became of its pieces.
 
@@ -42,21 +44,15 @@ class Maker:
         given: The mels to store, where they are not to be computed; pieces then begin on a frame.
     """
 
-    def __init__(
-        self,
-        source: str | os.PathLike[str],
-        pieces: Sequence[tuple[str, int, int]],
-        notes: Path,
-        mel: MelSpectrogram,
-        with_mel: bool = False,
-        trim: float | None = None,
-        level: float | None = None,
-        speakers: dict[str, str] | None = None,
-        given: GivenMels | None = None,
-    ) -> None:
-        self.given = given
-        self.source, self.pieces, self.notes = source, pieces, notes
-        self.mel, self.with_mel, self.trim, self.level, self.speakers = mel, with_mel, trim, level, speakers or {}
+    source: str | os.PathLike[str]
+    pieces: Sequence[tuple[str, int, int]]
+    notes: Path
+    mel: MelSpectrogram
+    with_mel: bool = False
+    trim: float | None = None
+    level: float | None = None
+    speakers: Mapping[str, str] = field(default_factory=dict)
+    given: GivenMels | None = None
 
     def __call__(self, number: int) -> dict[str, Any]:
         path, start, length = self.pieces[number]
