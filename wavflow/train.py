@@ -43,6 +43,7 @@ say = rank_zero_only(print)  # of several processes the first alone speaks
 def main(cfg: DictConfig) -> None:
     """Trains one stage and prints where the results are."""
     pl.seed_everything(number("seed", cfg.seed, 0), workers=True, verbose=False)
+    limit = time_limit(cfg)
     torch.set_float32_matmul_precision("high")
     if cfg.mel is None:
         cfg.audio.n_mels = 0
@@ -69,12 +70,12 @@ def main(cfg: DictConfig) -> None:
     name_speakers(net, data, teacher)
     net.info["split"] = {part: names for part, names in data.split.items() if part != "train"}
     resume = find_checkpoint(cfg.resume, cfg.output, task)
-    trainer = make_trainer(cfg, resume)
+    trainer = make_trainer(cfg, resume, limit)
     if trainer.is_global_zero:  # of several processes the first alone writes
         folder = output_folder(cfg.output, new=resume is None and not given("output"))
         if folder != Path(cfg.output):  # another run has it
             cfg.output = str(folder)
-            trainer = make_trainer(cfg, resume)
+            trainer = make_trainer(cfg, resume, limit)
         prepare_output(cfg, resume, data.split, trainer.loggers[0])
         if resume is not None:
             print("\n  ".join([f"Going on with {resume.path}, after {resume.step} steps.", *changed]))
@@ -161,15 +162,15 @@ def keep_split(data: Batches, run: Path | None, model: Vocoder | None) -> None:
         data.follow(model.info["split"])
 
 
-def make_trainer(cfg: DictConfig, resume: Checkpoint | None) -> pl.Trainer:
-    """Returns Lightning's trainer, with its loggers, callbacks and limit of time."""
+def make_trainer(cfg: DictConfig, resume: Checkpoint | None, limit: str | timedelta | None) -> pl.Trainer:
+    """Returns Lightning's trainer, with its loggers and callbacks; see `time_limit` for `limit`."""
     place = {"save_dir": cfg.output, "name": "", "version": "logs"}
     loggers = [CSVLogger(**place), OneEventFile(**place, purge_step=resume and resume.step, default_hp_metric=False)]
     callbacks = list(instantiate(cfg.callbacks).values())
     if cfg.trainer.get("enable_progress_bar", True):
         callbacks.append(ProgressBar())
     precision = pick_precision(cfg.trainer.precision)
-    return instantiate(cfg.trainer, logger=loggers, callbacks=callbacks, precision=precision, max_time=time_limit(cfg))
+    return instantiate(cfg.trainer, logger=loggers, callbacks=callbacks, precision=precision, max_time=limit)
 
 
 def time_limit(cfg: DictConfig) -> str | timedelta | None:
