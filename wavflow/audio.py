@@ -19,12 +19,12 @@ from wavflow.resampling import ratio, resample, resampled_length, source_segment
 
 OGG = ("ogg", "oga", "opus")
 READABLE = ("wav", "wave", "rf64", "w64", "flac", *OGG, "mp3", "aiff", "aif", "aifc", "au", "snd", "caf", "sph")
-"""What is read: the endings under which a folder is searched."""
+"""Endings of the files that are read."""
 UNREADABLE = (
     *("m4a", "m4b", "mp4", "aac", "wma", "amr", "3gp", "ape", "wv", "tta", "alac", "mka", "webm", "weba", "spx", "ac3", "dts"),
     *("mpc", "ra", "dsf", "mp2", "raw", "pcm"),
 )
-"""Audio that is not read, so that it can be named."""
+"""Endings of audio files that can't be read; warnings name such files."""
 
 # libsndfile 1.2 seeks to the exact sample in WAV and FLAC. In MP3 the decoder needs some frames to settle after a seek,
 # in Vorbis it may stay off by a block (libsndfile issue 885). So these are decoded from that many frames earlier, which
@@ -119,10 +119,10 @@ def audio_rate(path: str | os.PathLike[str]) -> int:
 
 
 def check_audio(path: str | os.PathLike[str]) -> float:
-    """Returns a file's seconds; raises unless it looks whole: a fit header, readable to its end, finite where it could not be.
+    """Returns the length of a file in seconds; raises unless it looks whole: a true header, a readable end, no NaN.
 
-    Decodes no more than the last samples, so damage in the middle stays unseen; only float files, which may hold NaN,
-    are read from end to end.
+    Only the last samples are decoded, so damage in the middle stays unseen; but float files, which may hold NaN, are read from
+    end to end.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -136,7 +136,7 @@ def check_audio(path: str | os.PathLike[str]) -> float:
 
 
 def open_audio(path: Path) -> sf.SoundFile:
-    """Opens a file with its true length, as `read_audio` does.
+    """Opens an audio file, with its true length where the header has none.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -162,7 +162,7 @@ def open_audio(path: Path) -> sf.SoundFile:
 
 
 def _read_bytes(data: bytes, sample_rate: int | None) -> tuple[Tensor, int]:
-    """`read_audio` of bytes, by way of a file, for which all checks are made."""
+    """Reads bytes as `read_audio` does, by way of a file, since all checks are of files."""
     if not isinstance(data, bytes):
         raise ValueError(f"`path` must be open for reading bytes, got {type(data).__name__}: open it with mode 'rb'.")
     with TemporaryDirectory() as folder:
@@ -175,7 +175,7 @@ def _read_bytes(data: bytes, sample_rate: int | None) -> tuple[Tensor, int]:
 
 
 def _lie(file: sf.SoundFile, size: int) -> str | None:
-    """Returns what is wrong with the header of a file of so many bytes."""
+    """Returns what can't be true in the header of a file of `size` bytes; None if all can."""
     if not 0 < file.frames < 2**48:  # libsndfile's way to say "unknown" is 2**63 - 1
         return "holds no samples, or does not say how many"
     if file.frames > _DENSEST * size:

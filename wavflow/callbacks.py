@@ -70,7 +70,7 @@ def warm_ema(decay: float = 0.999) -> Callable[[list[Tensor], list[Tensor], Tens
 
     @torch.no_grad()
     def average(averaged: list[Tensor], current: list[Tensor], n_averaged: Tensor) -> None:
-        n = n_averaged.float()  # stays where it is: to read it would make a GPU wait
+        n = n_averaged.float()  # not .item(), for which a GPU would wait
         step = torch._foreach_sub(current, averaged)
         torch._foreach_mul_(step, 1.0 - ((1.0 + n) / (10.0 + n)).clamp_max(decay))
         torch._foreach_add_(averaged, step)

@@ -107,7 +107,7 @@ def as_file(pcm: np.ndarray, sample_rate: int, file_format: str) -> bytes:
 def load_teacher(cfg: DictConfig, coded_by: str | None = None) -> Vocoder:
     """Loads the model, on the CPU, whose steps are the same each time.
 
-    Where none is named, and a file was coded by a released model (with this fingerprint), it is that one.
+    Where no model is named, that is the released model whose fingerprint is `coded_by`, if there is one.
     """
     with about("model", "path"):
         for path in released_models().values() if coded_by and not cfg.model else ():

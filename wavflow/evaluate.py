@@ -189,7 +189,7 @@ def test_clips(cfg: DictConfig, data: AudioDataModule, device: torch.device, spe
 
 
 def at_least_one(cfg: DictConfig, name: str) -> int | None:
-    """Returns an option that may be left at null."""
+    """Returns an option that is null or a whole number of at least 1."""
     return None if cfg[name] is None else number(name, cfg[name], 1)
 
 

@@ -83,6 +83,11 @@ class MelSpectrogram(ExactBuffers):
         """Audio of no more samples is followed by zeros before it is reflected."""
         return max(*self.padding, self.hop_length - 1)
 
+    def frames_of(self, length: int, max_seconds: float | None = None) -> int:
+        """Returns how many frames data of so many samples has: all whole ones up to a limit, and one at least."""
+        limit = length if max_seconds is None else int(max_seconds * self.sample_rate)
+        return max(1, min(length, limit) // self.hop_length)
+
     def band_centers(self) -> Tensor:
         """Returns the centers of gravity of the bands, (n_mels,) in bins, float64."""
         filterbank = self.filterbank.double()

@@ -169,7 +169,7 @@ def cut_with_mel(
         Audio (T,) and mel (n_mels, F), F <= frames; T = F * hop_length, or less in audio shorter than a hop.
     """
     hop = mel.hop_length
-    frames = min(frames, max(1, length // hop) - first)
+    frames = min(frames, mel.frames_of(length) - first)
     margin = -(-mel.n_fft // hop)
     start = max(0, first - margin)
     stop = min(max(length, hop), (first + frames + margin) * hop)

@@ -98,7 +98,7 @@ def read(path: Path, model: Vocoder, spectrogram: MelSpectrogram | None = None) 
     incomplete frame is left out, but a file shorter than one is filled up with silence.
     """
     audio, _ = read_audio(path, model.sample_rate)
-    frames = max(1, len(audio) // model.hop_length)
+    frames = model.mel.frames_of(len(audio))
     audio = torch.nn.functional.pad(audio, (0, max(0, model.hop_length - len(audio))))[None]
     with torch.no_grad():
         mel = (spectrogram or model.mel)(audio.to(model.device))[..., :frames]

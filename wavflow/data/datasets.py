@@ -100,7 +100,7 @@ class CropDataset(Dataset[Item]):
         frames = self.segment_length // self.mel.hop_length
         while len(self._dropped) < len(self.files):
             which = int(np.searchsorted(self._ends, rng.integers(self._ends[-1]), side="right"))
-            first = int(rng.integers(max(0, frames_of(self._lengths[which], self.mel) - frames) + 1))
+            first = int(rng.integers(max(0, self.mel.frames_of(self._lengths[which]) - frames) + 1))
             if which not in self._dropped:
                 yield which, first
 
@@ -170,16 +170,15 @@ class ClipDataset(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         if not 0 <= index < len(self):
             raise IndexError(f"`index` must be in 0 … {len(self) - 1}, got {index}.")
-        limit = math.inf if self.max_seconds is None else self.max_seconds * self.mel.sample_rate // self.mel.hop_length
         for which in [*range(index, len(self)), *range(index)]:
             try:
                 path = self.files[which]
                 length = audio_length(path, self.mel.sample_rate)
-                frames = frames_of(length, self.mel) if self.mels is None else self.mels.frames[path]
-                frames = max(1, int(min(limit, frames)))
                 if self.mels is None:
+                    frames = self.mel.frames_of(length, self.max_seconds)
                     audio, mel = read_with_mel(path, self.mel, 0, frames, length)
                 else:
+                    frames = self.mel.frames_of(self.mels.samples(path, length), self.max_seconds)
                     audio, mel = self.mels.read_crop(path, 0, frames)
             except (ValueError, OSError) as error:
                 warnings.warn(f"An audio file can't be read, the next one stands in for it: {error}", stacklevel=2)
@@ -221,8 +220,3 @@ def make_item(
         "name": name,
     }
     return item if speaker is None else {**item, "speaker": speaker}
-
-
-def frames_of(length: int, mel: MelSpectrogram) -> int:
-    """Returns how many frames so many samples have, one at least."""
-    return max(1, length // mel.hop_length)

@@ -54,7 +54,7 @@ class GivenMels:
         unequal = 0
         for audio, path in paths.items():
             try:
-                own = max(1, audio_length(audio, mel.sample_rate) // mel.hop_length)
+                own = mel.frames_of(audio_length(audio, mel.sample_rate))
                 if path is None:
                     raise ValueError("there is no mel of that name")
                 given = mel_frames(path, mel)

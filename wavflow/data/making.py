@@ -64,7 +64,7 @@ class Maker:
             audio = (sound.double() * 32768).round().clamp(-32768, 32767).to(torch.int16).numpy()
             if self.given is not None:
                 hop = self.mel.hop_length
-                mel = self.given.read(Path(path))[:, start // hop : start // hop + max(1, length // hop)].numpy()
+                mel = self.given.read(Path(path))[:, start // hop : start // hop + self.mel.frames_of(length)].numpy()
             elif self.with_mel:
                 stored = torch.from_numpy(audio.astype(np.float32)) / 32768
                 stored = torch.nn.functional.pad(stored, (0, max(0, self.mel.hop_length - len(stored))))

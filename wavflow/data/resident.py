@@ -41,7 +41,7 @@ class ResidentCrops(CropDataset):
                 whole, given = torch.zeros(self._wholes[which], dtype=torch.float32), None
             whole = whole[: self._lengths[which]]
             # no crop begins in a last incomplete hop; a file shorter than one counts as one
-            frames = max(1, len(whole) // hop)
+            frames = self.mel.frames_of(len(whole))
             padded = torch.nn.functional.pad(whole, (0, max(0, hop - len(whole))))
             with torch.no_grad():
                 mels.append((self.mel(padded[None])[0] if given is None else given).T)

@@ -18,7 +18,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from wavflow.data.batches import Batches
-from wavflow.data.datasets import Item, check_segment_length, frames_of, make_item
+from wavflow.data.datasets import Item, check_segment_length, make_item
 from wavflow.data.pieces import LANES, Shards, check_spec, cut, speaker_of
 from wavflow.data.split import SPLITS, Split, read_split
 from wavflow.mel import MelSpectrogram
@@ -64,7 +64,7 @@ class ShardCrops(Dataset[Item]):
         while not len((piece := self.shards.sample(shard, rng))["audio"]):
             shard = self._shard(int(rng.integers(2**62)))  # it may hold nothing but files that could not be used
         frames = self.segment_length // self.mel.hop_length
-        first = int(rng.integers(max(0, frames_of(len(piece["audio"]), self.mel) - frames) + 1))
+        first = int(rng.integers(max(0, self.mel.frames_of(len(piece["audio"])) - frames) + 1))
         audio, mel = cut(piece, self.mel, first, frames)
         seconds = first * self.mel.hop_length / self.mel.sample_rate + piece["about"]["start"]
         name = f"{piece['about']['file']} from {seconds:.2f} s"
@@ -107,9 +107,7 @@ class ShardClips(Dataset[Item]):
         if not 0 <= index < len(self):
             raise IndexError(f"`index` must be in 0 … {len(self) - 1}, got {index}.")
         piece = next(self.shards.pieces(index))
-        frames = frames_of(len(piece["audio"]), self.mel)
-        if self.max_seconds is not None:
-            frames = max(1, min(frames, int(self.max_seconds * self.mel.sample_rate / self.mel.hop_length)))
+        frames = self.mel.frames_of(len(piece["audio"]), self.max_seconds)
         rng = np.random.default_rng([self.seed, index]) if self.dequantize else None
         audio, mel = cut(piece, self.mel, 0, frames)
         name = f"{index:05d}_{Path(piece['about']['file']).stem}"
