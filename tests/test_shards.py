@@ -155,7 +155,7 @@ def test_a_lane_stays_with_a_shard_and_the_lanes_move_on_in_turn(made: tuple[Pat
     crops = ShardCrops(shards, tiny_mel(), 256)
     stay = int(shards.sizes.mean()) // 2 // 256
     assert stay > 10
-    with mock.patch.object(Shards, "draw", autospec=True, side_effect=Shards.draw) as draw:
+    with mock.patch.object(Shards, "sample", autospec=True, side_effect=Shards.sample) as draw:
         for turn in range(4 * stay):
             visited += [crops[turn * LANES + lane] and draw.call_args.args[1] for lane in (0, 1, 32)]
     lanes = np.array(visited).reshape(-1, 3)
