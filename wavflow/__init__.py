@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from wavflow import threads
 
 if TYPE_CHECKING:
-    from wavflow.audio import read_audio, write_audio
+    from wavflow.audio import read_audio
     from wavflow.mel import MelSpectrogram
     from wavflow.mel_scale import MelScale
     from wavflow.models import load_model, save_model
     from wavflow.vocoder import Vocoder
+    from wavflow.writing import write_audio
 
 __version__ = "0.2.0"
 __all__ = ["MelScale", "MelSpectrogram", "Vocoder", "__version__", "load_model", "read_audio", "save_model", "write_audio"]
@@ -26,7 +27,7 @@ _HOMES = {
     "load_model": "models",
     "read_audio": "audio",
     "save_model": "models",
-    "write_audio": "audio",
+    "write_audio": "writing",
 }
 
 threads.set_defaults()
