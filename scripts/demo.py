@@ -44,7 +44,7 @@ def main() -> None:
         ("student", 0.55, [*training, f"teacher={teacher}", "trainer.val_check_interval=50"]),
     ]
     for stage, fraction, options in stages:
-        budget = f"minutes={args.minutes * fraction:.3f}"
+        budget = f"minutes={args.minutes * fraction}"
         place = [f"output={root / stage}", "overwrite=true"]
         run("train", f"stage={stage}", f"net={stage}_small", budget, *place, *options)
     chosen = [f"teacher={teacher}", f"student={student}"]

@@ -339,7 +339,7 @@ def test_damaged_files_are_refused(damage: str, model_file: Path) -> None:
         (metadata_of(config="[1]"), ["get it again"]),
         (metadata_of(info="{"), ["get it again"]),
         (metadata_of(config=config_of(_target_="os.system")), ["_target_", "os.system"]),
-        (metadata_of(config=config_of(_target_="wavflow.audio.write_audio")), ["_target_", "write_audio"]),
+        (metadata_of(config=config_of(_target_="wavflow.writing.write_audio")), ["_target_", "write_audio"]),
         (metadata_of(config=config_of(_target_=["os.system"])), ["_target_", "os.system"]),
         (metadata_of(config=config_of(_target_=None)), ["_target_", "None"]),
         (metadata_of(config=config_of(depth=3)), ["depth"]),

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 from wavflow.cli import command, given, number, output_folder
 from wavflow.files import atomic_write
+from wavflow.options import as_dict
 from wavflow.reporting.tables import csv_table, markdown_table, plain_rows
 from wavflow.tabular import bench, densities, pictures
 from wavflow.tabular.tables import Data
@@ -25,7 +26,7 @@ EXAMPLES = 8  # rows that the Jacobian's pattern is a mean of
 @command("density")
 def main(cfg: DictConfig) -> None:
     """Trains, judges, writes the results and prints their table."""
-    seed, noise, flow = number("seed", cfg.seed, 0), number("noise", cfg.noise, 0.0), OmegaConf.to_container(cfg.flow)
+    seed, noise, flow = number("seed", cfg.seed, 0), number("noise", cfg.noise, 0.0), as_dict(cfg.flow)
     options = {name: number(f"fit.{name}", cfg.fit[name], 1) for name in ("epochs", "batch_size", "patience")}
     options = {**cfg.fit, **options}
     data = instantiate(cfg.data)
@@ -33,10 +34,10 @@ def main(cfg: DictConfig) -> None:
     # already here: minutes of work must not end in a folder that can't be written
     folder = output_folder(cfg.output, new=not given("output"))
     fitted = bench.fit_all(data, flow, options, seed, noise, progress)
-    write(folder, bench.rows(data, fitted), fitted, OmegaConf.to_container(cfg, resolve=True))
+    write(folder, bench.rows(data, fitted), fitted, as_dict(cfg))
     config = {"flow": flow, "features": len(data.columns), "levels": data.levels}
     densities.save(fitted.models[0], folder / "model.safetensors", config)
-    draw(folder, data, fitted)
+    draw_pictures(folder, data, fitted)
     print((folder / "results.md").read_text())
 
 
@@ -60,8 +61,8 @@ def write(folder: Path, table: list[dict[str, Any]], fitted: bench.Fitted, confi
             part.write_text(text)
 
 
-def draw(folder: Path, data: Data, fitted: bench.Fitted) -> None:
-    """Draws the first fold's model."""
+def draw_pictures(folder: Path, data: Data, fitted: bench.Fitted) -> None:
+    """Draws pictures of the first fold's model."""
     model, test = fitted.models[0], data.folds[0].test.to(torch.get_default_dtype())
     if data.shape:
         pictures.density_picture(folder / "density.png", model, data.shape, test)

@@ -6,8 +6,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from wavflow.audio import encode_audio
 from wavflow.clips import Audio, checked_clip
+from wavflow.writing import encode_audio
 
 FULL_SCALE_16_BIT = 32768
 Value = TypeVar("Value", Tensor, float)
