@@ -1,18 +1,23 @@
 """Calls the commands as a user does, in this process: each process of their own would cost seconds of imports."""
 
 import contextlib
+import functools
 import importlib
 import io
 import os
 import sys
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
 import soundfile
 import torch
+from hydra import compose
+from hydra._internal.hydra import Hydra
+
+import wavflow.cli
 
 # One thread, as in `make test`; the tiny mel of helpers.MEL; a net and a run of next to nothing.
 AUDIO = ["sample_rate=8000", "n_fft=64", "hop_length=16", "win_length=64", "n_mels=8", "f_max=4000.0"]
@@ -32,6 +37,12 @@ class Outcome(NamedTuple):
     err: str
 
 
+@functools.cache
+def defaults(config: str, groups: tuple[str, ...]) -> Any:
+    """What `check_kinds` holds options against, composed once for all tests."""
+    return compose(config, list(groups))
+
+
 def call(command: str, *options: str | Path) -> Outcome:
     """Calls `python -m wavflow.<command> <options>`."""
     main = importlib.import_module(f"wavflow.{command}").main
@@ -43,6 +54,8 @@ def call(command: str, *options: str | Path) -> Outcome:
         mock.patch.object(sys, "argv", [f"wavflow.{command}", *map(str, options)]),
         mock.patch.object(warnings, "formatwarning"),
         mock.patch.dict(os.environ),
+        mock.patch.object(wavflow.cli, "compose", lambda config, groups: defaults(config, tuple(groups))),
+        mock.patch.object(Hydra, "get_mode", lambda *_, **__: None),  # else composes once more, in search of `hydra.mode=`
     ):
         torch.set_default_dtype(torch.float32)
         try:
