@@ -5,8 +5,10 @@ import functools
 import importlib
 import io
 import os
+import runpy
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -45,23 +47,36 @@ def defaults(config: str, groups: tuple[str, ...]) -> Any:
 
 def call(command: str, *options: str | Path) -> Outcome:
     """Calls `python -m wavflow.<command> <options>`."""
-    main = importlib.import_module(f"wavflow.{command}").main
+    return outcome_of(importlib.import_module(f"wavflow.{command}").main, f"wavflow.{command}", *options)
+
+
+def script(name: str, *options: str | Path) -> Outcome:
+    """Calls `python scripts/<name>.py <options>`."""
+    path = Path(__file__).parents[1] / "scripts" / f"{name}.py"
+    return outcome_of(lambda: runpy.run_path(str(path), run_name="__main__"), path, *options)
+
+
+def outcome_of(main: Callable[[], object], *words: str | Path) -> Outcome:
+    """Calls a program with what was typed, its name first."""
     out, err, status = io.StringIO(), io.StringIO(), 0
     dtype, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
     with (
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
-        mock.patch.object(sys, "argv", [f"wavflow.{command}", *map(str, options)]),
+        mock.patch.object(sys, "argv", [*map(str, words)]),
         mock.patch.object(warnings, "formatwarning"),
         mock.patch.dict(os.environ),
         mock.patch.object(wavflow.cli, "compose", lambda config, groups: defaults(config, tuple(groups))),
-        mock.patch.object(Hydra, "get_mode", lambda *_, **__: None),  # else composes once more, in search of `hydra.mode=`
+        mock.patch.object(Hydra, "get_mode", return_value=None),  # else composes once more, in search of `hydra.mode=`
     ):
         torch.set_default_dtype(torch.float32)
         try:
             main()
         except SystemExit as end:
             status = end.code or 0
+            if isinstance(status, str):
+                print(status, file=err)
+                status = 1
         finally:
             torch.set_default_dtype(dtype)
             torch.set_float32_matmul_precision(precision)

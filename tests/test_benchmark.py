@@ -77,7 +77,6 @@ def test_a_training_step_costs_three_passes_and_two_of_a_frozen_teacher(distils:
     before = [parameter.clone() for parameter in made.net.parameters()]
     with FlopCounterMode(display=False) as counter:
         step(made, batch, form)()
-
     passes = 3 * operations_per_sample(net) + (2 * operations_per_sample(teacher) if teacher else 0)
     assert counter.get_total_flops() / audio.numel() == pytest.approx(passes, rel=0.05)
     assert any((old != new).any() for old, new in zip(before, made.net.parameters(), strict=True)), "it must train"
@@ -92,7 +91,6 @@ def test_the_plain_convolutions_are_the_same_function(make: Any, options: dict[s
     vocoder, mel = make(std=0.2, **options), random_log_mel(5, batch=2)
     convolved = forms.as_convolutions(vocoder)
     noise = vocoder.noise(mel)
-
     assert not any(isinstance(module, wavflow.nn.WaveNet) for module in convolved.modules())
     if vocoder.draws_in_parallel:
         ours, theirs = vocoder.sample_and_log_prob(mel, noise), convolved.sample_and_log_prob(mel, noise)
@@ -109,7 +107,6 @@ def test_every_engine_draws_the_same() -> None:
     engines = {name: engine for name, engine in engines.items() if not engine.passes}
     drawn = {name: torch.cat(list(engine.draw(mel, noise)), dim=-1) for name, engine in engines.items()}
     drawn |= {f"{n}, by frames": torch.cat(list(e.stream(mel, noise)), -1) for n, e in engines.items() if e.stream}
-
     assert {"eager conv1d, float32", "eager, bfloat16", "eager in segments, float32"} <= drawn.keys()
     assert {"compiled engine, float32", "... streamed, float32"} <= drawn.keys()
     exact = drawn.pop("eager, float32")
@@ -189,7 +186,6 @@ def test_the_command_measures_writes_and_shows_everything(models: str, tmp_path:
     sounds = make_sounds(tmp_path / "sounds")
     data = [f"data.path={sounds}", "data.segment_length=512"]
     outcome = succeeds("benchmark", models, *TINY, *data, "output=out")
-
     found = json.loads((tmp_path / "out" / "benchmark.json").read_text())
     assert found["settings"]["repeats"] == 2
     assert found["machine"]["torch"] == torch.__version__
@@ -213,7 +209,6 @@ def test_the_command_measures_writes_and_shows_everything(models: str, tmp_path:
     assert found["data"][0]["format"] == "wav, 8000 Hz"
     assert [row["seconds of audio"] for row in found["memory"]] == pytest.approx([0.01, 0.03], abs=0.002)
     assert {row["lengths"] for row in found["growth"]} <= {2}
-
     assert matplotlib.image.imread(tmp_path / "out" / "benchmark.png").shape[2] == 4
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"benchmark.json", "benchmark.png"}
     for words in ("matrix products", "share of floor", "eager conv1d, float32", "solver", "distillation", "MiB in all"):

@@ -56,14 +56,12 @@ def test_the_samples_come_back(name: str, density: str) -> None:
     done = []
     coded = codec.encode(SOUNDS[name], 44100, teacher, progress=done.append)
     assert sum(done) == SOUNDS[name].size
-
     threads = torch.get_num_threads()
     torch.set_num_threads(3 if threads < 3 else 1)
     try:
         pcm, rate = codec.decode(coded.data, teacher)
     finally:
         torch.set_num_threads(threads)
-
     assert rate == 44100
     assert pcm.dtype == np.int16
     np.testing.assert_array_equal(pcm, SOUNDS[name])
@@ -82,9 +80,7 @@ def test_probabilities_are_those_of_the_density(changes: dict, monkeypatch: pyte
     teacher = small_teacher(layers=6, dilation_cycle=6, **changes)
     mel = random_log_mel(640 // teacher.hop_length, n_mels=teacher.mel.n_mels).float()
     pcm = noise(640)[0]
-
     shares = ExactDensity(teacher, mel[0].double().numpy()).shares(pcm)
-
     with torch.no_grad():
         expected = teacher.double().log_prob(torch.from_numpy(pcm / 32768.0)[None], mel.double())[0]
     told = torch.from_numpy(shares[:, 1] / WHOLE)
@@ -97,9 +93,7 @@ def test_probabilities_are_those_of_the_density(changes: dict, monkeypatch: pyte
 def test_size_is_what_the_likelihood_says() -> None:
     teacher = small_teacher(density="mixture_of_logistics")
     pcm = noise(4096)[0]
-
     coded = codec.encode(pcm[None], 8000, teacher, mel_step=0.5)
-
     with torch.no_grad():
         audio = torch.from_numpy(pcm / 32768).float()
         heard = torch.from_numpy(fine(coarse(teacher.mel(audio[None]), 0.5, 2), 0.5, 2, 256))[None].float()
@@ -119,7 +113,6 @@ def test_mel_goes_and_comes(stride: int) -> None:
     if stride == 1:
         assert (told - mel).abs().max() <= 0.25 + 1e-6
     assert (told - mel).mean().abs() < 0.1
-
     coder, read = writer(4 * grid.size), np.zeros_like(grid)
     code_mel(coder, grid, int(grid.min()), int(grid.max()))
     code_mel(reader(written(coder)), read, int(grid.min()), int(grid.max()))
@@ -208,7 +201,6 @@ def test_another_model_is_refused_and_another_arithmetic_is_noticed(monkeypatch:
         codec.decode(data, small_teacher())
     teacher.config["an option of a later version"] = 1  # weights tell a model
     codec.decode(data, teacher)
-
     monkeypatch.setattr(codec, "fine", lambda *arguments: fine(*arguments) + 1e-3)
     with pytest.raises(ValueError, match=r"can't be decoded here.*checksum.*report it"):
         codec.decode(data, teacher)

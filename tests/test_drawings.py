@@ -27,7 +27,6 @@ from wavflow.reporting.pictures import _level, matrix_png, mel_axis
 def test_level_of_a_full_scale_sine_is_zero_db() -> None:
     sine = torch.sin(2 * math.pi * 64 / 1024 * torch.arange(8000))
     middle = _level("sine", sine, 8000.0)[:, 20:-20]
-
     assert (middle.argmax(axis=0) == 64).all()
     np.testing.assert_allclose(middle.max(axis=0), 0, atol=0.01)
 
@@ -35,9 +34,7 @@ def test_level_of_a_full_scale_sine_is_zero_db() -> None:
 def test_spectrogram_picture(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "clip.png"
     signals = {"recording": 0.1 * torch.randn(9000), "shorter": 0.1 * torch.randn(5000).numpy(), "silence": torch.zeros(300)}
-
     spectrogram_picture(path, signals, 16000, "a title that is no formula: $\\frac$")
-
     picture = imread(path)
     assert picture.shape[1] > 1000
     assert picture[..., :3].std() > 0.1
@@ -83,7 +80,6 @@ METRICS = """epoch,step,lr-Adam,train/loss_step,validation/loss,train/kl,validat
 def test_curves_are_read_from_sparse_columns(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text(METRICS)
     curves = _read_curves(tmp_path / "metrics.csv")
-
     assert list(curves) == ["loss", "kl", "a"]
     assert list(curves["kl"]) == ["train"], "an empty column draws nothing, and nan is no point"
     np.testing.assert_array_equal(curves["loss"]["train"], [[0, 3.5], [9, 2.5], [19, 1.5]])
@@ -95,9 +91,7 @@ def test_charts_take_their_colors_from_the_page(tmp_path: Path) -> None:
     rows = "\n".join(f"{step},{100 / (1 + step) + step % 3}" for step in range(200))
     (tmp_path / "student.csv").write_text("step,train/loss\n" + rows + "\n")
     (tmp_path / "empty.csv").write_text("")
-
     teacher, student = (curve_charts(name, tmp_path / f"{name}.csv") for name in ("teacher", "student"))
-
     assert list(teacher) == ["loss", "kl", "a"]
     charts = [*teacher.values(), *student.values()]
     for chart in charts:
@@ -117,7 +111,6 @@ def test_scatter_names_its_points() -> None:
     points = [("a <b>", 0.01, 1.5), ("$\\frac$", 8.0, 1.4), ("unknown", math.nan, 1.0)]
     chart = scatter_chart(Scatter("Quality", "speed", "M-STFT", points))
     text = "".join(ET.fromstring(chart).itertext())
-
     for part in ("a <b>", "$\\frac$", "speed", "M-STFT", "0.01"):
         assert part in text
     assert "unknown" not in text
@@ -139,7 +132,6 @@ def test_likelihood_lane_shows_mean_and_low_percentile_of_each_frame() -> None:
     log_prob[100:200] = 4.0
     log_prob[200:210] = -8.0  # a tenth of the third frame: its mean is 1, its 5th percentile -8
     svg = likelihood_lane({"teacher & co": log_prob}, 100, 1000, 0.35)
-
     (line,), (band,) = paths(svg, "line"), paths(svg, "band")
     assert [x for x, _ in line] == [0.05, 0.15, 0.25]
     y = dict(line)
@@ -159,7 +151,6 @@ def test_likelihood_lane_shows_mean_and_low_percentile_of_each_frame() -> None:
 def test_pitch_lane_breaks_where_nothing_is_voiced() -> None:
     track = np.array([np.nan, 100.0, 200.0, np.nan, 400.0, np.nan])
     svg = pitch_lane({"recording": (track, 0.1), "a<b": (2 * track, 0.1)}, 0.6)
-
     first, second = paths(svg, "line")
     assert [x for x, _ in first] == [0.1, 0.2, 0.4, 0.41], "a lone frame is a point"
     heights = [y for _, y in first]
@@ -175,7 +166,6 @@ def test_frequency_axis_points_at_the_band_of_a_sine(hertz: int) -> None:
     mel = wavflow.MelSpectrogram(sample_rate=16000, f_max=8000.0)
     bands = mel(0.1 * torch.sin(2 * math.pi * hertz / 16000 * torch.arange(8000))[None])[0, :, 10]
     label = f"{hertz / 1000:g} kHz"
-
     row = (100 - dict(mel_axis(mel))[label]) / 100 * mel.n_mels  # rows from the bottom of the picture
     assert row == pytest.approx(bands.argmax().item() + 0.5, abs=1.0)
 
@@ -184,7 +174,6 @@ def test_frequency_axis_points_at_the_band_of_a_sine(hertz: int) -> None:
 def test_reach_is_that_of_the_model(make: Any) -> None:
     model = make()
     svg = receptive_field(model)
-
     widths = [float(width) for width in re.findall(r'<rect [^>]*width="([\d.]+)"', svg)]
     nets = [net for net in model.modules() if hasattr(net, "dilations")]
     assert len(widths) == sum(len(net.dilations) for net in nets)
@@ -199,7 +188,6 @@ def test_reach_is_that_of_the_model(make: Any) -> None:
 def test_ladder_places_likelihoods_by_value() -> None:
     rows = [{"of": "FLAC", "bits/sample": 9.0}, {"of": "<t>", "bits/sample": Interval(8.0, 0.5, 3)}, {"of": "none"}]
     page = ladder(rows)
-
     dots = [float(left) for left in re.findall(r'<b style="left:([\d.]+)%', page)]
     (start, width) = map(float, re.findall(r'<i style="left:([\d.]+)%;width:([\d.]+)%', page)[1])
     assert dots[0] > dots[1]

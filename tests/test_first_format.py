@@ -55,7 +55,6 @@ def test_files_of_the_first_version_are_read(changes: dict, speaker: int | None,
     samples, rate = codec.decode(data, teacher, done.append)
     np.testing.assert_array_equal(samples, pcm)
     assert (rate, sum(done)) == (8000, pcm.size)
-
     exact = levels.LevelDensity.cdf
     monkeypatch.setattr(levels.LevelDensity, "cdf", lambda self, level: exact(self, level + 1e-3))
     with pytest.raises(ValueError, match=r"can't be decoded here.*computes otherwise"):

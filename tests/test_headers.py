@@ -38,9 +38,7 @@ def test_wav_written_to_a_pipe_is_read_to_the_end_of_the_file(tmp_path: Path, ri
     content = bytearray(encoded(noise(22050), "WAV", "PCM_16"))
     content[4:8], content[40:44] = struct.pack("<I", riff), struct.pack("<I", data)
     (tmp_path / "a.wav").write_bytes(content)
-
     audio, _ = read_audio(tmp_path / "a.wav")
-
     assert len(audio) == audio_length(tmp_path / "a.wav") == 22050
     assert check_audio(tmp_path / "a.wav") == 1.0
     np.testing.assert_allclose(audio, noise(22050), atol=2**-15)

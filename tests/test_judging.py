@@ -38,9 +38,7 @@ def test_identical_audio_is_perfect_in_every_figure_once_its_lag_is_out(lag: int
     """A lag of None: it is not looked for, and no figure of its own."""
     audio = speech(seconds=1.5)
     late = audio.roll(lag or 0)  # what wraps around is silence
-
     judged = judge({"clip": {"recording": audio, "same": late}}, SAMPLE_RATE, align=lag is not None, jobs=1)
-
     recording, same = judged.rows
     wanted = PERFECT if lag is None else PERFECT | {"lag ms": pytest.approx(1000 * lag / SAMPLE_RATE)}
     if lag:  # frames and periods are cut elsewhere
@@ -58,9 +56,7 @@ def test_identical_audio_is_perfect_in_every_figure_once_its_lag_is_out(lag: int
 def test_known_distortions_give_known_moves() -> None:
     audio = speech(seconds=1.5)
     sounds = {"recording": audio, "louder": 10 ** (1 / 20) * audio, "late": audio.roll(64), "noisy": with_noise(audio, 20)}
-
     rows = of_one(sounds)
-
     assert rows["louder"]["level dB"] == pytest.approx(1.0, abs=1e-6)
     assert rows["louder"]["mel L1"] == pytest.approx(math.log(10) / 20, abs=0.02), "but for what lies at the floor"
     assert rows["late"]["level dB"] == pytest.approx(0.0, abs=0.01)
@@ -88,9 +84,7 @@ def test_what_cannot_be_judged_is_named_excluded_and_counted() -> None:
         "good": {"recording": audio, "a": 2.0 * audio, "never": broken},
         "no recording": {"recording": broken, "a": audio},
     }
-
     judged = judge(clips, SAMPLE_RATE, voicing=False, align=True, jobs=1)
-
     found = {(row["clip"], row["system"]): row["why"] for row in judged.left_out}
     assert len(judged.left_out) == len(found) == 2 * len(faults) + 2
     for fault, (_, words) in faults.items():
@@ -115,7 +109,6 @@ def test_unequal_lengths_are_cut_and_a_lag_that_leaves_too_little_is_not_taken_o
     )
     assert (rows["shorter"]["M-STFT"], rows["longer"]["M-STFT"]) == (0.0, 0.0)
     assert rows["late"]["lag ms"] == 0.0
-
     rows = of_one({"recording": audio, "late": audio.roll(40)}, align=True)
     assert rows["late"]["lag ms"] == pytest.approx(1000 * 40 / SAMPLE_RATE)
     assert rows["late"]["M-STFT"] == 0.0
@@ -127,9 +120,7 @@ def test_unequal_lengths_are_cut_and_a_lag_that_leaves_too_little_is_not_taken_o
 def test_a_missing_library_costs_its_own_figure_alone(monkeypatch: pytest.MonkeyPatch, library: str, figure: str) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     audio = speech(seconds=1.0)
-
     judged = judge({"clip": {"recording": audio, "same": audio}}, SAMPLE_RATE, voicing=False, jobs=1)
-
     assert figure in judged.missing
     row = judged.rows[1]
     assert row[figure] is None
@@ -161,9 +152,7 @@ def test_pitch_errors_are_those_of_the_tracks(monkeypatch: pytest.MonkeyPatch) -
     wanted = torch.full((8,), 100.0).numpy()
     found = torch.tensor([200.0, 200.0, *[math.nan] * 4, *[100.0 * 2 ** (10 / 1200)] * 2]).numpy()
     monkeypatch.setattr(pitch, "pyin_track", lambda audio, _: wanted if torch.equal(audio, recording) else found)
-
     row = of_one({"recording": recording, "other": other}, voicing=True)["other"]
-
     assert row["voicing F1"] == pytest.approx(2 * 4 / (4 + 8))
     assert row["F0 cents"] == pytest.approx(10.0)
     assert row["F0 gross %"] == pytest.approx(50.0)
@@ -188,9 +177,7 @@ def test_any_number_of_processes_gives_the_same() -> None:
     torch.set_default_dtype(torch.float32)
     clips = {str(i): {"recording": (clip := speech(i, 0.4).float()), "noisy": with_noise(clip, 20)} for i in range(2)}
     clips["1"]["noisy"] = torch.zeros(9)
-
     one, two = (judge(clips, SAMPLE_RATE, voicing=False, align=True, jobs=jobs) for jobs in (1, 2))
-
     assert len(one.rows) == len(two.rows) == 3
     for first, second in zip(one.rows, two.rows, strict=True):
         assert (first.pop("clip"), first.pop("system")) == (second.pop("clip"), second.pop("system"))
@@ -205,7 +192,6 @@ def test_summary_is_the_mean_over_clips_with_the_speed() -> None:
         {"clip": "0", "system": "b", "mel L1": 7.0}
     ]
     second, first = summarize(rows, ["b", "a"], {"a": 5.0})
-
     assert (first["system"], first["mel L1"].mean, first["mel L1"].n) == ("a", 1.0, 3)
     assert first["mel L1"].half_width == pytest.approx(4.302653 / math.sqrt(3))  # Student's t of two degrees of freedom
     assert (first["x real time"], first["clips"], second["clips"]) == (5.0, 3, 1)

@@ -314,7 +314,6 @@ def test_command_prints_tables_and_writes_them_where_asked(tmp_path: Path) -> No
     assert "| system | rating | listeners | ratings |" in outcome.out
     assert "| recording / student | 1 | 10 | 10 |" in outcome.out
     assert contents(tmp_path) == {"a.csv"}
-
     succeeds("listen", path, "--output", tmp_path / "scores")
     assert contents(tmp_path / "scores") == {"scores.json", "scores.png", "mushra.csv", "abx.csv"}
     written = json.loads((tmp_path / "scores" / "scores.json").read_text())

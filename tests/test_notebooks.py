@@ -62,7 +62,6 @@ def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         for i, cell in enumerate(code):
             exec(compile(cell, f"{path.stem}, cell {i}", "exec"), names)
             show()
-
     assert len(drawn) == pictures_in(cells), "the stored outputs are not those of this code"
     assert not capsys.readouterr().err, "a reader would see warnings"
 

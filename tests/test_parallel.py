@@ -1,6 +1,7 @@
 """The fast draw of a student against its flow, whole and in pieces, in every shape and precision."""
 
 import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -161,12 +162,20 @@ def test_products_of_words(dtype: torch.dtype) -> None:
     torch.testing.assert_close(torch.from_numpy(y[:7]).double(), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_machine_code_is_made_anew_when_any_file_of_the_folders_changes() -> None:
-    files = [Path(module.__file__) for module in (vectors, blocks)]
-    cache = blocks.draw._cache
-    stamps = sum((vectors._stamp(file.parent) for file in files), start=())
-    assert {(file.stat().st_mtime_ns, file.stat().st_size) for file in files} < set(stamps)
-    assert not hasattr(cache, "_cache_file") or cache._cache_file._source_stamp == stamps
+def test_machine_code_is_made_anew_when_any_file_of_the_folders_changes(tmp_path: Path) -> None:
+    (tmp_path / "one.py").write_text("def double(x):\n    return 2 * x\n")
+    (tmp_path / "two.py").write_text("")
+
+    def stamp() -> tuple:
+        vectors._stamp.cache_clear()
+        names = runpy.run_path(str(tmp_path / "one.py"))
+        return vectors.compiled(names["double"])._cache._cache_file._source_stamp
+
+    before = stamp()
+    assert stamp() == before
+    assert set(vectors._stamp(Path(vectors.__file__).parent)) < set(before), "of the vectors that all functions are made of"
+    (tmp_path / "two.py").write_text("# what the one calls may lie here")
+    assert stamp() != before
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,7 @@ import pytest
 import torch
 from sounds import SAMPLE_RATE, hum, needs, noise, speech, with_noise
 
-from wavflow.evaluation import (
-    dio_track,
-    f0_rmse_cents,
-    griffin_lim,
-    gross_error_share,
-    pyin_track,
-    random_phase,
-    voicing_f1,
-)
+from wavflow.evaluation import dio_track, f0_rmse_cents, griffin_lim, gross_error_share, pyin_track, random_phase, voicing_f1
 from wavflow.mel import MelSpectrogram
 
 TRACKERS = [pyin_track, pytest.param(dio_track, marks=needs("pyworld"))]
@@ -27,9 +19,7 @@ TRACKERS = [pyin_track, pytest.param(dio_track, marks=needs("pyworld"))]
 def test_tracks_of_a_hum_between_noise(track: Callable[..., np.ndarray], sample_rate: int) -> None:
     half = sample_rate // 2
     audio = torch.cat([hum(half, sample_rate, 130.0), noise(half, 0.02)])
-
     hertz = track(audio, sample_rate)
-
     assert np.array_equal(track(audio.numpy(), sample_rate), hertz, equal_nan=True)
     frames = len(hertz)
     assert frames == (len(audio) // 256 if track is pyin_track else 200) + 1
@@ -56,11 +46,9 @@ def test_figures_of_known_errors() -> None:
     assert f0_rmse_cents(found, wanted) == pytest.approx(50)
     assert gross_error_share(found, wanted) == 0
     assert voicing_f1(found, wanted) == 1
-
     found[100:130] *= 2  # octave errors: counted, and out of the RMSE
     assert f0_rmse_cents(found, wanted) == pytest.approx(50)
     assert gross_error_share(found, wanted) == pytest.approx(0.1)
-
     found[200:300] = np.nan  # 100 missed
     found[300:350] = 120.0  # 50 invented
     assert voicing_f1(found, wanted) == pytest.approx(2 * 200 / (250 + 300))
@@ -75,7 +63,6 @@ def test_the_longer_track_is_cut() -> None:
 
 def test_figures_of_nothing_voiced() -> None:
     unvoiced, voiced = np.full(9, np.nan), np.full(9, 100.0)
-
     assert math.isnan(voicing_f1(unvoiced, unvoiced))
     assert voicing_f1(unvoiced, voiced) == voicing_f1(voiced, unvoiced) == 0
     for figure in (f0_rmse_cents, gross_error_share):
@@ -97,9 +84,7 @@ def test_dio_tells_phase_coherence_and_pyin_does_not() -> None:
     audio, mel = speech(seconds=3.0)[: 250 * 256], MelSpectrogram()
     log_mel = mel(audio[None])[0]
     sounds = [with_noise(audio, 20), griffin_lim(log_mel, mel), random_phase(log_mel, mel)]
-
     noisy, sought, drawn = (voicing_f1(dio_track(sound, SAMPLE_RATE), dio_track(audio, SAMPLE_RATE)) for sound in sounds)
-
     assert noisy > 0.9
     assert noisy > sought > drawn + 0.2
     assert drawn < 0.3

@@ -102,9 +102,7 @@ def test_command_ranks_and_writes_tables_and_pictures(place: Path) -> None:
     audio[500:1200] = np.sign(np.sin(np.arange(700))) * 0.9
     soundfile.write(place / "sounds/2.wav", audio, rate)
     options = [f"model={place / 'teacher.safetensors'}", f"input={place / 'sounds'}", f"output={place / 'out'}"]
-
     outcome = succeeds("score", *options, "frames=true", "pictures=2")
-
     rows = table(place / "out/scores.csv")
     assert rows[0]["file"] == "2.wav"
     assert {row["file"] for row in rows} == {"0.wav", "1.wav", "2.wav", "3.wav", "more/0.wav"}
@@ -119,7 +117,6 @@ def test_command_ranks_and_writes_tables_and_pictures(place: Path) -> None:
         assert float(frames[-1]["second"]) == pytest.approx((len(frames) - 1) * 16 / 8000)
     pictures = {path.relative_to(place / "out/pictures").as_posix() for path in (place / "out/pictures").rglob("*.png")}
     assert pictures == {f"{row['file']}.png" for row in rows[:2]}
-
     again = [f"model={place / 'teacher.safetensors'}", f"input={place / 'sounds/2.wav'}", f"output={place / 'alone'}"]
     succeeds("score", *again, "pictures=0")
     assert table(place / "alone/scores.csv")[0] == rows[0], "a file's figures don't hang on the others"
@@ -133,7 +130,6 @@ def test_command_leaves_out_what_is_no_audio(place: Path) -> None:
     assert outcome.status == 1
     assert "1 of 6 files can't be used and were left out: text.wav" in outcome.err
     assert len(table(place / "out/scores.csv")) == 5
-
     is_refused(place, "score", model, f"input={place / 'gone'}", f"output={place / 'x'}", words="`input`|no file or folder")
     student = f"model={place / 'student.safetensors'}"
     is_refused(place, "score", student, f"input={place / 'sounds'}", f"output={place / 'x'}", words="`model` must score")

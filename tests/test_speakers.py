@@ -58,9 +58,7 @@ def test_items_hold_their_speakers_number_once_they_are_numbered(place: Place) -
     data = data_of(place)
     assert "speaker" not in next(iter(data.train_dataloader()))
     assert data.speaker_ids(data.train_files) is None
-
     data.number_speakers(["zoe", "bob", "ann"])
-
     number = {"ann": 2, "bob": 1}
     for batch in islice(data.train_dataloader(), 4):
         names = [NAMES[int(Path(name.split(" from ")[0]).stem) % 2] for name in batch["name"]]
@@ -121,7 +119,6 @@ def test_a_student_takes_its_teachers_speakers(place: Place, teacher: Path) -> N
     options = ["stage=student", "net.flows=2", f"teacher={teacher}"]
     student = wavflow.load_model(place.train("student", *options))
     assert student.config["n_speakers"] == 2
-
     table = place.root / "other.csv"
     table.write_text((place.root / "list.csv").read_text().replace("bob", "eve"))
     run = [*place.options, *options, f"output={place.root / 'run'}"]
@@ -196,7 +193,6 @@ def test_evaluation_gives_each_clip_its_speaker(place: Place, teacher: Path, mon
     assert "that will do" in call("evaluate", f"model={teacher}", *data).err
     assert [clip.speaker.tolist() for clip in seen] == [[int(clip.name) % 2] for clip in seen]
     assert len(seen) == 2
-
     other = place.root / "other.safetensors"
     wavflow.save_model(wavflow.load_model(teacher), other, {"speakers": NAMES[::-1]})
     words = "knows other speakers (bob, ann)|(ann, bob)|compare models"
@@ -208,11 +204,9 @@ def test_systems_are_rendered_and_scored_as_their_clips_speakers() -> None:
     models = {"teacher": tiny_teacher(n_speakers=3), "student": tiny_student(n_speakers=3), "plain": tiny_student()}
     ids = [2, 0]
     clips = [Clip(f"{i}", 0.1 * torch.randn(1, 48), random_log_mel(), torch.tensor([i])) for i in ids]
-
     made = systems.render(clips, models, jobs=1)
     _, curves = systems.likelihoods(clips, models)
     rows = systems.divergences(clips, models["teacher"], models)
-
     for i, (clip, id_) in enumerate(zip(clips, ids, strict=True)):
         for name, model in models.items():
             noise = model.noise(clip.mel, torch.Generator().manual_seed(i))
@@ -231,9 +225,7 @@ def test_a_folder_of_many_rates_and_speakers_makes_batches(tmp_path: Path) -> No
     (tmp_path / "list.csv").write_text("path|speaker\n" + "".join(f"{id_}.flac|{name}\n" for id_, _, name, *_ in chosen))
     data = AudioDataModule(tiny_mel(), MULTI, 512, 16, table=tmp_path / "list.csv")
     data.number_speakers(data.speakers)
-
     batches = list(islice(data.train_dataloader(), 2))
-
     assert data.speakers == sorted({name for _, _, name, *_ in chosen})
     speaker = {id_: data.speakers.index(name) for id_, _, name, *_ in chosen}
     for batch in batches:

@@ -23,9 +23,7 @@ def paths(folder: Path, count: int, first: int = 0) -> list[Path]:
 def test_split_is_a_reproducible_partition(tmp_path: Path, count: int) -> None:
     here, elsewhere = paths(tmp_path / "x", count), paths(tmp_path / "other", count)
     random.Random(1).shuffle(elsewhere)
-
     train, validation, test = split = split_files(here)
-
     assert sorted(train + validation + test) == sorted(here)
     assert train
     assert validation
@@ -131,16 +129,13 @@ def test_the_data_keep_to_a_split_that_they_are_given(tmp_path: Path) -> None:
     stored = before.split
     assert sorted(name for part in SPLITS for name in stored[part]) == [f"{i:02d}" for i in range(12)]
     turned = {"train": stored["train"][::-1], "validation": stored["test"], "test": stored["validation"]}
-
     after = AudioDataModule(tiny_mel(), tmp_path, segment_length=160)
     after.follow(turned)
     assert after.split == turned
-
     (tmp_path / "turned.json").write_text(json.dumps(turned))
     after = AudioDataModule(tiny_mel(), tmp_path, segment_length=160, split=tmp_path / "turned.json")
     after.follow(stored)  # what was asked for goes first
     assert after.split == turned
-
     other = AudioDataModule(tiny_mel(), tmp_path, segment_length=160)
     other.follow({"test": ["of another corpus"]})
     assert other.split == stored
@@ -158,12 +153,10 @@ def test_models_are_tested_on_what_all_of_them_held_out(tmp_path: Path) -> None:
     models["two"].info = {"split": {"test": ["2", "3", "4"]}, "steps": 1}
     models["old"].info = {"steps": 1}
     paths = {name: Path(f"{name}.safetensors") for name in models}
-
     data = AudioDataModule(tiny_mel(), tmp_path, segment_length=160)
     with pytest.warns(UserWarning, match="old.safetensors does not tell which clips were held out"):
         hold_out(data, models, paths)
     assert [path.stem for path in data.test_files] == ["4", "2"]
-
     models["two"].info["split"]["test"] = ["3"]
     with pytest.raises(ValueError, match=r"`model`: no clip was held out from the training of all of one\.safetensors, two"):
         hold_out(data, models, paths)

@@ -58,9 +58,7 @@ def test_every_way_to_draw_is_the_same_and_knows_its_density(name: str) -> None:
     noise, speaker = model.noise(mel, torch.Generator().manual_seed(1)), speaker_of(model, 2)
     assert mel.shape == (2, 0, 11)
     assert noise.shape == (2, 176)
-
     audio, log_prob = model.sample_and_log_prob(mel, noise, speaker=speaker)
-
     assert audio.std() > 1e-3
     kind = {"teacher": StepEngine, "student": ParallelEngine}.get(name)
     assert kind is None or isinstance(model.engine(), kind)
@@ -84,7 +82,6 @@ def test_untrained_it_is_noise_of_the_usual_spectrum_and_level() -> None:
     model = tiny_teacher(None, mel=mel.spec, whitening=32)
     nothing = model.no_mel(4.0)
     audio = model.unwhiten(model.noise(nothing).unsqueeze(1), nothing)[0][0]
-
     assert audio.square().mean().sqrt() == pytest.approx(0.1, rel=0.1)
     windows = audio[: len(audio) // 1024 * 1024].reshape(-1, 1024) * torch.hann_window(1024)
     power = torch.fft.rfft(windows).abs().square().mean(dim=0)
@@ -123,10 +120,8 @@ def test_a_file_brings_the_model_back_and_a_student_starts_from_its_teacher(tmp_
     mel = teacher.no_mel(0.01)
     torch.testing.assert_close(student.conditioning(mel).frames, teacher.conditioning(mel).frames, rtol=0, atol=0)
     assert student.conditioning(mel).frames.std(dim=1).min() > 0, "each channel has a constant of its own"
-
     wavflow.save_model(teacher, tmp_path / "teacher.safetensors")
     again = wavflow.load_model(tmp_path / "teacher.safetensors")
-
     assert again.config == teacher.config
     assert again.mel.n_mels == 0
     audio = 0.1 * torch.randn(1, 160)

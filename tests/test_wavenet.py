@@ -44,9 +44,7 @@ def test_steps_equal_the_full_pass(configuration: dict, kind: str, dtype: torch.
         "samples": torch.randn(2, 3, 48, dtype=dtype),
         "none": None,
     }[kind]
-
     params = net(x, cond)
-
     assert params.shape == (2, configuration.get("out_channels", 2), 48)
     assert params.dtype == dtype
     assert params.std() > 0.01
@@ -57,7 +55,6 @@ def test_steppers_do_not_share_their_caches() -> None:
     net, x, cond = tiny_wavenet(), torch.randn(1, 1, 8), random_conditioning(2)
     wanted = net(x, cond)
     first, second = net.stepper(cond), net.stepper(cond)
-
     for t in range(8):
         torch.testing.assert_close(first(x[..., t]), wanted[..., t])
         second(torch.randn(1, 1))
@@ -66,7 +63,6 @@ def test_steppers_do_not_share_their_caches() -> None:
 def test_output_of_a_prefix_is_the_prefix_of_the_output() -> None:
     net, x, cond = tiny_wavenet(layers=5, dilation_cycle=3), torch.randn(2, 1, 40), torch.randn(2, 3, 40)
     whole = net(x, cond)
-
     for length in (1, 7, 39):  # also shorter than a dilation
         part = net(x[..., :length], cond[..., :length])
         torch.testing.assert_close(part, whole[..., :length], rtol=0, atol=1e-12)
@@ -78,9 +74,7 @@ def test_receptive_field_is_as_stated(configuration: dict) -> None:
     x = torch.randn(8, configuration.get("in_channels", 1), 60)
     cond, after = random_conditioning(15, batch=8), x.clone()
     after[..., 10] += 1.0
-
     reached = ((net(after, cond) - net(x, cond)).abs() > 0).any(dim=1).any(dim=0).nonzero().flatten()
-
     assert 1 < net.receptive_field < 50
     assert reached.min() == 10
     assert reached.max() == 10 + net.receptive_field - 1
@@ -91,18 +85,14 @@ def test_receptive_fields_of_flows_add_up(base: str) -> None:
     student, cond_mel = tiny_student(flows=2, base=base), random_log_mel(2)
     cond = student.conditioning(cond_mel)
     matrix = jacobian(lambda z: student.flow.transform.inverse(z, cond)[0], torch.randn(1, 1, 32)).reshape(32, 32)
-
     reached = matrix[-1].nonzero().flatten()
-
     assert 32 - reached.min() == student.receptive_field
 
 
 def test_untrained_output_is_zero_and_can_learn() -> None:
     net = WaveNet(layers=3, channels=6, dilation_cycle=3)
-
     params = net(torch.randn(1, 1, 20))
     params.square().sum().add(params.sum()).backward()
-
     assert (params == 0).all()
     assert net.last.weight.grad.abs().max() > 0
 
@@ -123,7 +113,6 @@ def test_impossible_stacks_are_refused(changes: dict, message: str) -> None:
 
 def test_conditioning_must_be_there_and_fit() -> None:
     net, x = tiny_wavenet(), torch.randn(1, 1, 12)
-
     with pytest.raises(ValueError, match="`cond` is needed: this WaveNet was built with 3 conditioning channels"):
         net(x)
     with pytest.raises(ValueError, match="`cond` is needed"):
@@ -140,7 +129,6 @@ def test_steps_end_where_the_conditioning_ends(kind: str) -> None:
     step = net.stepper(random_conditioning(2) if kind == "frames" else torch.randn(1, 3, 8))
     for _ in range(8):
         step(torch.zeros(1, 1))
-
     with pytest.raises(ValueError, match="`cond` ends after"):
         step(torch.zeros(1, 1))
 
@@ -149,16 +137,13 @@ def test_steps_end_where_the_conditioning_ends(kind: str) -> None:
 def test_interpolation_is_linear_between_centers(center: float) -> None:
     frames = torch.tensor([0.0, 1.0, 2.0, 3.0]).reshape(1, 4, 1)
     position = (torch.arange(16) + 0.5 - center) / 4  # of a sample, in frames
-
     samples = interpolate(frames, interpolation_weights(4, center))
-
     torch.testing.assert_close(samples.flatten(), position.clamp(0.0, 3.0), rtol=0, atol=1e-12)
 
 
 def test_interpolation_commutes_with_projection_and_takes_frames_one_by_one() -> None:
     cond, matrix = random_conditioning(5), torch.randn(3, 2)
     frames = cond.frames.transpose(1, 2)
-
     torch.testing.assert_close(cond.to_samples(frames, 20) @ matrix, cond.to_samples(frames @ matrix, 20))
     one_by_one = [cond.frame_to_samples(frames, frame) for frame in range(5)]
     torch.testing.assert_close(torch.cat(one_by_one, dim=1), cond.to_samples(frames, 20))
@@ -177,7 +162,6 @@ def test_upsampling_mode_must_be_known() -> None:
 
 def test_smoothing_starts_as_linear_and_learns_its_kernel() -> None:
     kernels = [Upsampler(8, 4, 16, 8, mode).kernel for mode in ("linear", "smoothing")]
-
     torch.testing.assert_close(*(kernel.detach() for kernel in kernels))
     assert [isinstance(kernel, torch.nn.Parameter) for kernel in kernels] == [False, True]
 
@@ -206,10 +190,8 @@ def test_a_frame_is_felt_from_its_first_sample_on(
     mel, signal = random_log_mel(6), torch.randn(1, 96)
     after = mel.clone()
     after[..., 3] += 1.0
-
     with torch.no_grad():
         first = first_change(use(model, mel, signal), use(model, after, signal))
-
     assert first == 3 * 16 - model.upsampler.look_ahead
     assert model.upsampler.look_ahead == (32 if center or upsampling == "smoothing" else 24)
 
@@ -230,8 +212,6 @@ def test_one_graph_compiles_and_equals_eager(what: str) -> None:
     else:
         student = tiny_student()
         function, arguments = lambda mel, noise: student.draw(mel, noise)[:4], (mel, signal)
-
     with torch.no_grad():
         wanted, got = function(*arguments), compiled(function)(*arguments)
-
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6)
