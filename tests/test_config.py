@@ -101,28 +101,17 @@ def test_data_trainer_and_callbacks_are_built() -> None:
     assert list(callbacks).index("save") < list(callbacks).index("ema"), "see wavflow.callbacks.SaveModel"
 
 
-@pytest.mark.parametrize(
-    ("experiment", "stage", "batch", "channels", "lr"),
-    [
-        ("lj_h200", "teacher", (32, 16128), 128, 1e-3),
-        ("lj_h200", "student", (16, 24064), 64, 1e-3),
-        ("cpu_small", "teacher", (4, 8192), 48, 2e-3),
-        ("cpu_small", "student", (2, 8192), 48, 1e-3),
-        ("cpu_hours", "teacher", (4, 8192), 64, 1.5e-3),
-        ("cpu_hours", "student", (2, 8192), 48, 1e-3),
-    ],
-)
-def test_an_experiment_is_a_recipe_for_each_stage(experiment: str, stage: str, batch: tuple, channels: int, lr: float) -> None:
+@pytest.mark.parametrize("experiment", ["lj_h200", "cpu_small", "cpu_hours"])
+@pytest.mark.parametrize("stage", ["teacher", "student"])
+def test_an_experiment_is_a_recipe_for_each_stage(experiment: str, stage: str) -> None:
     options = [f"experiment={experiment}", f"stage={stage}", "data.path=wavs"]
     cfg = composed(*options)
     assert cfg.net._target_ == f"wavflow.models.{stage}"
-    assert (cfg.data.batch_size, cfg.data.segment_length) == batch
-    assert (cfg.net.channels, cfg.stage.optimizer.lr) == (channels, lr)
     assert cfg.data.segment_length % cfg.audio.hop_length == 0
     assert cfg.audio.sample_rate == 22050, "data=bundled would bring 16 kHz"
     assert cfg.data.resident == (experiment == "lj_h200")
-    assert composed(*options, "net.channels=4", "data.batch_size=3").net.channels == 4, "what is typed wins"
-    assert composed(*options, "data.batch_size=3").data.batch_size == 3
+    typed = composed(*options, "net.channels=4", "data.batch_size=3")
+    assert (typed.net.channels, typed.data.batch_size) == (4, 3), "what is typed wins"
     cfg = composed(*options, "minutes=0.5", "trainer.accelerator=cpu", "trainer.precision=32-true")
     trainer = instantiate(cfg.trainer, logger=False, callbacks=[], enable_progress_bar=False)
     (timer,) = (callback for callback in trainer.callbacks if isinstance(callback, pl.callbacks.Timer))

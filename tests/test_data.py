@@ -1,10 +1,12 @@
 """Folders, splits, crops and clips: their mels are those of the whole files, and bad files don't stop a run."""
 
 import re
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
+import helpers
 import numpy as np
 import pytest
 import soundfile as sf
@@ -18,10 +20,7 @@ from wavflow.data.files import scan
 STEP = 2.0**-15
 
 
-def tiny_mel(**arguments) -> MelSpectrogram:
-    return MelSpectrogram(
-        **{"sample_rate": 8000, "n_fft": 256, "hop_length": 64, "win_length": 256, "n_mels": 10, "f_max": 4000.0, **arguments}
-    )
+tiny_mel = partial(helpers.tiny_mel, n_fft=256, hop_length=64, win_length=256, n_mels=10)
 
 
 def write_noise(path: Path, samples: int, sample_rate: int = 8000) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import assert_log_det_is_exact, jacobian, random_log_mel, randomized, tiny_mel, tiny_student
+from helpers import assert_log_det_is_exact, random_log_mel, randomized, tiny_mel
 from torch import Tensor, nn
 
 from wavflow.distributions import Distribution, Gaussian, Logistic
@@ -135,75 +135,6 @@ def test_the_jacobian_test_notices(faulty: Callable[[], Autoregressive]) -> None
     transform, cond = faulty(), torch.randn(1, 3, 12)
     with pytest.raises(AssertionError):
         assert_log_det_is_exact(lambda x: transform(x, cond), torch.randn(1, 1, 12))
-
-
-def assert_integrates_to_one(flow: Flow, cond: Tensor, time: int, unit: float = 1.0) -> None:
-    """Sums the density of x (T,), T = 1 or 2, over a grid: where it is smooth, a sum is as good as any quadrature."""
-    axis = unit * (torch.linspace(-20.0, 20.0, 4001) if time == 1 else torch.linspace(-14.0, 14.0, 225))
-    grid = torch.cartesian_prod(*[axis] * time).reshape(-1, 1, time)
-    with torch.no_grad():
-        log_prob = flow.log_prob(grid, cond).sum(dim=1)
-    mass = (log_prob + time * (axis[1] - axis[0]).log()).exp().sum()
-    torch.testing.assert_close(mass, torch.ones_like(mass), rtol=0, atol=1e-3)
-
-
-@pytest.mark.parametrize("name", TRANSFORMS)
-@pytest.mark.parametrize(
-    ("base", "time"),
-    [(Gaussian(), 1), (Logistic(log_scale=-0.5), 1), (Gaussian(), 2)],
-    ids=["gaussian-1", "logistic-1", "gaussian-2"],
-)
-def test_density_integrates_to_one(name: str, base: Distribution, time: int) -> None:
-    transform, cond, _ = build(name, time=time)
-    assert_integrates_to_one(Flow(randomized(transform, std=0.2), base), cond, time)
-
-
-@pytest.mark.parametrize("time", [1, 2])
-def test_density_of_linear_prediction_integrates_to_one(time: int) -> None:
-    transform, mel = LinearPrediction(tiny_mel(hop_length=time), order=3), random_log_mel(1)
-    unit = transform.predictor(mel)[1].exp().mean().item()
-    assert_integrates_to_one(Flow(transform, Gaussian()), mel, time, unit)
-
-
-@pytest.mark.parametrize("faulty", [wrong_sign, unshifted])
-@pytest.mark.parametrize("time", [1, 2])
-def test_the_integral_notices(faulty: Callable[[], Autoregressive], time: int) -> None:
-    with pytest.raises(AssertionError):
-        assert_integrates_to_one(Flow(faulty(), Gaussian()), torch.randn(1, 3, time), time)
-
-
-@pytest.mark.parametrize("base", ["gaussian", "logistic"])
-def test_composed_student_is_affine_in_its_own_noise(base: str) -> None:
-    """Given z[<t], x[t] is base-distributed about loc_tot with scale_tot: the one fact that distillation stands on."""
-    student, mel, z = tiny_student(flows=3, base=base), random_log_mel(1), torch.randn(1, 1, 16)
-    cond = student.conditioning(mel)
-
-    def loc_and_log_scale(z: Tensor) -> Tensor:
-        x, log_det = student.flow.transform.inverse(z, cond)
-        return torch.cat([x - z * log_det.unsqueeze(1).exp(), log_det.unsqueeze(1)], dim=1)
-
-    of_parameters = torch.autograd.functional.jacobian(loc_and_log_scale, z).reshape(2, 16, 16)
-    of_audio = jacobian(lambda z: student.flow.transform.inverse(z, cond)[0], z).reshape(16, 16)
-    loc, log_scale = loc_and_log_scale(z)[0]
-    assert of_parameters.triu().abs().max() < 1e-12, "loc_tot and scale_tot at t must see z[<t] alone"
-    assert of_parameters.abs().amax(dim=(1, 2)).min() > 1e-3, "they must see z[<t]"
-    torch.testing.assert_close(student.flow.transform.inverse(z, cond)[0][0, 0], z[0, 0] * log_scale.exp() + loc)
-    assert (of_audio.triu(diagonal=1) == 0).all()
-    torch.testing.assert_close(of_audio.diagonal(), log_scale.exp(), rtol=0, atol=1e-12)
-    torch.testing.assert_close(log_scale.sum(), torch.linalg.slogdet(of_audio).logabsdet, rtol=0, atol=1e-10)
-
-
-def test_composed_loc_and_scale_follow_the_recursion() -> None:
-    student, z = tiny_student(flows=3), torch.randn(2, 1, 32)
-    cond = student.conditioning(random_log_mel(2, batch=2))
-    loc, log_scale, y = torch.zeros_like(z), torch.zeros_like(z), z
-    for flow in reversed(student.flow.transform.transforms):
-        shift, step = flow.transform.tau.bijection.diagonal.loc_and_log_scale(flow.transform.params(y, cond))
-        loc, log_scale = loc * step.exp() + shift, log_scale + step
-        y = y * step.exp() + shift
-    x, log_det = student.flow.transform.inverse(z, cond)
-    torch.testing.assert_close(z * log_scale.exp() + loc, x, rtol=0, atol=1e-12)
-    torch.testing.assert_close(log_scale.squeeze(1), log_det, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("base", [Gaussian(), Logistic()], ids=["gaussian", "logistic"])

@@ -21,7 +21,7 @@ from wavflow.losses.distillation import FORMS
 from wavflow.nn import Conditioning, WaveNet
 from wavflow.training import DistillationTask
 
-GROUPS = [2, 3, 4]
+GROUPS = [1, 2, 3, 4]
 every_group = pytest.mark.parametrize("group", GROUPS)
 
 
@@ -88,8 +88,9 @@ def test_log_det_of_each_sample_is_that_of_the_autograd_jacobian(group: int, dir
     matrix = jacobian(lambda u: function(u, cond)[0], u).reshape(24, 24)
     torch.testing.assert_close(matrix.diagonal().log(), function(u, cond)[1][0], rtol=0, atol=1e-10)
     own = torch.block_diag(*[torch.ones(group, group)] * (24 // group)).tril(-1).bool()
-    assert matrix[own].abs().min() > 1e-6, "within a group each sample sees all those before it"
-    assert function(u, cond)[1].unflatten(1, (-1, group)).std(dim=2).min() > 1e-3, "log-slopes differ within a group"
+    if group > 1:
+        assert matrix[own].abs().min() > 1e-6, "within a group each sample sees all those before it"
+        assert function(u, cond)[1].unflatten(1, (-1, group)).std(dim=2).min() > 1e-3, "log-slopes differ within a group"
 
 
 @every_group

@@ -16,8 +16,6 @@ from wavflow.evaluation import systems
 from wavflow.evaluation.systems import Clip
 from wavflow.speakers import speaker_id, speaker_names
 
-MULTI = Path(__file__).parents[2] / "shared" / "data" / "speech_multi"
-MUSIC = MULTI.with_name("music")
 NAMES = ["ann", "bob"]
 
 
@@ -215,32 +213,3 @@ def test_systems_are_rendered_and_scored_as_their_clips_speakers() -> None:
         expected = models["teacher"].log_prob(clip.audio, clip.mel, torch.tensor([id_]))[0]
         torch.testing.assert_close(curves[clip.name]["teacher"], expected)
     assert [row["divergence of"] for row in rows] == ["untrained student", "student"]
-
-
-@pytest.mark.skipif(not MULTI.is_dir(), reason="needs shared/data/speech_multi")
-def test_a_folder_of_many_rates_and_speakers_makes_batches(tmp_path: Path) -> None:
-    lines = [line.split("|") for line in (MULTI / "metadata.csv").read_text().splitlines()[1:]]
-    chosen = [line for i, line in enumerate(lines) if i % 6 == 0]
-    assert len({rate for _, _, _, rate, *_ in chosen}) >= 4
-    (tmp_path / "list.csv").write_text("path|speaker\n" + "".join(f"{id_}.flac|{name}\n" for id_, _, name, *_ in chosen))
-    data = AudioDataModule(tiny_mel(), MULTI, 512, 16, table=tmp_path / "list.csv")
-    data.number_speakers(data.speakers)
-    batches = list(islice(data.train_dataloader(), 2))
-    assert data.speakers == sorted({name for _, _, name, *_ in chosen})
-    speaker = {id_: data.speakers.index(name) for id_, _, name, *_ in chosen}
-    for batch in batches:
-        assert batch["audio"].shape == (16, 512)
-        assert batch["speaker"].tolist() == [speaker[Path(name.split(" from ")[0]).stem] for name in batch["name"]]
-
-
-@pytest.mark.skipif(not MUSIC.is_dir(), reason="needs shared/data/music")
-def test_music_makes_batches() -> None:
-    batch = next(
-        iter(
-            AudioDataModule(
-                tiny_mel(sample_rate=44100, n_fft=512, win_length=512, f_max=8000.0), MUSIC, 512, 16
-            ).train_dataloader()
-        )
-    )
-    assert batch["audio"].isfinite().all()
-    assert batch["audio"].std() > 1e-3

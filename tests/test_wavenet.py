@@ -60,14 +60,6 @@ def test_steppers_do_not_share_their_caches() -> None:
         second(torch.randn(1, 1))
 
 
-def test_output_of_a_prefix_is_the_prefix_of_the_output() -> None:
-    net, x, cond = tiny_wavenet(layers=5, dilation_cycle=3), torch.randn(2, 1, 40), torch.randn(2, 3, 40)
-    whole = net(x, cond)
-    for length in (1, 7, 39):  # also shorter than a dilation
-        part = net(x[..., :length], cond[..., :length])
-        torch.testing.assert_close(part, whole[..., :length], rtol=0, atol=1e-12)
-
-
 @every_configuration
 def test_receptive_field_is_as_stated(configuration: dict) -> None:
     net = tiny_wavenet(**configuration)
