@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import wavflow
 from wavflow import Vocoder
-from wavflow.benchmarking import forms, synthesis, timing
+from wavflow.benchmarking import forms, resources, synthesis, timing
 from wavflow.benchmarking.ceilings import Ceilings
 from wavflow.benchmarking.floors import operations_per_sample, weights_per_step
 from wavflow.benchmarking.measure import with_random_weights
@@ -182,7 +182,11 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "model=s.safetensors,t.safetensors"
 
 
-def test_the_command_measures_writes_and_shows_everything(models: str, tmp_path: Path) -> None:
+def test_the_command_measures_writes_and_shows_everything(models: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_this_process(model: str, lengths: list[float], device: str) -> list[dict[str, float]]:
+        return [resources._measure(model, length, device) for length in lengths]
+
+    monkeypatch.setattr("wavflow.benchmarking.synthesis.synthesis_costs", in_this_process)
     sounds = make_sounds(tmp_path / "sounds")
     data = [f"data.path={sounds}", "data.segment_length=512"]
     outcome = succeeds("benchmark", models, *TINY, *data, "output=out")
