@@ -4,6 +4,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from typing import Any, TypeVar
 
+import pytest
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
@@ -23,6 +24,12 @@ def randomized(module: M, std: float = 0.3) -> M:
         for parameter in module.parameters():
             parameter.normal_(0.0, std)
     return module
+
+
+def refused(call: Callable[[], Any], words: str, error: type[Exception] = ValueError) -> None:
+    """Holds that a call raises an error whose message matches `words`."""
+    with pytest.raises(error, match=words):
+        call()
 
 
 def tiny_mel(**changes: Any) -> MelSpectrogram:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+from helpers import refused
 
 from wavflow.audio import READABLE, MelSpectrogram, read_audio
 from wavflow.data import AudioDataModule, ClipDataset, CropDataset, bundled_speech, find_audio, usable_files
@@ -49,13 +50,10 @@ def test_find_audio_looks_in_all_folders_and_sorts(tmp_path: Path) -> None:
 
 
 def test_find_audio_refuses_folders_without_audio(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"there is no .*none: check the name"):
-        find_audio(tmp_path / "none")
+    refused(lambda: find_audio(tmp_path / "none"), r"there is no .*none: check the name", FileNotFoundError)
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(ValueError, match=rf"{re.escape(str(tmp_path))} holds none: name another folder"):
-        find_audio(tmp_path)
-    with pytest.raises(ValueError, match=r"got the file .*notes\.txt"):
-        find_audio(tmp_path / "notes.txt")
+    refused(lambda: find_audio(tmp_path), rf"{re.escape(str(tmp_path))} holds none: name another folder")
+    refused(lambda: find_audio(tmp_path / "notes.txt"), r"got the file .*notes\.txt")
 
 
 def test_find_audio_lists_every_format_that_is_read(tmp_path: Path) -> None:
@@ -137,10 +135,8 @@ def test_many_unusable_files_are_named_in_part(tmp_path: Path) -> None:
 def test_no_usable_file_is_refused_with_the_folder(tmp_path: Path) -> None:
     for name in ("a.wav", "b.wav"):
         (tmp_path / name).touch()
-    with pytest.raises(ValueError, match=rf"got 2 in {re.escape(str(tmp_path))}, none usable.*a\.wav is empty"):
-        usable_files(find_audio(tmp_path))
-    with pytest.raises(ValueError, match="at least one usable"):
-        usable_files([])
+    refused(lambda: usable_files(find_audio(tmp_path)), rf"got 2 in {re.escape(str(tmp_path))}, none usable.*a\.wav is empty")
+    refused(lambda: usable_files([]), "at least one usable")
 
 
 @pytest.mark.parametrize("file_rate", [8000, 11025])
@@ -319,16 +315,11 @@ def test_impossible_data_sets_are_refused(tmp_path: Path) -> None:
         ({"segment_length": 0}, "multiple of the mel's hop_length 64, got 0: take 64"),
         ({"files": []}, "`files` must hold at least one"),
     ):
-        with pytest.raises(ValueError, match=message):
-            CropDataset(**{"files": files, "mel": mel, "segment_length": 64, **arguments})
-    with pytest.raises(ValueError, match="`files` must hold at least one"):
-        ClipDataset([], mel)
-    with pytest.raises(ValueError, match="`max_seconds` must be above 0"):
-        ClipDataset(files, mel, max_seconds=0)
-    with pytest.raises(IndexError, match=r"must be in 0 … 0, got 1"):
-        ClipDataset(files, mel)[1]
-    with pytest.raises(IndexError, match="at least 0, got -1"):
-        CropDataset(files, mel, 64)[-1]
+        refused(partial(CropDataset, **{"files": files, "mel": mel, "segment_length": 64, **arguments}), message)
+    refused(lambda: ClipDataset([], mel), "`files` must hold at least one")
+    refused(lambda: ClipDataset(files, mel, max_seconds=0), "`max_seconds` must be above 0")
+    refused(lambda: ClipDataset(files, mel)[1], r"must be in 0 … 0, got 1", IndexError)
+    refused(lambda: CropDataset(files, mel, 64)[-1], "at least 0, got -1", IndexError)
 
 
 def folder_of(tmp_path: Path, count: int) -> Path:
@@ -369,14 +360,10 @@ def test_training_reads_the_crops_in_their_order_from_where_it_stood(tmp_path: P
 
 
 def test_data_module_refuses(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="`batch_size` must be a whole number of at least 1"):
-        AudioDataModule(tiny_mel(), batch_size=0)
-    with pytest.raises(ValueError, match="`num_workers` must be a whole number of at least 0"):
-        AudioDataModule(tiny_mel(), num_workers=-1)
-    with pytest.raises(FileNotFoundError, match="check the name"):
-        AudioDataModule(tiny_mel(), tmp_path / "none").setup()
-    with pytest.raises(ValueError, match="holds none"):
-        AudioDataModule(tiny_mel(), tmp_path).setup()
+    refused(lambda: AudioDataModule(tiny_mel(), batch_size=0), "`batch_size` must be a whole number of at least 1")
+    refused(lambda: AudioDataModule(tiny_mel(), num_workers=-1), "`num_workers` must be a whole number of at least 0")
+    refused(lambda: AudioDataModule(tiny_mel(), tmp_path / "none").setup(), "check the name", FileNotFoundError)
+    refused(lambda: AudioDataModule(tiny_mel(), tmp_path).setup(), "holds none")
 
 
 def test_bundled_speech_is_the_default() -> None:

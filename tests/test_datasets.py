@@ -4,6 +4,7 @@ import io
 import tarfile
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import soundfile as sf
 import torchaudio.datasets
 from commands import is_refused
-from helpers import tiny_mel
+from helpers import refused, tiny_mel
 
 from wavflow.data import AudioDataModule, find_corpus, read_table
 from wavflow.data.corpora import CORPORA
@@ -94,12 +95,9 @@ def test_parts_are_chosen(tmp_path: Path) -> None:
         (("ljspeech", tmp_path), r"no file of ljspeech below .* data.download=true"),
         (("ljspeech", tmp_path / "none"), "no file of ljspeech"),
     ):
-        with pytest.raises(FileNotFoundError, match=words):
-            find_corpus(*arguments)
-    with pytest.raises(ValueError, match="`part` must be left out, since ljspeech has no parts, got 'x'"):
-        find_corpus("ljspeech", tmp_path, "x")
-    with pytest.raises(ValueError, match=r"`corpus` must be one of ljspeech, vctk, .*, got 'timit'"):
-        find_corpus("timit", tmp_path)
+        refused(partial(find_corpus, *arguments), words, FileNotFoundError)
+    refused(lambda: find_corpus("ljspeech", tmp_path, "x"), "`part` must be left out, since ljspeech has no parts, got 'x'")
+    refused(lambda: find_corpus("timit", tmp_path), r"`corpus` must be one of ljspeech, vctk, .*, got 'timit'")
 
 
 def tarred(names: Any) -> bytes:
@@ -169,11 +167,9 @@ def test_a_download_that_fails_leaves_nothing_that_passes_for_a_corpus(
     monkeypatch.setattr(torchaudio.datasets.yesno, "download_url_to_file", fetch)
     with pytest.raises(OSError, match=f"`download`: yesno could not be fetched .{fault}.: try again"):
         find_corpus("yesno", tmp_path, download=True)
-    with pytest.raises(FileNotFoundError, match="no file of yesno"):
-        find_corpus("yesno", tmp_path)
+    refused(lambda: find_corpus("yesno", tmp_path), "no file of yesno", FileNotFoundError)
     (tmp_path / "yesno").mkdir()
-    with pytest.raises(ValueError, match="is there, but holds nothing of yesno: remove it"):
-        find_corpus("yesno", tmp_path, download=True)
+    refused(lambda: find_corpus("yesno", tmp_path, download=True), "is there, but holds nothing of yesno: remove it")
 
 
 TABLES = {

@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from helpers import PARALLEL_FLOWS, tiny_flow, tiny_student, tiny_teacher
+from helpers import PARALLEL_FLOWS, refused, tiny_flow, tiny_student, tiny_teacher
 from matplotlib.image import imread
 from PIL import Image
 
@@ -42,8 +42,7 @@ def test_spectrogram_picture(tmp_path: Path) -> None:
 
 
 def test_spectrogram_picture_refuses_what_it_cannot_draw(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="`signals` must hold at least one"):
-        spectrogram_picture(tmp_path / "clip.png", {}, 16000)
+    refused(lambda: spectrogram_picture(tmp_path / "clip.png", {}, 16000), "`signals` must hold at least one")
     with pytest.raises(ValueError, match="'stereo' must be one clip"):
         spectrogram_picture(tmp_path / "clip.png", {"stereo": torch.zeros(2, 900)}, 16000)
     assert not list(tmp_path.iterdir())
@@ -60,10 +59,8 @@ def test_matrix_picture_shows_each_value_in_its_colour() -> None:
     bottom, top = picture[1], picture[0]  # row 0 of a spectrogram is its lowest band
     for pixel, x in ((bottom[0], 0.0), (bottom[1], 0.0), (bottom[2], 31 / 63), (top[0], 32 / 63), (top[1], 1.0), (top[2], 1.0)):
         np.testing.assert_array_equal(pixel, color(x))
-    with pytest.raises(ValueError, match=r"`low` must be less than `high`, got 1\.0 and 1\.0"):
-        matrix_png(values, 1.0, 1.0, "magma")
-    with pytest.raises(ValueError, match=r"`values` must be .* got shape \(3,\)"):
-        matrix_png(values[0], 0.0, 1.0, "magma")
+    refused(lambda: matrix_png(values, 1.0, 1.0, "magma"), r"`low` must be less than `high`, got 1\.0 and 1\.0")
+    refused(lambda: matrix_png(values[0], 0.0, 1.0, "magma"), r"`values` must be .* got shape \(3,\)")
 
 
 # Charts ---------------------------------------------------------------------------------------------------------------
@@ -103,8 +100,7 @@ def test_charts_take_their_colors_from_the_page(tmp_path: Path) -> None:
         assert "step" in "".join(root.itertext()), "text stays text"
     assert "var(--second)" in teacher["loss"], "validation has its own colour"
     assert curve_charts("empty", tmp_path / "empty.csv") == {}
-    with pytest.raises(FileNotFoundError, match=r"absent.csv, which is not there"):
-        curve_charts("absent", tmp_path / "absent.csv")
+    refused(lambda: curve_charts("absent", tmp_path / "absent.csv"), r"absent.csv, which is not there", FileNotFoundError)
 
 
 def test_scatter_names_its_points() -> None:

@@ -7,6 +7,7 @@ import pytest
 import soundfile
 import torch
 from commands import tone
+from helpers import refused
 
 from wavflow.audio import read_audio
 from wavflow.evaluation.folders import read_folders
@@ -69,8 +70,7 @@ def test_folders_that_share_no_name_are_refused_with_the_names_of_both(tmp_path:
         ValueError, match=r"`generated`: no file in .*/g is named like one in .*/r \(c against a, b\): give them"
     ):
         read_folders(reference, {"good": good, "g": folder})
-    with pytest.raises(FileNotFoundError, match=r"there is no .*nowhere"):
-        read_folders(reference, {"g": tmp_path / "nowhere"})
+    refused(lambda: read_folders(reference, {"g": tmp_path / "nowhere"}), r"there is no .*nowhere", FileNotFoundError)
 
 
 def test_other_rates_are_resampled_and_said(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import mpmath
 import pytest
 import torch
 from flow_checks import assert_density_of_two_features_integrates_to_one, assert_round_trip, assert_total_log_det_is_exact
-from helpers import randomized
+from helpers import randomized, refused
 from torch import Tensor
 
 from wavflow.distributions import Gaussian, Logistic
@@ -199,12 +199,9 @@ def test_columns_of_no_use_are_named() -> None:
     x = torch.randn(50, 4, 1)
     x[:, 1] = 3.0
     x[7, 2] = math.nan
-    with pytest.raises(ValueError, match=r"of 50 values each, those of channel 2 are not finite"):
-        gaussianization(4).initialize(x)
-    with pytest.raises(ValueError, match=r"channel 1 are constant"):
-        Gaussianization(4).initialize(x.nan_to_num())
-    with pytest.raises(ValueError, match="rescale the data"):
-        Gaussianization(1).initialize(1e6 * torch.randn(50, 1, 1))
+    refused(lambda: gaussianization(4).initialize(x), r"of 50 values each, those of channel 2 are not finite")
+    refused(lambda: Gaussianization(4).initialize(x.nan_to_num()), r"channel 1 are constant")
+    refused(lambda: Gaussianization(1).initialize(1e6 * torch.randn(50, 1, 1)), "rescale the data")
 
 
 def test_one_graph_equals_eager_and_every_weight_learns() -> None:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from flow_checks import assert_density_of_two_features_integrates_to_one
-from helpers import jacobian, randomized
+from helpers import jacobian, randomized, refused
 from torch import Tensor
 
 from wavflow.distributions import Gaussian
@@ -187,14 +187,10 @@ def test_solver_that_runs_out_says_how_far_it_came() -> None:
 def test_noise_that_is_not_finite_is_refused(value: float) -> None:
     transform, z = layer("audio")
     z[..., 3] = value
-    with pytest.raises(ValueError, match="`z` must be finite, got 1 of 9 values"):
-        transform.inverse(z)
+    refused(lambda: transform.inverse(z), "`z` must be finite, got 1 of 9 values")
 
 
 def test_borders() -> None:
-    with pytest.raises(ValueError, match="`hidden` must be at least 1, got 0"):
-        MintLayer(2, 0)
-    with pytest.raises(ValueError, match=r"must be \(B, 4, T\), got \(1, 3, 1\)"):
-        layer("vector")[0](torch.randn(1, 3, 1))
-    with pytest.raises(ValueError, match=r"must be \(B, 4, T\), got \(1, 3, 1\)"):
-        layer("vector")[0].solve(torch.randn(1, 3, 1))
+    refused(lambda: MintLayer(2, 0), "`hidden` must be at least 1, got 0")
+    refused(lambda: layer("vector")[0](torch.randn(1, 3, 1)), r"must be \(B, 4, T\), got \(1, 3, 1\)")
+    refused(lambda: layer("vector")[0].solve(torch.randn(1, 3, 1)), r"must be \(B, 4, T\), got \(1, 3, 1\)")

@@ -2,11 +2,12 @@
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from flow_checks import assert_density_of_two_features_integrates_to_one, assert_round_trip, assert_total_log_det_is_exact
-from helpers import randomized
+from helpers import randomized, refused
 from torch import Tensor
 
 from wavflow.distributions import Gaussian
@@ -148,8 +149,7 @@ def test_the_order_of_the_features_is_turned_between_layers() -> None:
 
 @pytest.mark.parametrize("name", ["nice", "real-nvp", "glow"])
 def test_a_coupling_needs_two_features(name: str) -> None:
-    with pytest.raises(ValueError, match="`channels` of a coupling must be at least 2, got 1"):
-        NAMED[name](1)
+    refused(lambda: NAMED[name](1), "`channels` of a coupling must be at least 2, got 1")
 
 
 def test_maf_of_one_feature_is_a_mixture() -> None:
@@ -161,12 +161,8 @@ def test_maf_of_one_feature_is_a_mixture() -> None:
 
 def test_bad_arguments_are_named() -> None:
     for name in NAMED.keys() - {"made"}:
-        with pytest.raises(ValueError, match="`depth` must be at least 1, got 0"):
-            NAMED[name](2, depth=0)
-    with pytest.raises(ValueError, match="`base` must be one of gaussian, logistic, got 'cauchy'"):
-        nice(2, base="cauchy")
-    with pytest.raises(ValueError, match=r"`density` must be one of gaussian, mixture_of_gaussians, .*, got 'cauchy'"):
-        maf(2, density="cauchy")
+        refused(partial(NAMED[name], 2, depth=0), "`depth` must be at least 1, got 0")
+    refused(lambda: nice(2, base="cauchy"), "`base` must be one of gaussian, logistic, got 'cauchy'")
+    refused(lambda: maf(2, density="cauchy"), r"`density` must be one of gaussian, mixture_of_gaussians, .*, got 'cauchy'")
     for name in NAMED:
-        with pytest.raises(ValueError, match=r"`x` must be \(B, 3, T\), got \(2, 4, 1\)"):
-            NAMED[name](3).log_prob(torch.randn(2, 4, 1))
+        refused(partial(NAMED[name](3).log_prob, torch.randn(2, 4, 1)), r"`x` must be \(B, 3, T\), got \(2, 4, 1\)")

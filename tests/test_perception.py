@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from helpers import refused
 from scipy.signal import resample_poly
 from sounds import SAMPLE_RATE, needs, noise, speech, with_noise
 from torch import Tensor
@@ -69,10 +70,8 @@ def test_clips_without_a_figure_have_nan(figure: Callable[..., float]) -> None:
 
 @pytest.mark.parametrize("figure", BOTH)
 def test_unfit_clips_are_refused(figure: Callable[..., float]) -> None:
-    with pytest.raises(ValueError, match="equally long, got 9000 and 8000 samples"):
-        figure(noise(9000), noise(8000), SAMPLE_RATE)
-    with pytest.raises(ValueError, match="`generated` must be finite"):
-        figure(torch.full((8000,), math.nan), noise(8000), SAMPLE_RATE)
+    refused(lambda: figure(noise(9000), noise(8000), SAMPLE_RATE), "equally long, got 9000 and 8000 samples")
+    refused(lambda: figure(torch.full((8000,), math.nan), noise(8000), SAMPLE_RATE), "`generated` must be finite")
 
 
 @needs("pesq")

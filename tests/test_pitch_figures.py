@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from helpers import refused
 from sounds import SAMPLE_RATE, hum, needs, noise, speech, with_noise
 
 from wavflow.evaluation import dio_track, f0_rmse_cents, griffin_lim, gross_error_share, pyin_track, random_phase, voicing_f1
@@ -34,8 +36,7 @@ def test_tracks_of_silence_and_single_samples(track: Callable[..., np.ndarray]) 
         hertz = track(audio, SAMPLE_RATE)
         assert len(hertz) > 0
         assert np.isnan(hertz).all()
-    with pytest.raises(ValueError, match="`audio` must be finite"):
-        track(torch.full((6000,), math.nan), SAMPLE_RATE)
+    refused(lambda: track(torch.full((6000,), math.nan), SAMPLE_RATE), "`audio` must be finite")
 
 
 def test_figures_of_known_errors() -> None:
@@ -73,10 +74,8 @@ def test_figures_of_nothing_voiced() -> None:
 
 def test_what_is_no_track_is_refused() -> None:
     for figure in (voicing_f1, f0_rmse_cents, gross_error_share):
-        with pytest.raises(ValueError, match=r"`wanted` must be a track \(frames,\).*a least value of 0: take it"):
-            figure(np.ones(2), np.zeros(2))
-        with pytest.raises(ValueError, match=r"`found` must be a track .*got shape \(1, 2\)"):
-            figure(np.ones((1, 2)), np.ones(2))
+        refused(partial(figure, np.ones(2), np.zeros(2)), r"`wanted` must be a track \(frames,\).*a least value of 0: take it")
+        refused(partial(figure, np.ones((1, 2)), np.ones(2)), r"`found` must be a track .*got shape \(1, 2\)")
 
 
 @needs("pyworld")

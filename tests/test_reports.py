@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 from commands import make_sounds, tone
-from helpers import MEL, tiny_flow, tiny_student, tiny_teacher
+from helpers import MEL, refused, tiny_flow, tiny_student, tiny_teacher
 from torch import Tensor
 
 from wavflow import Vocoder
@@ -207,5 +207,4 @@ def test_a_screen_takes_so_many_systems(listen: Callable[..., dict[str, Any]], m
 
 def test_no_clip_for_listeners_is_said(tmp_path: Path) -> None:
     report = Report("A report", 8000, summary=[{"system": "recording"}, {"system": "a"}])
-    with pytest.raises(ValueError, match="must hold at least one clip"):
-        write_listening_page(tmp_path / "listen.html", report)
+    refused(lambda: write_listening_page(tmp_path / "listen.html", report), "must hold at least one clip")
