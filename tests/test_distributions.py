@@ -279,7 +279,7 @@ def test_entropy_of_a_mixture_says_what_to_do() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["gaussian", "mixture of logistic"])  # every function of the four is in one of these
 def test_compiles_as_one_graph(kind: str) -> None:
     def everything(x: Tensor, *values: Tensor) -> Tensor:
         distribution = build(kind, *values)

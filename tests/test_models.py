@@ -83,15 +83,6 @@ def test_noise_generator_and_temperature_fix_the_draw(build: Callable[..., Vocod
     assert not first.requires_grad
 
 
-def test_gradients_of_a_draw_reach_student_and_noise() -> None:
-    student, mel = tiny_student(), random_log_mel(2)
-    noise = student.noise(mel).requires_grad_()
-    audio, log_prob = student.sample_and_log_prob(mel, noise)
-    (audio.square().mean() + log_prob.mean()).backward()
-    assert noise.grad.abs().min() > 0
-    assert all(parameter.grad is not None for parameter in student.parameters())
-
-
 @pytest.mark.parametrize("density", DENSITIES)
 def test_density_under_bfloat16_autocast_is_float32(density: str) -> None:
     torch.set_default_dtype(torch.float32)

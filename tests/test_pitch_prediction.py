@@ -387,10 +387,9 @@ def test_models_share_it_or_are_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [4, 13, 22])
-def test_bundled_speech(number: int) -> None:
+def test_bundled_speech() -> None:
     mel = preset("16k")
-    audio, _ = read_audio(sorted(bundled_speech().glob("*.flac"))[number], 16000)
+    audio, _ = read_audio(sorted(bundled_speech().glob("*.flac"))[13], 16000)
     audio = audio[: 200 * 256].double() + (torch.rand(200 * 256) - 0.5) / 32768.0
     cond, noise = mel(audio.unsqueeze(0)), torch.randn(1, 1, 200 * 256)
     both, envelope = (Whitening(mel, pitch=pitch) for pitch in (True, False))
