@@ -134,12 +134,15 @@ def test_a_session_for_a_gpu_runs_on_a_cpu(tmp_path: Path, monkeypatch: pytest.M
 
     class Process:
         def __init__(self, command: list[str], **_: object) -> None:
-            self.status, self.out, self.err = call(command[2].removeprefix("wavflow."), *command[3:])
+            quick = ["repeats=1", "budget=0.01"] * (command[2] == "wavflow.benchmark")
+            self.status, self.out, self.err = call(command[2].removeprefix("wavflow."), *command[3:], *quick)
 
         def wait(self, _: float) -> int:
             return self.status
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("wavflow.benchmarking.ceilings.SIDES", {"cpu": (32,)})
+    monkeypatch.setattr("wavflow.benchmarking.ceilings.COPIED", {"cpu": 2**12})
     popen = subprocess.Popen
     ours = lambda command, **options: (Process if command[0] == sys.executable else popen)(command, **options)  # noqa: E731
     monkeypatch.setattr(subprocess, "Popen", ours)
