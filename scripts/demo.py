@@ -43,8 +43,8 @@ def main() -> None:
         ("teacher", 0.45, [*training, "stage.optimizer.lr=2e-3", "trainer.val_check_interval=100"]),
         ("student", 0.55, [*training, f"teacher={teacher}", "trainer.val_check_interval=50"]),
     ]
-    for stage, share, options in stages:
-        budget = f"trainer.max_time={hours(args.minutes * share)}"
+    for stage, fraction, options in stages:
+        budget = f"minutes={args.minutes * fraction}"
         place = [f"output={root / stage}", "overwrite=true"]
         run("train", f"stage={stage}", f"net={stage}_small", budget, *place, *options)
     chosen = [f"teacher={teacher}", f"student={student}"]
@@ -57,12 +57,6 @@ def main() -> None:
             f"The student that comes with wavflow, beside the LJSpeech recording it copies: {speech / 'report' / 'report.html'}"
         )
     print(f"Your own audio through the student: {sys.executable} -m wavflow.synthesize model={student} input=<a recording>")
-
-
-def hours(minutes: float) -> str:
-    """Returns a duration as Lightning reads it, DD:HH:MM:SS."""
-    seconds = round(60 * minutes)
-    return f"00:{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
 def run(command: str, *options: str) -> None:

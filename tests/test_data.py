@@ -13,10 +13,18 @@ import soundfile as sf
 import torch
 from helpers import refused
 
-from wavflow.audio import READABLE, MelSpectrogram, read_audio
-from wavflow.data import AudioDataModule, ClipDataset, CropDataset, bundled_speech, find_audio, usable_files
-from wavflow.data.datasets import read_crop
+from wavflow.audio import READABLE, read_audio
+from wavflow.data import (
+    AudioDataModule,
+    ClipDataset,
+    CropDataset,
+    bundled_speech,
+    find_audio,
+    usable_files,
+)
 from wavflow.data.files import scan
+from wavflow.mel import MelSpectrogram
+from wavflow.mel_files import read_with_mel
 
 STEP = 2.0**-15
 
@@ -149,7 +157,7 @@ def test_crop_has_the_mel_of_the_whole_file(tmp_path: Path, arguments: dict, sam
     whole, hop = mel(audio[None])[0], mel.hop_length
     total = whole.shape[1]
     for first in (0, 1, 5, total // 2, total - 8, total - 4):
-        crop, crop_mel = read_crop(path, mel, first, 4, len(audio))
+        crop, crop_mel = read_with_mel(path, mel, first, 4, len(audio))
         torch.testing.assert_close(crop, audio[first * hop : (first + 4) * hop], atol=1e-6, rtol=0)
         torch.testing.assert_close(crop_mel, whole[:, first : first + 4], atol=1e-4, rtol=0)
         alone = mel(crop[None])[0]

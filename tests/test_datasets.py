@@ -1,6 +1,7 @@
 """Published corpora in small trees of their own layout, and tables of files: which files there are and who speaks in them."""
 
 import io
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -154,6 +155,12 @@ def test_a_corpus_is_downloaded_when_asked_for_and_once(tmp_path: Path, name: st
     assert not list(tmp_path.rglob("of_an_attempt*"))
     assert find_corpus(name, tmp_path / "data", download=True) == found
     assert len(fetched) == 1
+
+
+def test_a_download_without_torchaudio_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchaudio.datasets", None)
+    with pytest.raises(ValueError, match=r"`download` needs torchaudio .*: pip install 'wavflow\[data\]'"):
+        find_corpus("yesno", tmp_path, download=True)
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("invalid hash value"), OSError("no route to host")])

@@ -18,7 +18,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
 import wavflow
-from wavflow.data.datamodule import _Share
+from wavflow.data.batches import Order
 from wavflow.synthesize import nth_device
 from wavflow.training import DistillationTask
 
@@ -138,12 +138,12 @@ def test_two_small_batches_are_one_large_one(stage: str, options: list[str], tmp
 def test_a_run_resumed_on_two_processes_reads_what_comes_next() -> None:
     """Any number of processes reads the same crops in the same order, and each held-out clip once."""
     for first, count in ((0, 1), (3, 2), (2, 3)):
-        shares = [list(islice(_Share(count, rank, first * count), 5)) for rank in range(count)]
+        shares = [list(islice(Order(count, rank, first * count), 5)) for rank in range(count)]
         assert sorted(chain.from_iterable(shares)) == list(range(first * count, (first + 5) * count))
-        clips = [list(_Share(count, rank, length=7)) for rank in range(count)]
+        clips = [list(Order(count, rank, length=7)) for rank in range(count)]
         assert sorted(chain.from_iterable(clips)) == list(range(7))
-        assert [len(_Share(count, rank, length=7)) for rank in range(count)] == [len(each) for each in clips]
-    assert all(len(list(_Share(5, rank, length=2))) == 1 for rank in range(5)), "none goes without"
+        assert [len(Order(count, rank, length=7)) for rank in range(count)] == [len(each) for each in clips]
+    assert all(len(list(Order(5, rank, length=2))) == 1 for rank in range(5)), "none goes without"
 
 
 @pytest.fixture

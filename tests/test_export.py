@@ -96,7 +96,7 @@ def test_graph_tells_what_its_user_has_to_know(student: Vocoder, graphs: Path) -
         assert (facts["sample_rate"], facts["hop_length"], facts["wavflow.form"]) == ("8000", "64", form)
         assert "224 samples before and 224 after" in facts["mel.made_by"]
     names = [item.name for item in model.graph.input]
-    assert [item.name for item in model.graph.output] == ["audio", *(f"{name}.next" for name in names[2:-1])]
+    assert [item.name for item in model.graph.output] == ["audio", "log_prob", *(f"{name}.next" for name in names[2:-1])]
 
 
 @pytest.mark.slow

@@ -8,8 +8,9 @@ import soundfile as sf
 import torch
 from helpers import random_log_mel, refused, tiny_mel
 
-from wavflow.audio import read_audio, write_audio, write_pieces
+from wavflow.audio import read_audio
 from wavflow.mel_files import load_mel, mel_chunks
+from wavflow.writing import write_audio, write_chunks
 
 
 @pytest.mark.parametrize("center", [False, True])
@@ -40,7 +41,7 @@ def test_pieces_make_the_file_that_the_whole_makes(tmp_path: Path, ending: str) 
     audio = 0.9 * torch.rand(24000) - 0.45
     write_audio(tmp_path / f"whole.{ending}", audio, 24000)
     path = tmp_path / "deep" / f"pieces.{ending}"
-    assert write_pieces(path, audio.split(5000), 24000) == 24000
+    assert write_chunks(path, audio.split(5000), 24000) == 24000
     assert sf.info(path).subtype == sf.info(tmp_path / f"whole.{ending}").subtype
     whole, pieces = (read_audio(file)[0] for file in (tmp_path / f"whole.{ending}", path))
     torch.testing.assert_close(pieces, whole, rtol=0, atol=0 if ending in ("wav", "flac") else 1.0)
@@ -49,15 +50,19 @@ def test_pieces_make_the_file_that_the_whole_makes(tmp_path: Path, ending: str) 
 
 def test_pieces_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "sound.wav"
-    with pytest.raises(ValueError, match=r"`pieces` must be finite.*sound.wav was not written"):
-        write_pieces(path, iter([torch.zeros(10), torch.full((10,), torch.nan)]), 8000)
-    refused(lambda: write_pieces(path, [], 8000), "`pieces` must hold some audio")
-    refused(lambda: write_pieces(tmp_path / "sound.aiff", [torch.zeros(3)], 8000), r"`path` must end in .wav")
-    refused(lambda: write_pieces(path, [torch.zeros(3)], -1), "`path` must be writable", OSError)
+    with pytest.raises(ValueError, match=r"`chunks` must be finite.*sound.wav was not written"):
+        write_chunks(path, iter([torch.zeros(10), torch.full((10,), torch.nan)]), 8000)
+    with pytest.raises(ValueError, match="`chunks` must hold some audio"):
+        write_chunks(path, [], 8000)
+    with pytest.raises(ValueError, match=r"`path` must end in .wav"):
+        write_chunks(tmp_path / "sound.aiff", [torch.zeros(3)], 8000)
+    with pytest.raises(OSError, match="`path` must be writable"):
+        write_chunks(path, [torch.zeros(3)], -1)
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(sf.SoundFile, "write", full)
-    refused(lambda: write_pieces(path, [torch.zeros(3)], 8000), "No space left", OSError)
+    with pytest.raises(OSError, match="No space left"):
+        write_chunks(path, [torch.zeros(3)], 8000)
     assert list(tmp_path.iterdir()) == []

@@ -21,11 +21,12 @@ import torch
 from commands import call, contents, succeeds
 from helpers import refused, tiny_mel, tiny_teacher
 
-from wavflow import prepare as preparation
 from wavflow import save_model
-from wavflow.data.shards import LANES, SPLITS, ShardClips, ShardCrops, ShardDataModule, Shards
+from wavflow.data.making import Maker, read_notes
+from wavflow.data.pieces import LANES, Shards
+from wavflow.data.shards import SPLITS, ShardClips, ShardCrops, ShardDataModule
 from wavflow.loudness import loudness
-from wavflow.prepare import audio_settings, prepare, read_notes
+from wavflow.prepare import audio_settings, prepare
 
 with warnings.catch_warnings():  # what litdata imports is not ours
     warnings.simplefilter("ignore")
@@ -152,7 +153,7 @@ def test_a_lane_stays_with_a_shard_and_the_lanes_move_on_in_turn(made: tuple[Pat
     crops = ShardCrops(shards, tiny_mel(), 256)
     stay = int(shards.sizes.mean()) // 2 // 256
     assert stay > 10
-    with mock.patch.object(Shards, "draw", autospec=True, side_effect=Shards.draw) as draw:
+    with mock.patch.object(Shards, "sample", autospec=True, side_effect=Shards.sample) as draw:
         for turn in range(4 * stay):
             visited += [crops[turn * LANES + lane] and draw.call_args.args[1] for lane in (0, 1, 32)]
     lanes = np.array(visited).reshape(-1, 3)
@@ -250,15 +251,15 @@ def test_silence_is_trimmed_and_loudness_set(tmp_path: Path) -> None:
 
 def test_a_killed_preparation_goes_on(files: Path, made: tuple[Path, dict], tmp_path: Path) -> None:
     options = {"seconds": 1.0, "shard_megabytes": 0.02, "test": 0.2, "workers": 2}
-    make = preparation.Maker.__call__
+    make = Maker.__call__
 
-    def slowly(self: preparation.Maker, number: int) -> dict:
+    def slowly(self: Maker, number: int) -> dict:
         time.sleep(0.1)
         return make(self, number)
 
     def begin() -> None:
         os.setsid()
-        with mock.patch.object(preparation.Maker, "__call__", slowly):
+        with mock.patch.object(Maker, "__call__", slowly):
             prepare(files, tmp_path, tiny_mel(), **options)
 
     shards = 0
@@ -332,7 +333,7 @@ def test_command_tells_hours_and_what_was_left_out(files: Path, tmp_path: Path) 
     assert "Progress" in outcome.err
     outcome = call("prepare", files, tmp_path / "out", "--audio", "17k")
     assert (outcome.status, outcome.err.count("\n")) == (1, 1)
-    assert "`audio` must be one of 16k, 22k" in outcome.err
+    assert "`audio` has no option '17k': choose one of 16k, 22k" in outcome.err
 
 
 def test_audio_settings_are_those_of_the_configuration() -> None:

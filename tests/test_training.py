@@ -20,7 +20,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from wavflow import MelSpectrogram, models
-from wavflow.callbacks import KeepCheckpoint, Listen, MovingAverage, SaveModel, SkipNonFinite, warm_ema
+from wavflow.callbacks import Listen, MovingAverage, SaveModel, SkipNonFinite, warm_ema
+from wavflow.checkpoints import KeepCheckpoint
 from wavflow.data import AudioDataModule
 from wavflow.losses import ContrastiveDivergence, DensityDistillation, MultiResolutionSTFTLoss, PowerLoss
 from wavflow.progress import ProgressBar

@@ -1,14 +1,10 @@
-"""Audio files: read, resample, write. `MelSpectrogram` (wavflow/mel.py) is to be had here too.
+"""Audio files: read, as a whole or a segment, at any sample rate; wavflow/writing.py writes them.
 
 Units of the whole project: audio is float in [-1, 1), one channel, at `sample_rate` Hz; a mel is the natural log of
 band magnitudes, and its frame f conditions the samples `f * hop_length … (f + 1) * hop_length - 1`.
 """
 
-import io
-import math
 import os
-from collections.abc import Iterable
-from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO
@@ -16,60 +12,30 @@ from typing import BinaryIO
 import numpy as np
 import soundfile as sf
 import torch
-import torchaudio.functional as F
 from torch import Tensor
 
-from wavflow.arguments import as_tensor
-from wavflow.files import atomic_write
 from wavflow.headers import fault, with_its_length
-from wavflow.mel import MelSpectrogram
+from wavflow.resampling import ratio, resample, resampled_length, source_segment
 
-__all__ = [
-    "FORMATS",
-    "READABLE",
-    "MelSpectrogram",
-    "audio_length",
-    "audio_rate",
-    "check_audio",
-    "encode_audio",
-    "read_audio",
-    "read_segment",
-    "write_audio",
-    "write_pieces",
-]
-
-FORMATS = ("wav", "flac", "ogg", "mp3")
-"""What is written."""
 OGG = ("ogg", "oga", "opus")
-READABLE = (*FORMATS, "wave", "rf64", "w64", "oga", "opus", "aiff", "aif", "aifc", "au", "snd", "caf", "sph")
-"""What is read: the endings under which a folder is searched."""
+READABLE = ("wav", "wave", "rf64", "w64", "flac", *OGG, "mp3", "aiff", "aif", "aifc", "au", "snd", "caf", "sph")
+"""Endings of the files that are read."""
 UNREADABLE = (
     *("m4a", "m4b", "mp4", "aac", "wma", "amr", "3gp", "ape", "wv", "tta", "alac", "mka", "webm", "weba", "spx", "ac3", "dts"),
     *("mpc", "ra", "dsf", "mp2", "raw", "pcm"),
 )
-"""Audio that is not read, so that it can be named."""
+"""Endings of audio files that can't be read; warnings name such files."""
 
-# Kaiser-windowed sinc of 64 zero crossings: the stop band lies below 16-bit noise, the pass band ends at .95 Nyquist.
-_RESAMPLING = {
-    "lowpass_filter_width": 64,
-    "rolloff": 0.9475937167399596,
-    "resampling_method": "sinc_interp_kaiser",
-    "beta": 14.769656459379492,
-}
-# The filter has one phase per unit of the ratio's numerator, with as many taps as its denominator: 44100 to 22051 Hz
-# would take 8 GB, 2999 to 22050 Hz half of one; 2 to 1, a cent's tenth from it, takes none. All pairs of usual rates up to
-# 192 kHz stay exact.
-_FINEST_RATIO = 3000
 # libsndfile 1.2 seeks to the exact sample in WAV and FLAC. In MP3 the decoder needs some frames to settle after a seek,
 # in Vorbis it may stay off by a block (libsndfile issue 885). So these are decoded from that many frames earlier, which
 # are then dropped; for Vorbis that is from the beginning (some 1000 times faster than real time).
 _RUN_UP = {"MP3": 2**18, "OGG": 2**62}
 # Frames read at once, so that an hour of 8 channels never lies in memory. But soundfile seeks after every read, to
-# where it already is, and that alone upsets MP3: it is read in one piece.
+# where it already is, and that alone upsets MP3: it is read at once.
 _BLOCK = {"MP3": 2**62}
 _DEFAULT_BLOCK = 2**16
-_PIECE = 2**20  # frames of a long file that are looked at together
-_DENSEST = 2**13  # samples to a byte, which FLAC and Vorbis reach in digital silence: a header that claims more lies
+_CHUNK = 2**20  # frames of a long file that are looked at together
+_DENSEST = 2**13  # samples to a byte, as FLAC and Vorbis have in digital silence: a header that claims more lies
 _RATES = (100, 2**20)  # Hz, of a file; beyond them resampling would take memory without end
 _SHORTFALL = 4096  # frames by which an intact MP3 may end before the length its header states
 _LOUDEST = 8.0  # float files hold some overs; beyond this they hold integers in disguise
@@ -94,7 +60,7 @@ def read_audio(path: str | os.PathLike[str] | bytes | BinaryIO, sample_rate: int
         return _read_bytes(path if isinstance(path, bytes) else path.read(), sample_rate)
     with open_audio(Path(path)) as file:
         rate = file.samplerate if sample_rate is None else sample_rate
-        length = _resampled_length(file.frames, *_ratio(file, rate))
+        length = resampled_length(file.frames, *_ratio(file, rate))
     return read_segment(path, 0, length, rate), rate
 
 
@@ -118,20 +84,16 @@ def read_segment(path: str | os.PathLike[str], start: int, length: int, sample_r
         raise ValueError(f"`length` must be at least 0 samples, got {length}: ask for what you need.")
     with open_audio(Path(path)) as file:
         up, down = _ratio(file, sample_rate)
-        first, last = max(start, 0), min(start + length, _resampled_length(file.frames, up, down))
+        first, last = max(start, 0), min(start + length, resampled_length(file.frames, up, down))
         if first >= last:
             return torch.zeros(length, dtype=torch.float32)
         if up == down:
-            audio = torch.from_numpy(_read_frames(file, first, last))
+            audio = _read_frames(file, first, last)
         else:
-            # Target sample n lies at source sample n * down / up. Only starts that are multiples of `down` fall on a
-            # target sample; the margin is what the filter reaches, 64 zero crossings of the lower rate.
-            reach = math.ceil(_RESAMPLING["lowpass_filter_width"] * max(1, down / up) / _RESAMPLING["rolloff"]) + 1
-            block = max(0, math.floor((first * down / up - reach) / down))
-            source_stop = min(file.frames, math.ceil(last * down / up) + reach)
-            source = torch.from_numpy(_read_frames(file, block * down, source_stop)).double()
-            audio = F.resample(source, down, up, **_RESAMPLING)[first - block * up : last - block * up].float()
-    return torch.nn.functional.pad(audio.clamp_(-1.0, 1.0), (first - start, start + length - last))
+            begin, end, skip = source_segment(first, last, up, down)
+            source = _read_frames(file, begin, min(end, file.frames)).astype(np.float64)
+            audio = resample(source, up, down)[skip : skip + last - first].astype(np.float32)
+    return torch.nn.functional.pad(torch.from_numpy(audio).clamp_(-1.0, 1.0), (first - start, start + length - last))
 
 
 def audio_length(path: str | os.PathLike[str], sample_rate: int | None = None) -> int:
@@ -142,7 +104,7 @@ def audio_length(path: str | os.PathLike[str], sample_rate: int | None = None) -
         ValueError: The header is not that of an audio file, states no length, or states more than the file holds.
     """
     with open_audio(Path(path)) as file:
-        return _resampled_length(file.frames, *_ratio(file, sample_rate))
+        return resampled_length(file.frames, *_ratio(file, sample_rate))
 
 
 def audio_rate(path: str | os.PathLike[str]) -> int:
@@ -157,10 +119,10 @@ def audio_rate(path: str | os.PathLike[str]) -> int:
 
 
 def check_audio(path: str | os.PathLike[str]) -> float:
-    """Returns a file's seconds; raises unless it looks whole: a fit header, readable to its end, finite where it could not be.
+    """Returns the length of a file in seconds; raises unless it looks whole: a true header, a readable end, no NaN.
 
-    Decodes no more than the last samples, so damage in the middle stays unseen; only float files, which may hold NaN,
-    are read from end to end.
+    Only the last samples are decoded, so damage in the middle stays unseen; but float files, which may hold NaN, are read from
+    end to end.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -168,117 +130,13 @@ def check_audio(path: str | os.PathLike[str]) -> float:
     """
     with open_audio(Path(path)) as file:
         first = 0 if file.subtype in ("FLOAT", "DOUBLE") else max(0, file.frames - _SHORTFALL - 1)
-        for start in range(first, file.frames, _PIECE):
-            _read_frames(file, start, min(start + _PIECE, file.frames), exact=False)
+        for start in range(first, file.frames, _CHUNK):
+            _read_frames(file, start, min(start + _CHUNK, file.frames), exact=False)
         return file.frames / file.samplerate
 
 
-def write_audio(path: str | os.PathLike[str], audio: Tensor | np.ndarray, sample_rate: int, subtype: str | None = None) -> None:
-    """Writes one channel, whole or not at all: the file is made aside and renamed.
-
-    Args:
-        path: Its ending chooses the format: .wav, .flac, .ogg or .mp3. Its folder is made if it is not there.
-        audio: As for `encode_audio`.
-        sample_rate: In Hz.
-        subtype: As for `encode_audio`.
-
-    Raises:
-        ValueError: The audio has another shape, no samples, NaN or inf, or the format does not exist.
-        OSError: The path can't be written.
-    """
-    path = Path(path)
-    _check_format(path)
-    try:  # encoded in memory, so that a full disk is an OSError of ours and not libsndfile's
-        encoded = encode_audio(audio, sample_rate, path.suffix[1:].lower(), subtype)
-    except ValueError as error:
-        raise ValueError(f"{error} For {path} nothing was written.") from error
-    try:
-        with atomic_write(path) as part:
-            part.write_bytes(encoded)
-    except OSError as error:
-        raise OSError(f"`path` must be writable, got {path} ({error.strerror}): choose another place.") from error
-
-
-def write_pieces(path: str | os.PathLike[str], pieces: Iterable[Tensor], sample_rate: int) -> int:
-    """Writes one channel as it comes, so that it never lies in memory as a whole; otherwise as `write_audio`.
-
-    Args:
-        path: As for `write_audio`.
-        pieces: Audio (n,), one after the other.
-        sample_rate: In Hz.
-
-    Returns:
-        The number of samples.
-
-    Raises:
-        ValueError: A piece holds NaN or inf, there is none, or the format does not exist.
-        OSError: The path can't be written.
-    """
-    path = Path(path)
-    _check_format(path)
-    file_format, samples = path.suffix[1:].lower(), 0
-    subtype = _default_subtype(file_format)
-    with atomic_write(path) as part:
-        try:
-            with sf.SoundFile(os.fsencode(part), "w", sample_rate, 1, subtype, format=file_format) as file:
-                for piece in pieces:
-                    if not torch.isfinite(piece).all():
-                        raise ValueError(f"`pieces` must be finite, got NaN or inf: check the model. {path} was not written.")
-                    file.write(_quantized(piece, subtype))
-                    samples += len(piece)
-        except sf.LibsndfileError as error:
-            raise OSError(f"`path` must be writable, got {path} ({error.error_string}): choose another place.") from error
-        if not samples:
-            raise ValueError(f"`pieces` must hold some audio, got none: {path} was not written.")
-    return samples
-
-
-def _check_format(path: Path) -> None:
-    if path.suffix[1:].lower() not in FORMATS:
-        raise ValueError(f"`path` must end in .{' or .'.join(FORMATS)}, got {str(path)!r}: choose one of these.")
-
-
-def _default_subtype(file_format: str) -> str:
-    return "PCM_16" if sf.check_format(file_format, "PCM_16") else sf.default_subtype(file_format)
-
-
-def encode_audio(audio: Tensor | np.ndarray, sample_rate: int, file_format: str = "flac", subtype: str | None = None) -> bytes:
-    """Returns one channel as an audio file; FLAC at its best level.
-
-    Args:
-        audio: (T,), any float type; clipped to [-1, 1) and rounded to the nearest step.
-        sample_rate: In Hz.
-        file_format: One of `FORMATS`.
-        subtype: libsndfile's name of the sample format, e.g. "PCM_24" or "FLOAT"; 16 bits where the format has them.
-
-    Raises:
-        ValueError: The audio has another shape, no samples, NaN or inf, or the format does not exist.
-    """
-    if file_format not in FORMATS:
-        raise ValueError(f"`file_format` must be one of {', '.join(FORMATS)}, got {file_format!r}: choose one of these.")
-    audio = as_tensor("audio", audio)
-    if audio.ndim != 1 or audio.numel() == 0 or not audio.is_floating_point():
-        raise ValueError(
-            f"`audio` must be float (T,) with T >= 1, got {audio.dtype} {tuple(audio.shape)}: encode one clip at a time."
-        )
-    if not torch.isfinite(audio).all():
-        raise ValueError("`audio` must be finite, got NaN or inf: check the model.")
-    if sample_rate < 1:
-        raise ValueError(f"`sample_rate` must be at least 1 Hz, got {sample_rate}: give the audio's own rate.")
-    subtype = subtype or _default_subtype(file_format)
-    if not sf.check_format(file_format, subtype):
-        known = ", ".join(sf.available_subtypes(file_format))
-        raise ValueError(f"`subtype` must be one of {file_format}'s ({known}), got {subtype!r}: choose one of these.")
-    encoded, level = io.BytesIO(), 1.0 if file_format == "flac" else None  # for a lossy format it would be the lowest quality
-    try:
-        sf.write(encoded, _quantized(audio, subtype), sample_rate, subtype, format=file_format, compression_level=level)
-    except sf.LibsndfileError as error:  # e.g. MP3 at a rate it does not know
-        raise ValueError(f"`file_format` must be one that can hold {sample_rate} Hz, got {file_format} ({error}).") from error
-    return encoded.getvalue()
-
-
 def open_audio(path: Path) -> sf.SoundFile:
-    """Opens a file with its true length, as `read_audio` does.
+    """Opens an audio file, with its true length where the header has none.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -304,7 +162,7 @@ def open_audio(path: Path) -> sf.SoundFile:
 
 
 def _read_bytes(data: bytes, sample_rate: int | None) -> tuple[Tensor, int]:
-    """`read_audio` of bytes, by way of a file, for which all checks are made."""
+    """Reads bytes as `read_audio` does, by way of a file, since all checks are of files."""
     if not isinstance(data, bytes):
         raise ValueError(f"`path` must be open for reading bytes, got {type(data).__name__}: open it with mode 'rb'.")
     with TemporaryDirectory() as folder:
@@ -317,7 +175,7 @@ def _read_bytes(data: bytes, sample_rate: int | None) -> tuple[Tensor, int]:
 
 
 def _lie(file: sf.SoundFile, size: int) -> str | None:
-    """Returns what is wrong with the header of a file of so many bytes."""
+    """Returns what can't be true in the header of a file of `size` bytes; None if all can."""
     if not 0 < file.frames < 2**48:  # libsndfile's way to say "unknown" is 2**63 - 1
         return "holds no samples, or does not say how many"
     if file.frames > _DENSEST * size:
@@ -353,33 +211,11 @@ def _read_frames(file: sf.SoundFile, first: int, last: int, exact: bool = True) 
     if not np.isfinite(peak):
         raise _unusable(file.path, "holds NaN or inf", "repair it or remove it")
     if peak > _LOUDEST:
-        raise _unusable(file.path, f"reaches {peak:g}, not 1", "divide 16-bit numbers by 32768")
+        raise _unusable(file.path, f"has a peak of {peak:g}, not 1", "divide 16-bit numbers by 32768")
     return mono
 
 
 def _ratio(file: sf.SoundFile, sample_rate: int | None) -> tuple[int, int]:
-    """Target and source rate in lowest terms; near enough where they have next to no common divisor."""
     if sample_rate is not None and sample_rate < 100:
         raise ValueError(f"`sample_rate` must be at least 100 Hz, got {sample_rate}: give the rate that you need.")
-    target = file.samplerate if sample_rate is None else sample_rate
-    ratio = Fraction(target, file.samplerate)
-    small = min(ratio, 1 / ratio)
-    near = small.limit_denominator(max(_FINEST_RATIO, math.ceil(1 / small)))
-    return (near.denominator, near.numerator) if ratio > 1 else (near.numerator, near.denominator)
-
-
-def _resampled_length(frames: int, up: int, down: int) -> int:
-    return -(-frames * up // down)
-
-
-def _quantized(audio: Tensor, subtype: str) -> np.ndarray:
-    """Integers for the PCM types, because libsndfile's own scaling of floats is by 2^(n-1) - 1 and truncates."""
-    audio = audio.detach().double().cpu()
-    bits = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}.get(subtype)
-    if bits is None:
-        return audio.clamp(-1.0, 1.0 - 2.0**-15).numpy()
-    scale = 2.0 ** (bits - 1)
-    steps = (audio * scale).round().clamp(-scale, scale - 1)
-    if bits == 16:
-        return steps.to(torch.int16).numpy()
-    return (steps * 2.0 ** (32 - bits)).to(torch.int32).numpy()  # libsndfile takes the upper bits
+    return ratio(file.samplerate if sample_rate is None else sample_rate, file.samplerate)

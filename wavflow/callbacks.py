@@ -1,12 +1,8 @@
-"""What a run leaves behind while it trains (model file, samples, checkpoints), and what it does when something goes wrong."""
+"""What a run does beside its steps: writes the model and samples, averages the weights, skips non-finite steps."""
 
 from __future__ import annotations
 
 import copy
-import io
-import os
-import signal
-import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -16,14 +12,13 @@ from typing import Any
 import matplotlib.image
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Checkpoint, WeightAveraging
-from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
-from wavflow.audio import write_audio
-from wavflow.files import atomic_write
 from wavflow.models import save_model
 from wavflow.reporting.pictures import spectrogram_picture
+from wavflow.vocoder import Vocoder
+from wavflow.writing import write_audio
 
 
 class SaveModel(pl.Callback):
@@ -37,7 +32,7 @@ class SaveModel(pl.Callback):
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
-        self.seconds, self._started = 0.0, time.monotonic()  # of training, over all of its pieces
+        self.seconds, self._started = 0.0, time.monotonic()  # of training, before it was resumed too
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.monotonic() - self.seconds
@@ -53,7 +48,7 @@ class SaveModel(pl.Callback):
         if trainer.state.fn == "fit":
             self._save(trainer, pl_module)
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         for callback in trainer.callbacks:
             if isinstance(callback, WeightAveraging):
                 callback.on_train_end(trainer, pl_module)  # not called where a resumed run had no step left to do
@@ -61,6 +56,7 @@ class SaveModel(pl.Callback):
 
     def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
+            assert isinstance(pl_module.net, Vocoder)
             seconds = round(time.monotonic() - self._started, 1)
             info = {"steps": trainer.global_step, "stage": type(pl_module).__name__, "seconds": seconds}
             save_model(pl_module.net, self.path, info)
@@ -74,7 +70,7 @@ def warm_ema(decay: float = 0.999) -> Callable[[list[Tensor], list[Tensor], Tens
 
     @torch.no_grad()
     def average(averaged: list[Tensor], current: list[Tensor], n_averaged: Tensor) -> None:
-        n = n_averaged.float()  # stays where it is: to read it would make a GPU wait
+        n = n_averaged.float()  # not .item(), for which a GPU would wait
         step = torch._foreach_sub(current, averaged)
         torch._foreach_mul_(step, 1.0 - ((1.0 + n) / (10.0 + n)).clamp_max(decay))
         torch._foreach_add_(averaged, step)
@@ -95,16 +91,17 @@ class MovingAverage(WeightAveraging):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Moves the average, which was made before the model went to its device: else each step would copy all weights."""
         super().on_train_start(trainer, pl_module)
+        assert self._average_model is not None
         self._average_model.module.to(pl_module.device)
 
 
 class Listen(pl.Callback):
-    """Draws the first validation clip, always from the same noise: as a file, and as sound and picture for TensorBoard.
+    """Samples the first validation clip, always from the same noise: as a file, and as sound and picture for TensorBoard.
 
     Args:
         folder: Where the files go.
-        seconds: Of the clip, for a model that draws in parallel.
-        stepwise_seconds: The same for a model that draws sample by sample; the engine for CPUs draws it, on a GPU too.
+        seconds: Of the clip, for a model that samples in parallel.
+        stepwise_seconds: The same for a model that samples step by step; the engine for CPUs does it, on a GPU too.
         temperature: Of the noise.
     """
 
@@ -114,14 +111,15 @@ class Listen(pl.Callback):
         self.stepwise_seconds = stepwise_seconds
         self.temperature = temperature
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         net, batch = pl_module.net, next(iter(trainer.val_dataloaders))
+        assert isinstance(net, Vocoder)
         seconds = self.seconds if net.draws_in_parallel else self.stepwise_seconds
         if net.device.type != "cpu" and not net.draws_in_parallel:
             net = copy.deepcopy(net).cpu()  # a GPU takes some hundred of such steps a second, the engine thousands
-        # A quarter into the clip, where a short piece is likely to be speech.
+        # A quarter into the clip, where a short segment is likely to be speech.
         frames = max(1, min(batch["mel"].shape[-1], int(seconds * net.sample_rate / net.hop_length)))
         first = (batch["mel"].shape[-1] - frames) // 4
         mel = batch["mel"][:1, :, first : first + frames].to(net.device)
@@ -139,118 +137,6 @@ class Listen(pl.Callback):
                 # two tags: of one tag TensorBoard shows neither
                 logger.experiment.add_image("spectrogram", picture, trainer.global_step, dataformats="HWC")
                 logger.experiment.add_audio("sound", audio.clamp(-1, 1), trainer.global_step, net.sample_rate)
-
-
-class Stopped(Exception):
-    """Training was told to end by a signal, and has saved what it had.
-
-    Args:
-        signum: The signal.
-        step: How many steps were done.
-    """
-
-    def __init__(self, signum: signal.Signals, step: int) -> None:
-        super().__init__(f"stopped by {signum.name} and saved after {step} steps")
-        self.signum = signum
-
-
-class CheckpointFile(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all, when `write` is called, and keeps the one before it as `previous.ckpt`.
-
-    Between the two calls no weight may change.
-    """
-
-    def __init__(self) -> None:
-        self.waiting: tuple[dict[str, Any], Path] | None = None
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        self.waiting = checkpoint, Path(path)
-
-    def write(self) -> None:
-        """Writes the checkpoint that waits."""
-        assert self.waiting is not None
-        (checkpoint, path), self.waiting, encoded = self.waiting, None, io.BytesIO()
-        torch.save(checkpoint, encoded)  # in memory, since torch hides what goes wrong with a file
-        with atomic_write(path) as part:
-            part.write_bytes(encoded.getbuffer())
-            if path.exists():
-                os.replace(path, path.with_name("previous.ckpt"))
-
-
-class KeepCheckpoint(Checkpoint):
-    """Saves the whole state of training: every few minutes, after each validation, at the end, and when told to stop.
-
-    SIGTERM and SIGINT let the step, and the validation that follows it, come to its end, then save and raise `Stopped`; the
-    same signal once more ends the process at once. Training goes on from a checkpoint as if it had never ended, see `Task`
-    and `AudioDataModule`. So none is taken among the batches of one optimizer step, whose gradients it would not hold. And
-    it is written only when the next step begins, after the curves, which Lightning logs when no callback of the step is
-    called any more; where a validation comes between, another one, of after the validation, takes its place.
-
-    Args:
-        folder: Where `last.ckpt` and, from the second on, `previous.ckpt` are.
-        minutes: Between two of them, at least; 0 for one after each step.
-    """
-
-    def __init__(self, folder: str, minutes: float = 5.0) -> None:
-        self.path, self.seconds = Path(folder) / "last.ckpt", 60.0 * minutes
-        self._file, self._saved = CheckpointFile(), time.monotonic()
-        self._signal: signal.Signals | None = None
-        self._stop = False
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        trainer.strategy.checkpoint_io = self._file
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._saved, self._signal, self._stop = time.monotonic(), None, False
-        if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGTERM, signal.SIGINT):
-                if signal.getsignal(signum) is not signal.SIG_IGN:
-                    signal.signal(signum, self._remember)  # Lightning sets back what was there before it
-
-    def _remember(self, signum: int, _: Any) -> None:
-        self._signal = signal.Signals(signum)
-        signal.signal(signum, signal.SIG_DFL)
-
-    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        self._label_logs(trainer)
-        self._write(trainer)
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        ends = trainer.should_stop or trainer.global_step == trainer.max_steps
-        self._take(trainer, ends or time.monotonic() - self._saved >= self.seconds)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._stop = False  # there is nothing left to stop
-        self._write(trainer)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.state.fn == "fit":
-            self._take(trainer, True)
-            self._write(trainer)
-
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._label_logs(trainer)
-
-    def _label_logs(self, trainer: pl.Trainer) -> None:
-        # Lightning counts what it logs apart from the steps, and resumes that count one short where no step is left.
-        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
-
-    def _take(self, trainer: pl.Trainer, due: bool) -> None:
-        if (trainer.fit_loop.total_batch_idx + 1) % trainer.accumulate_grad_batches:
-            return
-        decide = trainer.strategy.reduce_boolean_decision  # all processes do the same
-        self._stop = decide(self._signal is not None, all=False)
-        if self._stop or decide(due, all=False):
-            trainer.save_checkpoint(self.path)
-            self._saved = time.monotonic()
-
-    def _write(self, trainer: pl.Trainer) -> None:
-        if self._file.waiting is not None:
-            for logger in trainer.loggers:
-                logger.save()
-            self._file.write()
-        if self._stop:
-            raise Stopped(self._signal or signal.SIGTERM, trainer.global_step)
 
 
 class SkipNonFinite(pl.Callback):

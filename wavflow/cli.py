@@ -1,4 +1,4 @@
-"""What the commands share: Hydra's entry, errors as one line, and where models are found and results go."""
+"""What all commands use: Hydra's entry, errors as one line, and where models are found and results go."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from wavflow.files import lock, unlock_all
 from wavflow.help import help_text
 from wavflow.models import released_models
-from wavflow.options import overrides
+from wavflow.options import as_dict, overrides
 
 
 def command(
     config: str, lists: tuple[str, ...] = (), plain: str | None = None
 ) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Makes a function of a configuration a command: it reads conf/<config>.yaml and what was typed, and fails in one line.
+    """Makes a command of a function: it reads conf/<config>.yaml and what was typed, and fails with one line.
 
-    Each run of a sweep (`-m`) has an output of its own, by its number.
+    Each run of a sweep (`-m`) has a numbered output.
 
     Args:
         config: Name of the configuration.
@@ -82,9 +82,9 @@ def command(
 
 
 def check_kinds(cfg: DictConfig, config: str) -> None:
-    """Raises ValueError where an option is of another kind than its default: a word for a number, a negative number.
+    """Raises ValueError where an option is of another kind than its default: a word for a number, or a negative number.
 
-    Numbers may be null, or auto where the option knows that word; those of the trainer may be -1, which is Lightning's for all.
+    Numbers may be null or auto; those of the trainer may be -1, which to Lightning means all.
     """
     choices = HydraConfig.get().runtime.choices
     typed = [option.partition("=")[0].lstrip("+") for option in HydraConfig.get().overrides.task]
@@ -114,8 +114,8 @@ def numbered(output: str, number: int) -> str:
 def one_line_errors() -> Iterator[None]:
     """Ends the process with one clear line and status 1 where a user's input is at fault.
 
-    Set WAVFLOW_TRACEBACK=1 to see where an error came from. Errors that we did not foresee keep their traceback. Names that
-    the terminal can't show are printed with escapes; who closes the pipe that is printed to (`| head`) has read enough.
+    WAVFLOW_TRACEBACK=1 shows where an error came from. Errors that we did not foresee keep their traceback. Characters that the
+    terminal can't show are printed as escapes. A closed pipe (`| head`) ends the process without a line.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -136,7 +136,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 def explain(error: BaseException) -> str:
-    """Returns an error's message; those of Hydra and OmegaConf in the words of one who types options."""
+    """Returns an error's message; those of Hydra and OmegaConf reworded for a user who types options."""
     cause = error.__cause__
     if isinstance(error, InstantiationException) and cause is not None:
         text, part = explain(cause), re.search(r"full_key: (\S+)", str(error))
@@ -156,17 +156,18 @@ def explain(error: BaseException) -> str:
         known = [str(key) for key in cause.parent_node or () if key != "hydra"]
         near = difflib.get_close_matches(str(cause.key), known, 1)
         parent = cause.full_key.removesuffix(str(cause.key))
-        if elsewhere := _found_below(cause.parent_node, str(cause.key)):
+        node = cause.parent_node
+        if isinstance(node, DictConfig) and (elsewhere := _found_below(as_dict(node, resolve=False), str(cause.key))):
             return f"`{cause.full_key}`: there is no such key: did you mean {' or '.join(elsewhere)}?"
         hint = f"did you mean {parent}{near[0]}?" if near else f"choose one of {', '.join(known)}."
         return f"`{cause.full_key}`: there is no such key: {hint}"
     return str(error)
 
 
-def _found_below(node: Any, key: str, prefix: str = "") -> list[str]:
+def _found_below(node: dict[str, Any], key: str, prefix: str = "") -> list[str]:
     """Returns the full keys below a node that end in a key."""
     found = []
-    for name, value in OmegaConf.to_container(node).items() if OmegaConf.is_dict(node) else node.items():
+    for name, value in node.items():
         if name != "hydra" and isinstance(value, dict):
             found += [f"{prefix}{name}.{key}"] if key in value else []
             found += _found_below(value, key, f"{prefix}{name}.")
@@ -175,9 +176,9 @@ def _found_below(node: Any, key: str, prefix: str = "") -> list[str]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Leaves warnings to what a user can act on, each as one line: not Lightning's advertisements and its own deprecations."""
+    """Shows each warning as one line, and none that a user can't act on, such as Lightning's advertisements."""
     lightning, form = logging.getLogger("pytorch_lightning"), warnings.formatwarning
-    level = lightning.level
+    before = lightning.level
     with warnings.catch_warnings():
         for message in (
             r"`isinstance\(treespec, LeafSpec\)`",
@@ -191,15 +192,15 @@ def quiet() -> Iterator[None]:
             warnings.formatwarning = lambda message, *_args, **_kwargs: f"wavflow: warning: {message}\n"
             yield
         finally:  # what comes after it, in a notebook, is the user's own
-            lightning.setLevel(level)
+            lightning.setLevel(before)
             warnings.formatwarning = form
 
 
 def newest_model(stage: str, key: str | None = None, runs: str | Path = "runs") -> Path:
     """Returns the model file of the newest run of a stage; `key` is the option that names another, `stage` if not given.
 
-    A line on stderr names it. Where there is no run, and a model is only to be used (its option is `model`), that of the
-    package takes its place: training and comparing go by the models that you made.
+    A line on stderr names it. Where there is no run, the option `model` takes that of the package. Other options do not: one
+    trains from and compares models of one's own.
 
     Raises:
         FileNotFoundError: When there is none, with the command that makes one.
@@ -219,7 +220,7 @@ def newest_model(stage: str, key: str | None = None, runs: str | Path = "runs") 
 
 
 def named(paths: list[str], option: str, taken: Iterable[str]) -> dict[str, Path]:
-    """Names paths by the shortest end of each that is unlike the others'; a run's model.safetensors by its run."""
+    """Names each path by its shortest end that no other path has; a run's model.safetensors by its run."""
     places = [Path(os.path.abspath(path)).as_posix() for path in paths]
     parts = [place.removesuffix("/model.safetensors").removesuffix(".safetensors").split("/") for place in places]
     for depth in range(1, 1 + max(map(len, parts), default=0)):
@@ -238,11 +239,11 @@ def given(option: str) -> bool:
 
 
 def output_folder(path: str | Path, new: bool = False) -> Path:
-    """Makes the folder that results go to, which is this process's alone until the command ends.
+    """Makes the folder for results and locks it until the command ends.
 
     Args:
         path: The folder.
-        new: It must not be there yet: where it is, `<path>-2`, `<path>-3`, ... are tried, so that no two runs share one.
+        new: Whether it must be a new one: if it is there, `<path>-2`, `<path>-3`, ... are tried, so that each run has its own.
 
     Raises:
         OSError: When it can't be made or written, or another process writes to it.

@@ -1,4 +1,4 @@
-"""What the figures ask of a clip (one channel, floating point, finite), of a pair (equal length), and of other libraries."""
+"""Checks of what metrics take: a clip (one channel, floating point, finite), a pair (of equal length), an optional library."""
 
 import importlib
 import warnings
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class MissingLibraryError(ImportError):
-    """A figure needs an optional library that is not to be had here; all others can still be computed."""
+    """A metric needs an optional library that is not installed; all other metrics can be computed."""
 
 
 def optional_library(name: str, needed_by: str) -> ModuleType:

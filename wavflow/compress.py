@@ -14,7 +14,7 @@ from tqdm import tqdm
 from wavflow.arguments import about
 from wavflow.audio import check_audio, open_audio
 from wavflow.cli import command, newest_model, number
-from wavflow.files import atomic_write
+from wavflow.files import write_bytes
 from wavflow.likelihood.codec import decode, encode, fingerprint, read_header
 from wavflow.models import load_model, released_models
 from wavflow.speakers import speaker_id
@@ -26,7 +26,7 @@ FORMATS = {".wav": "WAV", ".flac": "FLAC"}
 
 @command("compress", plain="input")
 def main(cfg: DictConfig) -> None:
-    """Codes the input, or decodes it if its name ends in .wavflow, and prints what that took."""
+    """Codes the input, or decodes it if its name ends in .wavflow, and prints size and speed."""
     source, target = Path(cfg.input), Path(cfg.output)
     if not source.is_file():
         raise FileNotFoundError(f"`input`: there is no file {source}: name a .wav or .flac file, or a {CODED} file to decode.")
@@ -49,7 +49,8 @@ def compress(cfg: DictConfig, source: Path, target: Path) -> None:
     with tqdm(total=pcm.size, desc="coding", unit="sample", unit_scale=True, disable=None) as bar:
         coded = encode(pcm, sample_rate, teacher, step, stride, speaker, bar.update)
     elapsed = time.perf_counter() - started
-    write(target, coded.data)
+    with about("output", "path"):
+        write_bytes(target, coded.data)
     samples, mel, all_bits = (bits / pcm.size for bits in (coded.sample_bits, coded.mel_bits, 8 * len(coded.data)))
     print(
         f"{len(coded.data)} bytes, {all_bits:.3f} bits/sample: {samples:.3f} of samples, {mel:.3f} of mel, "
@@ -70,7 +71,8 @@ def decompress(cfg: DictConfig, source: Path, target: Path) -> None:
         except ImportError as error:
             raise ValueError(str(error)) from error
     elapsed = time.perf_counter() - started
-    write(target, as_file(pcm, sample_rate, FORMATS[target.suffix.lower()]))
+    with about("output", "path"):
+        write_bytes(target, as_file(pcm, sample_rate, FORMATS[target.suffix.lower()]))
     print(f"{pcm.size} samples, exactly as they were; {pcm.shape[1] / sample_rate / elapsed:.2f} x real time: {target}")
 
 
@@ -89,14 +91,14 @@ def read_pcm(path: Path) -> tuple[np.ndarray, int]:
 
 
 def as_file(pcm: np.ndarray, sample_rate: int, file_format: str) -> bytes:
-    """Returns int16 samples (channels, T) as a 16-bit file; FLAC at its best level.
+    """Returns int16 samples (channels, T) as a 16-bit file; FLAC as small as it gets.
 
     Raises:
         ValueError: The format can't hold that many channels, or that rate.
     """
-    file, level = io.BytesIO(), 1.0 if file_format == "FLAC" else None
+    file, compression = io.BytesIO(), 1.0 if file_format == "FLAC" else None
     try:
-        soundfile.write(file, pcm.T, sample_rate, "PCM_16", format=file_format, compression_level=level)
+        soundfile.write(file, pcm.T, sample_rate, "PCM_16", format=file_format, compression_level=compression)
     except soundfile.LibsndfileError as error:
         raise ValueError(f"`output`: {file_format} can't hold {len(pcm)} channels of {sample_rate} Hz ({error}).") from error
     return file.getvalue()
@@ -105,26 +107,13 @@ def as_file(pcm: np.ndarray, sample_rate: int, file_format: str) -> bytes:
 def load_teacher(cfg: DictConfig, coded_by: str | None = None) -> Vocoder:
     """Loads the model, on the CPU, whose steps are the same each time.
 
-    Where none is named, and a file was coded by a released model (with this fingerprint), it is that one.
+    Where no model is named, that is the released model whose fingerprint is `coded_by`, if there is one.
     """
     with about("model", "path"):
         for path in released_models().values() if coded_by and not cfg.model else ():
             if coded_by in (fingerprint(model := load_model(path, "cpu")), fingerprint(model, 1)):
                 return model
         return load_model(cfg.model or newest_model("teacher", key="model"), "cpu")
-
-
-def write(path: Path, data: bytes) -> None:
-    """Writes a file, whole or not at all.
-
-    Raises:
-        OSError: The path can't be written.
-    """
-    try:
-        with atomic_write(path) as part:
-            part.write_bytes(data)
-    except OSError as error:
-        raise OSError(f"`output` must be writable, got {path} ({error.strerror}): choose another place.") from error
 
 
 if __name__ == "__main__":

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 from wavflow.cli import command, given, number, output_folder
 from wavflow.files import atomic_write
+from wavflow.options import as_dict
 from wavflow.reporting.tables import csv_table, markdown_table, plain_rows
 from wavflow.tabular import bench, densities, pictures
 from wavflow.tabular.tables import Data
@@ -27,7 +28,7 @@ def main(cfg: DictConfig) -> None:
     """Trains, judges, writes the results and prints their table."""
     if cfg.peer not in (None, "zuko"):
         raise ValueError(f"`peer` must be zuko or null, got {cfg.peer!r}.")
-    seed, noise, flow = number("seed", cfg.seed, 0), number("noise", cfg.noise, 0.0), OmegaConf.to_container(cfg.flow)
+    seed, noise, flow = number("seed", cfg.seed, 0), number("noise", cfg.noise, 0.0), as_dict(cfg.flow)
     options = {name: number(f"fit.{name}", cfg.fit[name], 1) for name in ("epochs", "batch_size", "patience")}
     options = {**cfg.fit, **options}
     data = instantiate(cfg.data)
@@ -39,10 +40,10 @@ def main(cfg: DictConfig) -> None:
     kinds = [False] + [True] * (cfg.peer is not None)
     fits = [bench.fit_all(data, flow, options, seed, noise, of_zuko, progress) for of_zuko in kinds]
     table = bench.rows(data, fits)
-    write(folder, table, fits, OmegaConf.to_container(cfg, resolve=True))
+    write(folder, table, fits, as_dict(cfg))
     config = {"flow": flow, "features": len(data.columns), "levels": data.levels}
     densities.save(fits[0].models[0], folder / "model.safetensors", config)
-    draw(folder, data, fits)
+    draw_pictures(folder, data, fits)
     print((folder / "results.md").read_text())
 
 
@@ -72,8 +73,8 @@ def write(folder: Path, table: list[dict[str, Any]], fits: list[bench.Fitted], c
             part.write_text(text)
 
 
-def draw(folder: Path, data: Data, fits: list[bench.Fitted]) -> None:
-    """Draws the first fold's models."""
+def draw_pictures(folder: Path, data: Data, fits: list[bench.Fitted]) -> None:
+    """Draws pictures of the first fold's models."""
     model, test = fits[0].models[0], data.folds[0].test.to(torch.get_default_dtype())
     if data.shape:
         pictures.density_picture(folder / "density.png", model, data.shape, test)

@@ -1,4 +1,4 @@
-"""`python -m wavflow.evaluate`: figures, report and listening test, of models or of folders; see conf/evaluate.yaml."""
+"""`python -m wavflow.evaluate`: metrics, report and listening test, of models or of folders; see conf/evaluate.yaml."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def main(cfg: DictConfig) -> None:
         try:
             write_listening_page(folder / "listen.html", report)
             listen = f", {folder / 'listen.html'} to test yourself"
-        except ValueError as error:  # the figures are worth having all the same
+        except ValueError as error:  # the metrics are worth having all the same
             report.notes = [*report.notes, f"no listening test: {error}"]
     write_report(folder, report)
     print(printable(overview(report, folder / "report.md")))
@@ -73,7 +73,7 @@ def of_models(cfg: DictConfig) -> Report:
     hold_out(data, models, paths)
     clips = test_clips(cfg, data, device, check_speakers(models, paths))
     output_folder(cfg.output)  # hours of work must not end in a folder that can't be written
-    print(f"drawing {len(clips)} clips; what draws sample by sample takes the longest", file=sys.stderr)
+    print(f"sampling {len(clips)} clips; models that sample step by step take the longest", file=sys.stderr)
     teacher = models["teacher"] if "teacher" in roles else None
     return report_on_models(clips, models, paths, teacher, temperature, cfg.voicing, memory, jobs, progress, passes)
 
@@ -123,17 +123,17 @@ def check_speakers(models: dict[str, Vocoder], paths: dict[str, Path]) -> list[s
 
 
 def overview(report: Report, path: Path) -> str:
-    """Returns what a terminal is shown, in lines of at most 100 characters: the means of the main figures, and the notes."""
+    """Returns what a terminal is shown, in lines of at most 100 characters: the means of the main metrics, and the notes."""
     rows: dict[str, dict[str, Any]] = {}
     for table, columns in [(report.summary, BRIEF), *((table, LIKELIHOOD) for table in report.tables.values())]:
         for row in table:
-            if figures := {column: row[column] for column in columns if column in row}:
+            if metrics := {column: row[column] for column in columns if column in row}:
                 name = str(next(iter(row.values())))
-                rows.setdefault(name, {"system": name}).update(figures)
+                rows.setdefault(name, {"system": name}).update(metrics)
     headings = {name: short for name, short in BRIEF.items() if any(name in row for row in rows.values())}
     left_out = [f"{len(report.left_out)} sounds were left out: {path} says which and why"] if report.left_out else []
     lines = [f"- {note}" for note in (*report.notes, *left_out)]
-    about = f"Means over clips; their intervals, and all other figures: {path}"
+    about = f"Means over clips; their intervals, and all other metrics: {path}"
     wrapped = (textwrap.fill(line, 100, subsequent_indent="  ", break_on_hyphens=False) for line in (about, *lines))
     return "\n".join([report.title, "", text_table(list(rows.values()), {"system": "system"} | headings), *wrapped])
 
@@ -150,7 +150,7 @@ def page_links(page: str | None, folder: str | Path) -> dict[str, str]:
 
 
 def hold_out(data: AudioDataModule, models: dict[str, Vocoder], paths: dict[str, Path]) -> None:
-    """Lets the data be split as it was for the models: what is tested on is what all of them held out.
+    """Splits the data as it was for the models, and tests on what all of them held out.
 
     Of a model that was trained by an earlier version, which kept no record, a warning says so.
 
@@ -164,8 +164,8 @@ def hold_out(data: AudioDataModule, models: dict[str, Vocoder], paths: dict[str,
         first, *others = held_out.values()
         common = [name for name in first if all(name in other for other in others)]
         if not common:
-            told = ", ".join(str(paths[name]) for name in held_out)
-            raise ValueError(f"`model`: no clip was held out from the training of all of {told}: evaluate them one by one.")
+            all_of = ", ".join(str(paths[name]) for name in held_out)
+            raise ValueError(f"`model`: no clip was held out from the training of all of {all_of}: evaluate them one by one.")
         data.follow({"test": common})
     if silent := [str(paths[name]) for name, model in models.items() if "split" not in model.info and "steps" in model.info]:
         warnings.warn(
@@ -180,15 +180,16 @@ def test_clips(cfg: DictConfig, data: AudioDataModule, device: torch.device, spe
     files = data.test_files[: at_least_one(cfg, "clips") or 8]
     if speakers:
         data.number_speakers(speakers)
+    dataset = ClipDataset(files, data.mel, cfg.seconds, cfg.seed, speakers=data.speaker_ids(files), mels=data.given)
     clips = []
-    for item in ClipDataset(files, data.mel, cfg.seconds, cfg.seed, speakers=data.speaker_ids(files), mels=data.given):
+    for item in (dataset[i] for i in range(len(dataset))):
         speaker = torch.tensor([item["speaker"]], device=device) if "speaker" in item else None
         clips.append(Clip(item["name"], item["audio"][None].to(device), item["mel"][None].to(device), speaker))
     return clips
 
 
 def at_least_one(cfg: DictConfig, name: str) -> int | None:
-    """Returns an option that may be left at null."""
+    """Returns an option that is null or a whole number of at least 1."""
     return None if cfg[name] is None else number(name, cfg[name], 1)
 
 

@@ -12,14 +12,14 @@ from wavflow.cli import command, newest_model
 from wavflow.evaluation.exported import check
 from wavflow.models import load_model
 from wavflow.synthesis.export import export_library, export_step, export_whole, quantize
-from wavflow.synthesis.frame_step import inverse_flows
+from wavflow.synthesis.student import inverse_flows
 
 FORMS = {"whole": ["whole"], "step": ["step"], "both": ["whole", "step"]}
 
 
 @command("export", plain="model")
 def main(cfg: DictConfig) -> None:
-    """Writes the graphs, holds each against the model on some noise, and prints what they are worth."""
+    """Writes the graphs, compares each with the model on some noise, and prints speed and differences."""
     forms, output = choose("form", cfg.form, FORMS), Path(cfg.output)
     at_least(0, passes=cfg.passes)
     if output.suffix != ".onnx":
@@ -29,7 +29,7 @@ def main(cfg: DictConfig) -> None:
     with about("model", "path", "vocoder"):
         vocoder = load_model(cfg.model or newest_model("student", key="model")).float()
         inverse_flows(vocoder)
-    # Half a second of a hiss: its mel is one that a sound has.
+    # Half a second of noise, whose mel is one of real audio.
     length = vocoder.sample_rate // 2 // vocoder.hop_length * vocoder.hop_length
     mel = vocoder.mel(0.05 * torch.randn(1, length, generator=torch.Generator().manual_seed(0)))
     noise = vocoder.noise(mel, torch.Generator().manual_seed(0))

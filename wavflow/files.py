@@ -1,4 +1,4 @@
-"""Files that are whole or not there, written beside their place and renamed; and folders that one process has to itself."""
+"""Writes files aside and renames them, so that each is whole or not there; and locks folders for one process."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _locked: dict[Path, int] = {}
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a path beside `path` to write to; it takes the name of `path` at the end, or goes if the writing fails.
+    """Yields a path beside `path` to write to, which is renamed to `path` at the end, or removed if the writing fails.
 
-    Its folder is made if it is not there. No other process, of this machine or another, has the same; and the file may be
-    read by whom the umask allows, whatever wrote it.
+    The folder is made if it is not there. No other process, on this machine or another, gets the same path. The file's
+    permissions are those of the umask.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,15 +32,15 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def sweep(folder: str | os.PathLike[str]) -> None:
-    """Removes what a process that was killed left beside the files of a folder; none may be at work there."""
+    """Removes the unfinished files that killed processes left in a folder; no process may be writing there."""
     for part in Path(folder).glob(".*.part"):
         part.unlink()
 
 
 def lock(folder: str | os.PathLike[str]) -> bool:
-    """Keeps other processes from locking a folder while this one lives, and says whether it could.
+    """Locks a folder for as long as this process lives; returns whether no other process has locked it.
 
-    Nothing is written. Where there are no locks, on Windows and on some network disks, it always can.
+    Nothing is written. On Windows and on some network disks there are no locks: the answer is always yes.
     """
     try:
         import fcntl
@@ -59,19 +59,32 @@ def lock(folder: str | os.PathLike[str]) -> bool:
 
 
 def unlock_all() -> None:
-    """Lets other processes have the folders that this one has locked."""
+    """Unlocks all folders that this process has locked."""
     while _locked:
         os.close(_locked.popitem()[1])
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=unlock_all)  # a worker that outlives this process must not keep what it had
+    os.register_at_fork(after_in_child=unlock_all)  # a worker that outlives this process must not keep its locks
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes `printable` text, as UTF-8 and `atomic_write`."""
     with atomic_write(path) as part:
         part.write_text(printable(text), encoding="utf-8")
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes bytes, as `atomic_write`.
+
+    Raises:
+        OSError: The path can't be written.
+    """
+    try:
+        with atomic_write(path) as part:
+            part.write_bytes(data)
+    except OSError as error:
+        raise OSError(f"`path` must be writable, got {path} ({error.strerror}): choose another place.") from error
 
 
 def printable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What the header of an audio file says of its length, held against the file itself, which libsndfile does not do."""
+"""Compares the length that an audio file's header states with the file itself, which libsndfile does not do."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _KILOBITS = {
 
 
 def fault(path: Path) -> str | None:
-    """Returns why a file can't be read as a whole, which libsndfile would not say: its end is missing, or it is several.
+    """Returns why a file can't be read as a whole where libsndfile would not say so: its end is missing, or it is several.
 
-    A size that was never filled in, by a program that wrote to a pipe, states nothing.
+    A program that writes to a pipe never fills in the size: such a size is ignored.
     """
     with path.open("rb") as file:
         head = file.read(32)
@@ -36,7 +36,7 @@ def fault(path: Path) -> str | None:
 
 
 def _stated_size(head: bytes) -> int:
-    """Returns the bytes that the first 32 of a file say it has; 0 where they say nothing."""
+    """Returns the size of a file in bytes by its first 32 bytes; 0 where they don't state it."""
     kind, size = head[:4], 0
     if kind == b"RIFF":
         size = int.from_bytes(head[4:8], "little") + 8
@@ -58,17 +58,16 @@ def _last_page(file: BinaryIO) -> bytes:
 
 
 def with_its_length(path: Path) -> io.BytesIO | None:
-    """Returns the content of a file with the length that its header lacks; None for one that can be read as it is.
+    """Returns the content of a file with a length filled in; None for a file that can be read as it is.
 
-    That is a WAV file whose size was left at 0, and an MP3 without an index, or joined of several: there libsndfile guesses
-    the length by the first frame's bit rate, and reads no further.
+    A length is filled in for a WAV file whose size was left at 0, and for an MP3 without an index or joined of several: there
+    libsndfile guesses the length by the first frame's bit rate, and reads no further.
     """
     with path.open("rb") as file:
         head = file.read(12)
         if head[:4] == b"RIFF" and int.from_bytes(head[4:8], "little") <= 36:
-            content = bytearray(head + file.read())
-            content[4:8] = (8).to_bytes(4, "little")  # by this libsndfile knows that the sizes are not true
-            return io.BytesIO(content)
+            # by a size of 8 libsndfile knows that the sizes are not true
+            return io.BytesIO(head[:4] + (8).to_bytes(4, "little") + head[8:] + file.read())
     if head[:3] != b"ID3" and not _frame(head):
         return None
     status = os.stat(path)
@@ -82,7 +81,7 @@ def with_its_length(path: Path) -> io.BytesIO | None:
 
 @lru_cache(maxsize=2**16)
 def _frames_without_index(path: str, size: int, _changed: int) -> tuple[int, int] | None:
-    """Returns where the first frame of an MP3 begins and how many there are; None if a true index says it, or it is no MP3."""
+    """Returns where the first frame of an MP3 begins and how many there are; None for a true index, or for no MP3."""
     with open(path, "rb") as file:
         head, start = file.read(10), 0
         if head[:3] == b"ID3":
@@ -103,7 +102,7 @@ def _frames_without_index(path: str, size: int, _changed: int) -> tuple[int, int
 
 
 def _frames(content: bytes) -> Iterator[int]:
-    """Yields where the frames of an MP3 begin; what lies between them is passed over."""
+    """Yields where the frames of an MP3 begin; other bytes are skipped."""
     place = 0
     while (place := content.find(b"\xff", place)) >= 0:
         size = _frame(content[place : place + 4])
@@ -118,7 +117,7 @@ def _frames(content: bytes) -> Iterator[int]:
 
 
 def _frame(head: bytes) -> int:
-    """Returns the bytes of the frame of MPEG layer III that begins so; 0 if none does."""
+    """Returns the size in bytes of the MPEG layer III frame with this head; 0 if it is none."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:
         return 0
     version, rate, bits = (head[1] >> 3) & 3, (head[2] >> 2) & 3, head[2] >> 4

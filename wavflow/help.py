@@ -1,4 +1,4 @@
-"""What `--help` shows: a command's options with the words that its configuration files say of them."""
+"""What `--help` shows: a command's options with the comments on them in its configuration files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_module
-from omegaconf import OmegaConf
+
+from wavflow.options import as_dict
 
 CONF = resources.files("wavflow.conf")
 WIDTH, INDENT = 110, 34
@@ -32,7 +33,7 @@ def help_text(command: str, overrides: Sequence[str] = ()) -> str:
     root = (CONF / f"{command}.yaml").read_text()
     groups = {group: words or "" for group, words in _CHOICE.findall(root)}
     del cfg.hydra
-    values = dict(_flat(OmegaConf.to_container(cfg)))
+    values = dict(_flat(as_dict(cfg, resolve=False)))
     words = words_of(root)
     for group in groups:
         words |= group_words(group, str(chosen[group]))
@@ -56,9 +57,8 @@ def help_text(command: str, overrides: Sequence[str] = ()) -> str:
 def options(command: str, group: str) -> list[str]:
     """Returns the options of a group that are for a command; the words of some say `For wavflow.<command>: `."""
     names = sorted(path.name.removesuffix(".yaml") for path in (CONF / group).iterdir() if path.name.endswith(".yaml"))
-    own = {name: re.match(r"For wavflow\.(\w+):", about(group, name)) for name in names}
-    special = [name for name in names if own[name] and own[name][1] == command]
-    return special or [name for name in names if not own[name]]
+    own = {name: found[1] for name in names if (found := re.match(r"For wavflow\.(\w+):", about(group, name)))}
+    return [name for name in names if own.get(name) == command] or [name for name in names if name not in own]
 
 
 def about(group: str, option: str) -> str:
@@ -69,11 +69,12 @@ def about(group: str, option: str) -> str:
 
 
 def group_words(group: str, option: str) -> dict[str, str]:
-    """Returns the words of a group's options by their full keys: those of the files that one is made of, its own last."""
+    """Returns the comments on a group's options by their full keys; a file's own count more than those of its defaults."""
     path = CONF / group / f"{option}.yaml"
     if not path.is_file():
         return {}
-    text, found = path.read_text(), {}
+    text = path.read_text()
+    found: dict[str, str] = {}
     for base in yaml.safe_load(text).get("defaults", []):
         if isinstance(base, str) and base != "_self_":
             found |= group_words(group, base.partition("@")[0])
@@ -81,8 +82,9 @@ def group_words(group: str, option: str) -> dict[str, str]:
 
 
 def words_of(text: str, prefix: str = "") -> dict[str, str]:
-    """Returns full key to the comment on its line, of a configuration file."""
-    found, parents = {}, []
+    """Returns the comments of a configuration file, by the full key on the same line."""
+    found: dict[str, str] = {}
+    parents: list[str] = []
     for line in text.splitlines():
         if key := _KEY.match(line):
             parents = [*parents[: len(key[1]) // 2], key[2]]

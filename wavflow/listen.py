@@ -1,4 +1,4 @@
-"""`python -m wavflow.listen results/*.csv`: what the listening test's listeners heard, as tables."""
+"""`python -m wavflow.listen results/*.csv`: tables of the results of a listening test."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """The mel spectrogram that conditions every model."""
 
-import warnings
+import math
+from typing import Any
 
 import numpy as np
 import torch
-import torchaudio.functional as F
 from torch import Tensor, nn
 
 from wavflow.arguments import as_tensor
@@ -35,7 +35,7 @@ class MelSpectrogram(ExactBuffers):
         n_fft: Length of the transform in samples, even.
         hop_length: Samples per frame, at most `n_fft`.
         win_length: Length of the (periodic) Hann window in samples, at most `n_fft`.
-        n_mels: Number of bands; 0 for models without a mel, whose "mels" tell batch, length and dtype alone.
+        n_mels: Number of bands; 0 for models without a mel, whose "mels" have a batch size, a length and a dtype alone.
         f_min: Lower edge of the lowest band, in Hz.
         f_max: Upper edge of the highest band, in Hz, at most half the sample rate.
         center: See above.
@@ -68,7 +68,7 @@ class MelSpectrogram(ExactBuffers):
         self.register_buffer("filterbank", self._make_filterbank(), persistent=False)
 
     @property
-    def spec(self) -> dict[str, int | float | bool]:
+    def spec(self) -> dict[str, Any]:
         """The constructor's arguments: what a model file stores, and `MelSpectrogram(**spec)` rebuilds."""
         names = ("sample_rate", "n_fft", "hop_length", "win_length", "n_mels", "f_min", "f_max", "center")
         return {name: getattr(self, name) for name in names}
@@ -82,6 +82,11 @@ class MelSpectrogram(ExactBuffers):
     def shortest_reflected(self) -> int:
         """Audio of no more samples is followed by zeros before it is reflected."""
         return max(*self.padding, self.hop_length - 1)
+
+    def frames_of(self, length: int, max_seconds: float | None = None) -> int:
+        """Returns how many frames data of so many samples has: all whole ones up to a limit, and one at least."""
+        limit = length if max_seconds is None else int(max_seconds * self.sample_rate)
+        return max(1, min(length, limit) // self.hop_length)
 
     def band_centers(self) -> Tensor:
         """Returns the centers of gravity of the bands, (n_mels,) in bins, float64."""
@@ -131,7 +136,7 @@ class MelSpectrogram(ExactBuffers):
             mel = self.filterbank.to(audio.dtype) @ magnitude
             return torch.log(mel.clamp(min=MEL_FLOOR))[..., :frames]
 
-    def check(self, mel: Tensor, spec: dict[str, int | float | bool] | None = None) -> None:
+    def check(self, mel: Tensor, spec: dict[str, Any] | None = None) -> None:
         """Raises unless `mel` can be one of this spectrogram's.
 
         Args:
@@ -182,17 +187,26 @@ class MelSpectrogram(ExactBuffers):
             raise ValueError(f"`center` must be true or false, got {self.center!r}: correct the mel's settings.")
 
     def _make_filterbank(self) -> Tensor:
-        if not self.n_mels:
-            return torch.zeros(0, self.n_fft // 2 + 1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torchaudio only warns of empty bands; here they are an error
-            bins = self.n_fft // 2 + 1
-            filterbank = F.melscale_fbanks(
-                bins, self.f_min, self.f_max, self.n_mels, self.sample_rate, norm="slaney", mel_scale="slaney"
-            ).T.contiguous()
-        if (empty := int((filterbank.amax(dim=1) == 0).sum())) > 0:
+        """Returns Slaney's triangles (n_mels, n_fft / 2 + 1), each of area 1 over Hz, in the default dtype."""
+        edges = _hertz(torch.linspace(_mels(self.f_min), _mels(self.f_max), self.n_mels + 2)).unsqueeze(1)
+        low, center, high = edges[:-2], edges[1:-1], edges[2:]
+        hertz = torch.linspace(0, self.sample_rate // 2, self.n_fft // 2 + 1)
+        triangles = torch.minimum((hertz - low) / (center - low), (high - hertz) / (high - center)).clamp(min=0)
+        if empty := int((triangles.sum(dim=1) == 0).sum()):
             raise ValueError(
                 f"`n_mels` must leave no band without a frequency, got {self.n_mels} ({empty} empty with "
                 f"n_fft {self.n_fft}): lower it or raise `n_fft`."
             )
-        return filterbank
+        return triangles * (2 / (high - low))
+
+
+# Slaney's scale: 15 mels are 1000 Hz; linear below, and above it 27 mels more for each factor of 6.4.
+_KNEE, _HERTZ_PER_MEL, _LOG_STEP = 15, 200 / 3, math.log(6.4) / 27
+
+
+def _mels(hertz: float) -> float:
+    return hertz / _HERTZ_PER_MEL if hertz < 1000 else _KNEE + math.log(hertz / 1000) / _LOG_STEP
+
+
+def _hertz(mels: Tensor) -> Tensor:
+    return torch.where(mels < _KNEE, _HERTZ_PER_MEL * mels, 1000 * torch.exp(_LOG_STEP * (mels - _KNEE)))

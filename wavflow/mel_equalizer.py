@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from wavflow.arguments import at_least
+from wavflow.kernels import compiles
 from wavflow.mel import MEL_FLOOR, MelSpectrogram
 from wavflow.nn.exact_buffers import ExactBuffers
 
@@ -54,6 +56,11 @@ class MelEqualizer(ExactBuffers):
         told = torch.arange(filterbank.shape[1]) * mel.sample_rate <= mel.f_max * mel.n_fft
         before = (mel.n_fft - mel.win_length) // 2
         window = functional.pad(mel.window.double(), (before, mel.n_fft - mel.win_length - before))
+        # Of the hops of a window's square, the sum of the first 0, 1 ... all of them.
+        squares = functional.pad(window.square(), (0, self.overlap * mel.hop_length - mel.n_fft)).unflatten(
+            0, (-1, mel.hop_length)
+        )
+        weights = functional.pad(squares.cumsum(dim=0), (0, 0, 1, 0))
         for name, value in {
             "runs": runs,
             "run_weights": filterbank.gather(1, runs) * used,
@@ -61,6 +68,7 @@ class MelEqualizer(ExactBuffers):
             "fraction": fraction,
             "told": told,
             "window": window,
+            "weights": weights,
         }.items():
             self.register_buffer(name, value, persistent=False)
 
@@ -93,12 +101,32 @@ class MelEqualizer(ExactBuffers):
             return frames
         window = self.window.to(frames.dtype)
         spectrum = torch.fft.rfft(frames * window)
+        if self._fits(spectrum):
+            return torch.fft.irfft(self._corrected(spectrum, mel), self.n_fft) * window
         magnitude = torch.sqrt(spectrum.real.square() + spectrum.imag.square() + 1e-9)
         bands = (magnitude[..., self.runs] * self.run_weights.to(frames.dtype)).sum(dim=-1)
         off = (mel.transpose(1, 2) - torch.log(bands.clamp_min(MEL_FLOOR))).clamp(-LARGEST_GAIN, LARGEST_GAIN)
         fraction = self.fraction.to(frames.dtype)
         gain = off[..., self.above - 1] * (1.0 - fraction) + off[..., self.above] * fraction
         return torch.fft.irfft(spectrum * torch.expm1(gain * self.told), self.n_fft) * window
+
+    @staticmethod
+    def _fits(spectrum: Tensor) -> bool:
+        """Whether compiled code can take it: on a CPU, in float32, where no gradient is asked for."""
+        if torch.compiler.is_compiling() or not compiles():
+            return False
+        return spectrum.device.type == "cpu" and spectrum.dtype == torch.complex64 and not spectrum.requires_grad
+
+    def _corrected(self, spectrum: Tensor, mel: Tensor) -> Tensor:
+        """Replaces spectra (B, F, bins) by what is to be added to them; as the lines of `correction`, to rounding."""
+        from wavflow.kernels import mel_gain  # Numba takes a second to import
+
+        weights, fraction = self.run_weights.float().numpy(), self.fraction.float().numpy()
+        bands = self.runs.numpy(), weights, self.above.numpy(), fraction, int(self.told.sum())
+        mel = mel.float().contiguous()
+        for item, spectra in enumerate(torch.view_as_real(spectrum).numpy()):
+            mel_gain.correct(spectra, mel[item].numpy(), *bands, np.float32(MEL_FLOOR), np.float32(LARGEST_GAIN))
+        return spectrum
 
 
 class EqualizerStream:
@@ -177,24 +205,24 @@ class _Pass:
         self.padded = torch.cat([whole[:, 1 : self.skipped + 1].flip(-1), whole], dim=-1)
         self.end = whole  # to be reflected
         self.sums = audio.new_zeros(audio.shape[0], equalizer.overlap - 1, equalizer.hop_length)
-        self.weights = audio.new_zeros(1, *self.sums.shape[1:])  # squares of the windows, summed alike
+        self.hops = 0  # that were ready before
 
     def _overlap(self, correction: Tensor, last: bool) -> Tensor:
         """Overlaps and adds corrections (B, F, n_fft) of further frames, the oldest first; returns what is ready (B, N)."""
-        window = self.equalizer.window.to(correction.dtype).square()
-        total, self.sums = self._add(self.sums, correction, last)
-        weight, self.weights = self._add(self.weights, window.expand(1, correction.shape[1], -1), last)
-        ready = (total / weight.clamp_min(0.1 * window.max())).flatten(1)  # hardly a window there: hardly a change
+        equalizer, frames = self.equalizer, correction.shape[1]
+        pieces = functional.pad(correction, (0, equalizer.overlap * equalizer.hop_length - equalizer.n_fft))
+        total = functional.pad(self.sums, (0, 0, 0, frames))
+        for k in reversed(range(equalizer.overlap)):  # from the oldest frame on
+            total[:, k : k + frames] += pieces.unflatten(-1, (equalizer.overlap, -1))[:, :, k]
+        total, self.sums = total.split([frames, equalizer.overlap - 1], dim=1)
+        if last:
+            total = torch.cat([total, self.sums], dim=1)
+        hop = torch.arange(self.hops, self.hops + total.shape[1], device=total.device)
+        first = (hop - self.hops - frames + 1).clamp_min(0) if last else 0  # of a window's hops that there is a frame for
+        weights = equalizer.weights.to(total.dtype)
+        weight = weights[(hop + 1).clamp_max(equalizer.overlap)] - weights[first]
+        self.hops += frames
+        ready = (total / weight.clamp_min(0.1)).flatten(1)  # hardly a window there: hardly a change
         skipped = min(self.skipped, ready.shape[-1])  # what lies in the padding
         self.skipped -= skipped
         return ready[:, skipped:][:, : self.draw.shape[-1]]
-
-    def _add(self, sums: Tensor, frames: Tensor, last: bool) -> tuple[Tensor, Tensor]:
-        """Adds frames (B, F, n_fft) to the hops (B, overlap - 1, hop) that they overlap; returns ready hops and the rest."""
-        overlap, hop = self.equalizer.overlap, self.equalizer.hop_length
-        pieces = functional.pad(frames, (0, overlap * hop - self.equalizer.n_fft)).unflatten(-1, (overlap, hop))
-        sums = functional.pad(sums, (0, 0, 0, frames.shape[1]))
-        for k in reversed(range(overlap)):
-            sums = sums + functional.pad(pieces[:, :, k], (0, 0, k, overlap - 1 - k))
-        done = sums.shape[1] if last else frames.shape[1]
-        return sums[:, :done], sums[:, done:]

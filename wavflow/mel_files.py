@@ -1,13 +1,13 @@
-"""Mels from files: computed from audio, or stored as arrays."""
+"""Mels from files: computed from audio, as a whole or in segments, or stored as arrays."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,6 @@ from wavflow.arguments import about, at_least
 from wavflow.audio import OGG, audio_length, read_audio, read_segment
 from wavflow.mel import MelSpectrogram
 from wavflow.mel_scale import MelScale, check_scale, warn_of_log10
-from wavflow.segments import segments
 
 MEL_FORMATS = ("npy", "pt", "safetensors")
 
@@ -85,8 +84,10 @@ def mel_frames(path: str | os.PathLike[str], mel: MelSpectrogram) -> int:
     return stored_mel(path, mel, "mels").shape[-1]
 
 
-def read_scale(scale: str | None, mean: float | str | None = None, std: float | str | None = None) -> MelScale | None:
-    """Returns the scale that options tell, see `MelScale`; None where none of them is given.
+def read_scale(
+    scale: str | None, mean: float | str | os.PathLike[str] | None = None, std: float | str | os.PathLike[str] | None = None
+) -> MelScale | None:
+    """Returns the scale that the options name, see `MelScale`; None where no option is given.
 
     Args:
         scale: Its name; "ln" where it is None.
@@ -98,16 +99,17 @@ def read_scale(scale: str | None, mean: float | str | None = None, std: float | 
     """
     if scale is None and mean is None and std is None:
         return None
-    values = {}
-    for name, value in (("mean", mean), ("std", std)):
-        if isinstance(value, str | os.PathLike):
-            with contextlib.suppress(ValueError):
-                values[name] = float(os.fspath(value))
-                continue  # a number in quotes
-            value = _read_array(Path(value), f"mel_{name}", "numbers")[0].squeeze()
-        if value is not None:
-            values[name] = value
-    return MelScale(scale or "ln", **values)
+    given = (("mean", mean), ("std", std))
+    return MelScale(scale or "ln", **{name: _numbers(name, value) for name, value in given if value is not None})
+
+
+def _numbers(name: str, value: float | str | os.PathLike[str]) -> float | Tensor:
+    if isinstance(value, int | float):
+        return value
+    try:
+        return float(os.fspath(value))  # a number in quotes
+    except ValueError:
+        return _read_array(Path(value), f"mel_{name}", "numbers")[0].squeeze()
 
 
 def mel_chunks(
@@ -129,14 +131,52 @@ def mel_chunks(
         return
     with about("input", "path"):
         length = audio_length(path, mel.sample_rate)
-    hop, context = mel.hop_length, -(-mel.n_fft // mel.hop_length)  # frames near a cut are not the file's
-    for segment in segments(-(-length // hop), frames, context, context):
-        start, stop = segment.start * hop, min(segment.stop * hop, length)
+    whole_hops = -(-length // mel.hop_length)
+    for first in range(0, whole_hops, frames):
         with about("input", "path"):
-            audio = read_segment(path, start, stop - start, mel.sample_rate)
-        audio = torch.nn.functional.pad(audio, (0, -len(audio) % hop))
-        with torch.no_grad():
-            yield mel(audio[None].to(mel.window.device))[..., segment.keep()]
+            chunk = read_with_mel(path, mel, first, frames, whole_hops * mel.hop_length)[1]
+        yield chunk[None]
+
+
+def read_with_mel(
+    path: str | os.PathLike[str], mel: MelSpectrogram, first: int, frames: int, length: int
+) -> tuple[Tensor, Tensor]:
+    """Reads the audio of some frames of an audio file with their mel; see `cut_with_mel`."""
+    return cut_with_mel(partial(read_segment, path, sample_rate=mel.sample_rate), mel, first, frames, length)
+
+
+def cut_with_mel(
+    read: Callable[[int, int], Tensor], mel: MelSpectrogram, first: int, frames: int, length: int
+) -> tuple[Tensor, Tensor]:
+    """Returns the audio of some frames with their mel, which is cut out of the mel of the *whole* audio.
+
+    A frame near the edge of a segment looks beyond it, so a margin is read on either side::
+
+        audio    |······························································|
+        read             |-- n_fft --|====== segment =======|-- n_fft --|
+        frames                       |   |   |   |   |   |   |                  (the segment starts on a frame)
+
+    At the audio's own ends the margin ends too, and the reflection there is the one that the whole audio's mel has.
+
+    Args:
+        read: Takes a start and a length in samples; returns audio (length,), with zeros beyond the end.
+        mel: The spectrogram.
+        first: The first frame.
+        frames: How many at most; fewer come where the audio ends.
+        length: Of the audio, in samples. Less than a hop counts as one frame.
+
+    Returns:
+        Audio (T,) and mel (n_mels, F), F <= frames; T = F * hop_length, or less in audio shorter than a hop.
+    """
+    hop = mel.hop_length
+    frames = min(frames, mel.frames_of(length) - first)
+    margin = -(-mel.n_fft // hop)
+    start = max(0, first - margin)
+    stop = min(max(length, hop), (first + frames + margin) * hop)
+    audio, skip = read(start * hop, stop - start * hop), first - start
+    with torch.no_grad():
+        whole = mel(audio[None].to(mel.window.device))[0]
+    return audio[skip * hop : min((skip + frames) * hop, length)].clone(), whole[:, skip : skip + frames].clone()
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""Mels of another convention: said, and then converted exactly; or noticed by what no mel of audio on [-1, 1] can hold.
+"""Mels of another convention: converted where the convention is named, recognized where no audio on [-1, 1] has such a mel.
 
-What is known of a mel of ours, whatever the audio: it is at least the log of `MEL_FLOOR`, and tells a power of at most that of
-full-scale audio. For frame f, bands m and spectrum X,
+A mel of ours, whatever the audio, is at least the log of `MEL_FLOOR`, and its power is at most that of full-scale audio. For
+frame f, bands m and spectrum X,
 
     sum over every second m of exp(2 mel[m, f]) / |filterbank[m]|^2  <=  sum_k |X[k]|^2  <=  n_fft / 2 * sum w^2,
 
@@ -28,14 +28,14 @@ SCALES = {
 """From a scale of magnitudes to their natural log."""
 
 FULL_SCALE = 3.0
-"""How many times the power of full-scale audio a predicted mel may tell, which errs, in its loudest tenth of frames."""
+"""The most power, relative to full-scale audio, of the loudest tenth of frames; above 1, since predicted mels err."""
 
 BELOW_FLOOR = 2.0
-"""How far below the floor a predicted mel may reach, in nats."""
+"""How far below the floor a predicted mel may go, in nats."""
 
 
 class MelScale:
-    """What the numbers of a mel are, and from them the natural log that our models take: `log(scale^-1(mel * std + mean))`.
+    """Converts a mel to the natural log that our models take: `log(scale^-1(mel * std + mean))`.
 
     Values below the floor of our mels come out at the floor.
 
@@ -69,8 +69,8 @@ class MelScale:
         return self._to_ln(mel * std + mean).clamp(min=math.log(MEL_FLOOR)).to(mel.dtype)
 
 
-def told_power(mel: Tensor, spectrogram: MelSpectrogram) -> Tensor:
-    """Returns the least power that frames of a mel (..., n_mels, F) can be of, (..., F); 1 is the most that audio can have."""
+def least_power(mel: Tensor, spectrogram: MelSpectrogram) -> Tensor:
+    """Returns the least power (..., F) that audio of a mel (..., n_mels, F) can have; 1 is the most that any audio has."""
     squares = spectrogram.filterbank.square().sum(dim=1).to(mel.device, torch.float32)
     power = (2 * mel.float()).exp() / squares[:, None]
     most = spectrogram.n_fft / 2 * float(spectrogram.window.square().sum())
@@ -90,8 +90,8 @@ def check_scale(mel: Tensor, spectrogram: MelSpectrogram) -> None:
 def warn_of_log10(mel: Tensor, spectrogram: MelSpectrogram, stacklevel: int = 2) -> None:
     """Warns where a mel (B, n_mels, F) can be of that spectrogram, but looks like a decadic log of one.
 
-    Such a one lies between -5 and 1.4. Loud noise does so, too; but how much noise fluctuates from frame to frame is known, and
-    its decadic log does so 2.3 times less. Nothing is said of mels shorter than 32 frames.
+    A decadic log lies between -5 and 1.4. So does the natural log of loud noise; but of noise, a decadic log fluctuates 2.3
+    times less from frame to frame than a natural one. Mels shorter than 32 frames are not looked at.
     """
     if mel.numel() and mel.shape[-1] >= 32 and _looks_like_log10(mel, spectrogram):
         warnings.warn(
@@ -108,14 +108,14 @@ def _fault(mel: Tensor, spectrogram: MelSpectrogram) -> str | None:
     if least >= 0.0:
         return f"it has no value below 0 (the least is {least:.4g}), as if all bands of all frames were at full scale"
     if (frames := mel.shape[-1]) >= 8:  # else one frame that a prediction misses might stop a stream
-        loud = float(told_power(mel, spectrogram).kthvalue(int(0.9 * frames)).values.max())
+        loud = float(least_power(mel, spectrogram).kthvalue(int(0.9 * frames)).values.max())
         if loud > FULL_SCALE:
-            return f"a tenth of its frames tell at least {loud:.3g} times the power of full-scale audio"
+            return f"a tenth of its frames have at least {loud:.3g} times the power of full-scale audio"
     return None
 
 
 def _likely(mel: Tensor, spectrogram: MelSpectrogram) -> str:
-    """Returns what a mel that can't be of a spectrogram may be, and how to say so."""
+    """Returns what a mel looks like that can't be of a spectrogram, and the option that says so."""
     least, middle = float(mel.min()), float(mel.float().median())
     say = "say so by mel_scale={0}, in Python `MelScale('{0}')(mel)`."
     if least >= 0.0 and middle < 0.1 and _fault(SCALES["linear"](mel), spectrogram) is None:
@@ -135,10 +135,10 @@ def _likely(mel: Tensor, spectrogram: MelSpectrogram) -> str:
 
 def _looks_like_log10(mel: Tensor, spectrogram: MelSpectrogram) -> bool:
     converted = SCALES["log10"](mel.float())
-    if float(converted.min()) < math.log(MEL_FLOOR) - 0.02 or float(told_power(converted, spectrogram).max()) > 1.0:
+    if float(converted.min()) < math.log(MEL_FLOOR) - 0.02 or float(least_power(converted, spectrogram).max()) > 1.0:
         return False
-    level = mel.float().mean(dim=1)
-    low, high = torch.quantile(level, level.new_tensor([0.05, 0.95]), dim=1)
+    mean = mel.float().mean(dim=1)
+    low, high = torch.quantile(mean, mean.new_tensor([0.05, 0.95]), dim=1)
     if not (high - low > 0.9).any():  # of a recording, not of one steady sound
         return False
     lag = -(-spectrogram.n_fft // spectrogram.hop_length)  # frames that have no sample in common

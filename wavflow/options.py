@@ -1,4 +1,7 @@
-"""What is typed after a command, as Hydra's overrides: names and paths are taken as they are, whatever letters they hold."""
+"""Turns what is typed after a command into Hydra's overrides, and a configuration into a dictionary.
+
+Names and paths are taken as they are, whatever letters they hold.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,12 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 
 # Options whose value is a path or a name, never a number, a list or an expression.
 TEXTS = (
@@ -24,7 +29,7 @@ _SWEEP = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag)\(.*\)")
 
 
 def overrides(typed: Sequence[str], lists: Sequence[str] = (), plain: str | None = None) -> list[str]:
-    """Returns what was typed as overrides that Hydra reads as it was meant.
+    """Returns what was typed as overrides, quoted so that Hydra reads them as they were meant.
 
     Args:
         typed: `key=value`, plain arguments, `-o <output>` and Hydra's own flags.
@@ -60,6 +65,13 @@ def overrides(typed: Sequence[str], lists: Sequence[str] = (), plain: str | None
         texts = [_text(argument) for argument in arguments]
         found.append(f"{plain}=[{','.join(texts)}]" if len(texts) > 1 else f"{plain}={texts[0]}")
     return found
+
+
+def as_dict(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    """Returns a configuration as plain dictionaries and lists; `${…}` stays as it is where `resolve` is false."""
+    container = OmegaConf.to_container(cfg, resolve=resolve)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
 
 
 def _value_of(flag: str, rest: Iterator[str]) -> str:
@@ -99,12 +111,12 @@ def _override(key: str, value: str, lists: Sequence[str], sweeps: bool) -> str:
 
 
 def _parts(value: str) -> list[str]:
-    """Returns what commas part; a part in double quotes may hold some."""
+    """Splits at commas, but not in double quotes."""
     return next(csv.reader([value], skipinitialspace=True))
 
 
 def _text(value: str) -> str:
-    """Returns a text as Hydra takes it literally: without the quotes of one who typed them, a `~` as the home folder."""
+    """Quotes a text so that Hydra takes it literally; typed quotes are removed, and `~` becomes the home folder."""
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         value = value[1:-1]
     return QuotedString(os.path.expanduser(value), Quote.single).with_quotes()

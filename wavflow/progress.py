@@ -1,4 +1,4 @@
-"""What a training says as it begins, the bar that it shows, and its curves for TensorBoard."""
+"""The opening lines of a training, its progress bar, and its curves for TensorBoard."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import torch
 from pytorch_lightning.callbacks import Timer, TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from wavflow.data.batches import Batches
+from wavflow.training.task import Task
+
 SLOW_ON_A_CPU = 1_000_000
-"""Parameters of a net from which on a step takes seconds there."""
+"""With so many parameters or more, a step takes seconds on a CPU."""
 
 
-def opening(
-    task: pl.LightningModule, data: pl.LightningDataModule, trainer: pl.Trainer, output: str, teacher: str | None
-) -> str:
-    """Returns the lines that a training begins with: data, net, places; and what is unusual about them."""
+def opening(task: Task, data: Batches, trainer: pl.Trainer, output: str, teacher: str | None) -> str:
+    """Returns the opening lines of a training: data, net, places, and what is unusual about them."""
     device = trainer.strategy.root_device
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {torch.get_num_threads()} threads"
     size = sum(parameter.numel() for parameter in task.net.parameters())
     limits = [f"{trainer.max_steps:,} steps"] if trainer.max_steps > 0 else []
-    limits += [f"{timer.time_remaining() / 60:,.0f} minutes" for timer in _timers(trainer)]
+    limits += [f"{remaining / 60:,.0f} minutes" for _, remaining in _times(trainer)]
     lines = [
         f"Data: {data.summary}.",
         f"Net: {size:,} parameters, on {where}, {trainer.precision}; at most {' or '.join(limits) or 'until it is stopped'}.",
@@ -37,12 +38,12 @@ def opening(
 
 
 class ProgressBar(TQDMProgressBar):
-    """Counts to the end of training, which the data have not: in minutes where time is limited, or else in steps."""
+    """Counts to the end of the training, in minutes where time is limited, else in steps; the data has no end."""
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         super().on_train_start()
         bar, (n, total) = self.train_progress_bar, self._place(trainer)
-        if _timers(trainer):
+        if _times(trainer):
             bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f} of {total:.1f} minutes{postfix}"
         bar.reset(total)
         bar.initial = bar.n = n
@@ -58,32 +59,33 @@ class ProgressBar(TQDMProgressBar):
             bar.set_postfix(self.get_metrics(trainer, pl_module))
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """Returns what stands behind the bar."""
+        """Returns the metrics behind the bar."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        return ({"step": trainer.global_step} if _timers(trainer) else {}) | metrics
+        return ({"step": trainer.global_step} if _times(trainer) else {}) | metrics
 
     def _place(self, trainer: pl.Trainer) -> tuple[float, float | None]:
-        """Returns where the training stands, and where it ends."""
-        for timer in _timers(trainer):
-            done = timer.time_elapsed() / 60
-            return done, done + max(0.0, timer.time_remaining()) / 60
+        """Returns how far the training is and where it ends, in minutes or steps."""
+        for done, remaining in _times(trainer):
+            return done / 60, (done + max(0.0, remaining)) / 60
         return trainer.global_step, trainer.max_steps if trainer.max_steps > 0 else None
 
 
 class OneEventFile(TensorBoardLogger):
-    """Writes one file for all of a run, where Lightning begins another for each validation outside of the training."""
+    """Writes one file for a whole run, where Lightning would begin another for each validation outside of the training."""
 
     def finalize(self, status: str) -> None:
-        """Writes what waits."""
+        """Writes what is buffered."""
         if self._experiment is not None:
             self._experiment.flush()
 
     def close(self) -> None:
-        """Ends the file."""
+        """Closes the file."""
         if self._experiment is not None:
             self._experiment.close()
 
 
-def _timers(trainer: pl.Trainer) -> list[Timer]:
-    return [callback for callback in trainer.callbacks if isinstance(callback, Timer) and callback.time_remaining() is not None]
+def _times(trainer: Any) -> list[tuple[float, float]]:
+    """Returns the seconds that a training has taken and has left, where a timer limits it."""
+    timers = (callback for callback in trainer.callbacks if isinstance(callback, Timer))
+    return [(timer.time_elapsed(), left) for timer in timers if (left := timer.time_remaining()) is not None]

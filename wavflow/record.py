@@ -1,4 +1,4 @@
-"""What a run was told: its options, kept in its folder, and held against those of a command that goes on with it."""
+"""The options of a run: read from its folder, and compared with those of a command that goes on with it."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _OF_THE_CALL = ("output", "resume", "overwrite", "mel", "net.mel")  # the mel is
 
 
 def newest_run(runs: str | Path) -> Path | None:
-    """Returns the run of a folder of runs that saved a checkpoint last; None where none has."""
+    """Returns the run, of a folder of runs, with the newest checkpoint; None where there is no checkpoint."""
     saved = Path(runs).glob("*/checkpoints/*.ckpt")
     return max(((path.stat().st_mtime, path.parents[1]) for path in saved), default=(0.0, None))[1]
 
 
 def run_of(resume: str | None, folder: str | Path) -> Path | None:
-    """Returns the folder of the run that is gone on with; None for a new one."""
+    """Returns the folder of the run to go on with; None for a new run."""
     if resume == "auto":
         return Path(folder) if any(Path(folder, "checkpoints").glob("*.ckpt")) else None
     return None if resume is None else Path(resume).absolute().parents[1]
 
 
 def read_record(run: Path | None) -> dict[str, Any]:
-    """Returns the options that a run noted in its folder; none where it did not, or can't be read."""
+    """Returns the options in a run's config.yaml; none where there is no such file or it can't be read."""
     try:
         record = None if run is None else yaml.safe_load((run / "config.yaml").read_bytes())
     except (OSError, yaml.YAMLError):
@@ -50,7 +50,7 @@ def changed_options(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """
     old, new = _flat(before), _flat(now)
     differ = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    # What a net or a mel does not name is at its default, which no file tells; the weights' shapes are held against it later.
+    # A net or a mel may leave out options at their defaults; later, the shapes of the weights show whether these changed.
     fixed = [name for name in differ if _below(name, FIXED) and ((name in old and name in new) or not _below(name, FIXED[:2]))]
     if fixed:
         first, more = fixed[0], f", nor can {', '.join(fixed[1:4])}{' and others' * (len(fixed) > 4)}" if len(fixed) > 1 else ""
@@ -62,7 +62,7 @@ def changed_options(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _change(name: str, old: dict[str, Any], new: dict[str, Any]) -> str:
-    """Returns the change of an option as words; of a whole group that comes or goes, the group's name alone."""
+    """Returns the change of an option in words; where a whole group is added or left out, the name of the group alone."""
     if name in old and name in new:
         return f"{name}: {new[name]} from now on, {old[name]} before"
     other, parts = (old if name in new else new), name.split(".")
@@ -76,8 +76,10 @@ def _below(name: str, options: tuple[str, ...]) -> bool:
 
 
 def _flat(options: dict[str, Any]) -> dict[str, Any]:
-    """Returns all options that are set by their full names; paths in the run's own folder without that folder."""
-    flat, left, folder = {}, [("", options)], str(options.get("output"))
+    """Returns all options that are not null, by full name; paths in the run's folder are relative to it."""
+    flat: dict[str, Any] = {}
+    left: list[tuple[str, Any]] = [("", options)]
+    folder = str(options.get("output"))
     while left:
         prefix, value = left.pop()
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Going on with a run, or beginning one where another was: its checkpoint, its curves, its folder."""
+"""Goes on with a run, or begins one in the folder of another: the checkpoint, the curves, the files."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _check(path: Path, task: nn.Module) -> int:
     path.open("rb").close()  # a file that may not be read is not damaged
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # holds each record against its checksum, which torch does not
+            damaged = archive.testzip()  # compares each record with its checksum, which torch does not
         if damaged is not None:
             raise zipfile.BadZipFile(damaged)
         stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -100,7 +100,7 @@ def _check(path: Path, task: nn.Module) -> int:
 
 
 def check_unused(folder: str | Path, overwrite: bool) -> None:
-    """Sees to it that a new run does not mix with an old one in its folder: removes the old one if `overwrite` allows it.
+    """Removes an old run from the folder of a new one if `overwrite` allows it.
 
     What was stopped before its first step has neither model nor checkpoint, and gives way.
 
@@ -119,12 +119,12 @@ def check_unused(folder: str | Path, overwrite: bool) -> None:
 
 
 def keep_curves(logger: Any, step: int) -> None:
-    """Lets a CSV logger go on with the table that is there, up to a step: Lightning would delete it.
+    """Makes a CSV logger go on with the table that is there, up to a step, where Lightning would delete it.
 
-    What comes after the step will be trained once more; only what a run says after its last step stays.
+    Rows after the step are dropped, since these steps are trained once more; the rows after a run's last step stay.
     """
     table = Path(logger.log_dir) / "metrics.csv"
-    kept = table.with_suffix(".kept")  # where it is until the logger has begun, whatever happens meanwhile
+    kept = table.with_suffix(".kept")  # stays until the logger has begun, even if the process is killed meanwhile
     if table.is_file():
         os.replace(table, kept)
     if not kept.is_file():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -52,7 +53,7 @@ def main(cfg: DictConfig) -> None:
             write_text(folder / "frames" / f"{name}.csv", csv_table(frame_rows(scores[name], model)))
     if not scores:
         raise next(iter(skipped.values()))
-    rows = sorted((row_of(name, own, model) for name, own in scores.items()), key=lambda row: -row["surprise"])
+    rows = sorted((row_of(name, own, model) for name, own in scores.items()), key=lambda row: row["surprise"], reverse=True)
     write_text(folder / "scores.csv", csv_table(rows))
     bands = model.mel.n_mels or min(80, model.mel.n_fft // 8)  # a model without a mel is shown one all the same
     shown = MelSpectrogram(**model.mel.spec | {"n_mels": bands}).to(model.device)
@@ -93,11 +94,11 @@ def named_files(sources: Sequence[str]) -> dict[str, Path]:
 def read(path: Path, model: Vocoder, spectrogram: MelSpectrogram | None = None) -> tuple[Tensor, Tensor]:
     """Reads a file as the model takes it: dequantized audio (1, F * hop_length) and its mel (1, n_mels, F), or another.
 
-    The noise of one 16-bit step hangs on the file's name alone, so the figures of a file are always the same. A last part of a
-    frame is left out, but a file shorter than one is filled up with silence.
+    The noise of one 16-bit step depends on the file's name alone, so the scores of a file are always the same. A last
+    incomplete frame is left out, but a file shorter than one is filled up with silence.
     """
     audio, _ = read_audio(path, model.sample_rate)
-    frames = max(1, len(audio) // model.hop_length)
+    frames = model.mel.frames_of(len(audio))
     audio = torch.nn.functional.pad(audio, (0, max(0, model.hop_length - len(audio))))[None]
     with torch.no_grad():
         mel = (spectrogram or model.mel)(audio.to(model.device))[..., :frames]
@@ -107,7 +108,7 @@ def read(path: Path, model: Vocoder, spectrogram: MelSpectrogram | None = None) 
     return (audio + noise / 32768).to(model.device), mel
 
 
-def row_of(name: str, scores: Scores, model: Vocoder) -> dict[str, str | float]:
+def row_of(name: str, scores: Scores, model: Vocoder) -> dict[str, Any]:
     """Returns the row of a file."""
     strangest = int(scores.surprise.abs().argmax())
     nats, hop = float(scores.log_prob.mean()), model.hop_length / model.sample_rate
@@ -125,10 +126,10 @@ def row_of(name: str, scores: Scores, model: Vocoder) -> dict[str, str | float]:
 def frame_rows(scores: Scores, model: Vocoder) -> list[dict[str, float]]:
     """Returns the rows of a file's frames."""
     hop = model.hop_length / model.sample_rate
-    columns = zip(scores.log_prob.tolist(), bits_per_sample(scores.log_prob).tolist(), scores.surprise.tolist(), strict=True)
+    columns = zip(scores.log_prob.tolist(), scores.surprise.tolist(), strict=True)
     return [
-        {"second": i * hop, "nats/sample": nats, "bits/sample": bits, "surprise": surprise}
-        for i, (nats, bits, surprise) in enumerate(columns)
+        {"second": i * hop, "nats/sample": nats, "bits/sample": float(bits_per_sample(nats)), "surprise": surprise}
+        for i, (nats, surprise) in enumerate(columns)
     ]
 
 

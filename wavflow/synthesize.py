@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import joblib
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 from tqdm import tqdm
 
 from wavflow.arguments import about, choose
-from wavflow.audio import FORMATS, READABLE, UNREADABLE, write_audio, write_pieces
+from wavflow.audio import READABLE, UNREADABLE
 from wavflow.cli import command, listed, newest_model, number
 from wavflow.data.files import files_below, name_unreadable
 from wavflow.devices import pick_device
@@ -24,12 +25,13 @@ from wavflow.models import load_model
 from wavflow.speakers import speaker_id
 from wavflow.synthesis.parallel import ParallelEngine, fastest_dtype
 from wavflow.vocoder import Vocoder
+from wavflow.writing import FORMATS, write_audio, write_chunks
 
-TORCHRUN = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}  # what it tells a process: its place among all, on all machines
+TORCHRUN = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}  # its variables, with the values of a single process
 Pair = tuple[Path | int, Path]
 
 
-class Share(NamedTuple):
+class Done(NamedTuple):
     """What one process has done: seconds of audio, and the inputs that it could not use."""
 
     seconds: float
@@ -50,15 +52,17 @@ def main(cfg: DictConfig) -> None:
     pairs = pairs[rank::world]
     started = time.perf_counter()
     if count == 1:
-        shares = [synthesize(cfg, pairs, vocoder)]
+        done = [synthesize(cfg, pairs, vocoder)]
     else:
         tasks = [joblib.delayed(load_and_synthesize)(cfg, pairs[i::count], path, device) for i, device in enumerate(devices)]
         with joblib.parallel_config("loky", inner_max_num_threads=max(1, joblib.cpu_count() // count)):
-            shares = joblib.Parallel(count)(tasks)
-    elapsed, seconds = time.perf_counter() - started, sum(share.seconds for share in shares)
-    skipped = {source: error for share in shares for source, error in share.skipped.items()}
-    if done := len(pairs) - len(skipped):
-        print(f"{done} file(s), {seconds:.1f} s of audio in {elapsed:.1f} s, {seconds / elapsed:.2f} x real time: {cfg.output}")
+            done = joblib.Parallel(count)(tasks)
+    elapsed, seconds = time.perf_counter() - started, sum(each.seconds for each in done)
+    skipped = {source: error for each in done for source, error in each.skipped.items()}
+    if written := len(pairs) - len(skipped):
+        print(
+            f"{written} file(s), {seconds:.1f} s of audio in {elapsed:.1f} s, {seconds / elapsed:.2f} x real time: {cfg.output}"
+        )
     if len(pairs) == 1:
         for error in skipped.values():
             raise error
@@ -67,12 +71,12 @@ def main(cfg: DictConfig) -> None:
         raise ValueError(f"{len(skipped)} of {len(pairs)} files can't be used and were left out: {names}. The first: {first}")
 
 
-def load_and_synthesize(cfg: DictConfig, pairs: Sequence[Pair], path: str | Path, device: torch.device) -> Share:
-    """Does a share of the work in a process of its own."""
+def load_and_synthesize(cfg: DictConfig, pairs: Sequence[Pair], path: str | Path, device: torch.device) -> Done:
+    """Synthesizes some of the inputs, in a process of its own."""
     return synthesize(cfg, pairs, load_model(path, device))
 
 
-def synthesize(cfg: DictConfig, pairs: Sequence[Pair], vocoder: Vocoder) -> Share:
+def synthesize(cfg: DictConfig, pairs: Sequence[Pair], vocoder: Vocoder) -> Done:
     """Synthesizes some of the inputs."""
     temperature, seed = number("temperature", cfg.temperature, 0.0), number("seed", cfg.seed, 0)
     speaker = None if cfg.speaker is None and vocoder.speakers is None else speaker_id(cfg.speaker, vocoder)
@@ -81,10 +85,10 @@ def synthesize(cfg: DictConfig, pairs: Sequence[Pair], vocoder: Vocoder) -> Shar
     skipped: dict[Path | int, Exception] = {}
     seconds = 0.0
     for source, target in tqdm(pairs, desc="synthesizing", unit="file", disable=None):
-        drawn = isinstance(source, int)
-        generator = torch.Generator().manual_seed(source if drawn else seed)
+        generator = torch.Generator().manual_seed(source if isinstance(source, int) else seed)
         try:
-            if drawn:
+            mel: Tensor | Iterator[Tensor]
+            if isinstance(source, int):
                 mel = vocoder.no_mel(cfg.seconds)
             elif cfg.stream:
                 mel = (chunk.to(vocoder.device) for chunk in mel_chunks(source, vocoder.mel, scale=scale))
@@ -92,12 +96,13 @@ def synthesize(cfg: DictConfig, pairs: Sequence[Pair], vocoder: Vocoder) -> Shar
                 mel = load_mel(source, vocoder.mel, scale).to(vocoder.device)
             with about("output", "path"):
                 if cfg.stream:
-                    pieces = vocoder.stream(mel, None, temperature, generator, speaker, passes=passes, dtype=dtype)
-                    samples = write_pieces(target, (piece[0] for piece in pieces), vocoder.sample_rate)
+                    chunks = vocoder.stream(mel, None, temperature, generator, speaker, passes=passes, dtype=dtype)
+                    samples = write_chunks(target, (chunk[0] for chunk in chunks), vocoder.sample_rate)
                 else:
                     with warnings.catch_warnings():
                         if scale is not None:  # it was said what it is
                             warnings.filterwarnings("ignore", message="`mel` looks like")
+                        assert isinstance(mel, Tensor)
                         audio = vocoder.sample(mel, None, temperature, generator, speaker, passes=passes, dtype=dtype)[0]
                     write_audio(target, audio.float().cpu(), vocoder.sample_rate)
                     samples = len(audio)
@@ -105,11 +110,11 @@ def synthesize(cfg: DictConfig, pairs: Sequence[Pair], vocoder: Vocoder) -> Shar
             skipped[source] = error
             continue
         seconds += samples / vocoder.sample_rate
-    return Share(seconds, skipped)
+    return Done(seconds, skipped)
 
 
 def nth_device(name: str, number: int) -> torch.device:
-    """Returns one of several devices of a kind, for processes that share the work; a processor is shared by all."""
+    """Returns the device of one of several processes: GPUs have numbers, a CPU serves all processes."""
     device = pick_device(name)
     return device if device.type == "cpu" or device.index is not None or number == 0 else pick_device(f"{device.type}:{number}")
 
@@ -118,7 +123,7 @@ def matrix_dtype(precision: str, vocoder: Vocoder) -> torch.dtype:
     """Returns the dtype of the engine's matrices; for "auto" that of the faster one, measured now.
 
     Raises:
-        ValueError: For another word, a precision that this processor does not multiply, or bfloat16 where no engine draws.
+        ValueError: For another word, a precision that this processor does not multiply, or bfloat16 where no engine samples.
     """
     dtype = choose("precision", precision, {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16})
     if dtype == torch.bfloat16:
@@ -183,15 +188,15 @@ def has_input(cfg: DictConfig) -> bool:
 
 
 def check_takes(vocoder: Vocoder, cfg: DictConfig) -> None:
-    """Raises ValueError unless a model draws from what it is given: a mel, or nothing but a length."""
+    """Raises ValueError unless the model takes what it is given: a mel, or nothing but a length."""
     if vocoder.mel.n_mels and cfg.seconds is not None:
-        raise ValueError("`seconds` must be left out, since this model draws as long as its mel is: name an input=<value>.")
+        raise ValueError("`seconds` must be left out, since this model makes audio as long as its mel: name an input=<value>.")
     if not vocoder.mel.n_mels and cfg.seconds is None:
         raise ValueError(f"`input` must be left out, since this model takes no mel, got {cfg.input}: say seconds=5 instead.")
 
 
 def seeds_and_outputs(cfg: DictConfig, target: Path) -> list[tuple[int, Path]]:
-    """Returns the seed of each clip that a model without a mel is to draw, and the audio file to write.
+    """Returns the seed of each clip that a model without a mel is to sample, and the audio file to write.
 
     Raises:
         ValueError: When an option is no such number, or there is one file for several clips.

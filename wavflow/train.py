@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +17,33 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from wavflow.arguments import about
-from wavflow.callbacks import Stopped
+from wavflow.checkpoints import Stopped
 from wavflow.cli import command, given, newest_model, number, output_folder
-from wavflow.data import AudioDataModule
+from wavflow.data.batches import Batches
 from wavflow.data.split import Split, read_split
 from wavflow.devices import pick_precision
 from wavflow.files import atomic_write, sweep
 from wavflow.mel import MelSpectrogram
 from wavflow.models import build, load_model
+from wavflow.options import as_dict
 from wavflow.progress import OneEventFile, ProgressBar, opening
 from wavflow.record import changed_options, newest_run, read_record, run_of
 from wavflow.resume import Checkpoint, check_unused, find_checkpoint, keep_curves
 from wavflow.speakers import speaker_names
 from wavflow.vocoder import Vocoder
 
+say = rank_zero_only(print)  # of several processes the first alone speaks
+
 
 @command("train")
 def main(cfg: DictConfig) -> None:
     """Trains one stage and prints where the results are."""
     pl.seed_everything(number("seed", cfg.seed, 0), workers=True, verbose=False)
+    limit = time_limit(cfg)
     torch.set_float32_matmul_precision("high")
     if cfg.mel is None:
         cfg.audio.n_mels = 0
@@ -48,10 +53,6 @@ def main(cfg: DictConfig) -> None:
     config = net_config(chosen_net(cfg, record, start, teacher is not None), teacher)
     if start is not None:
         check_start(cfg, start, config, teacher)
-    if cfg.minutes is not None:
-        seconds = max(1, round(60 * number("minutes", cfg.minutes, 0.0, above=True)))
-        if cfg.trainer.max_time is None:
-            cfg.trainer.max_time = f"{seconds // 86400:02}:{seconds // 3600 % 24:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
     with about("audio", *cfg.audio, within=True):
         mel = MelSpectrogram(**config["mel"])
     data = instantiate(cfg.data, mel=mel)
@@ -59,7 +60,7 @@ def main(cfg: DictConfig) -> None:
     if config["n_speakers"] and teacher is None:
         config["n_speakers"] = count_speakers(config["n_speakers"], data.speakers)
     cfg.net = config
-    changed = changed_options(record, OmegaConf.to_container(cfg, resolve=True)) if record else []
+    changed = changed_options(record, as_dict(cfg)) if record else []
     with about("net", *config, within=True):
         net = build(config)
     task = instantiate(cfg.stage, net=net, seed=cfg.seed, **({} if teacher is None else {"teacher": teacher}))
@@ -69,41 +70,42 @@ def main(cfg: DictConfig) -> None:
     name_speakers(net, data, teacher)
     net.info["split"] = {part: names for part, names in data.split.items() if part != "train"}
     resume = find_checkpoint(cfg.resume, cfg.output, task)
-    trainer = make_trainer(cfg, resume)
-    if rank_zero_only.rank == 0:  # of several processes the first alone writes
+    trainer = make_trainer(cfg, resume, limit)
+    if trainer.is_global_zero:  # of several processes the first alone writes
         folder = output_folder(cfg.output, new=resume is None and not given("output"))
         if folder != Path(cfg.output):  # another run has it
             cfg.output = str(folder)
-            trainer = make_trainer(cfg, resume)
+            trainer = make_trainer(cfg, resume, limit)
         prepare_output(cfg, resume, data.split, trainer.loggers[0])
         if resume is not None:
             print("\n  ".join([f"Going on with {resume.path}, after {resume.step} steps.", *changed]))
         for logger in trainer.loggers:
-            logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+            logger.log_hyperparams(as_dict(cfg))
         print(opening(task, data, trainer, cfg.output, None if teacher is None else cfg.teacher), flush=True)
-    with contextlib.closing(trainer.loggers[1]), telling_how_to_go_on(cfg):
+    events = next(logger for logger in trainer.loggers if isinstance(logger, OneEventFile))
+    with contextlib.closing(events), telling_how_to_go_on(cfg):
         if resume is None:
             trainer.validate(task, data, verbose=False)  # the curves start with the untrained model
         trainer.fit(task, data, ckpt_path=resume and resume.path, weights_only=resume is not None)
         trainer.validate(task, data, verbose=False)
     if trainer.is_global_zero:
-        print(f"{cfg.output}/model.safetensors after {trainer.global_step} steps: " + figures(trainer.callback_metrics))
+        print(f"{cfg.output}/model.safetensors after {trainer.global_step} steps: " + in_words(trainer.callback_metrics))
 
 
 def run_to_go_on_with(cfg: DictConfig) -> Path | None:
     """Returns the folder of the run that `resume` means, which is then the output where none was named; None for a new run.
 
     Raises:
-        ValueError: In a sweep without `output`, which does not tell which run is whose.
+        ValueError: In a sweep without `output`, where it is unknown which run goes on with which.
     """
     if cfg.resume == "auto" and not given("output"):
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise ValueError("`resume`: auto can't find the runs of a sweep by itself: name its folders with output=...")
         cfg.output = str(newest_run(Path(cfg.output).parent) or cfg.output)
     run = run_of(cfg.resume, cfg.output)
-    if cfg.resume == "auto" and run is None and rank_zero_only.rank == 0:
+    if cfg.resume == "auto" and run is None:
         where = cfg.output if given("output") else f"any run of {Path(cfg.output).parent}"
-        print(f"resume=auto: there is no checkpoint in {where}, so training begins from the beginning.")
+        say(f"resume=auto: there is no checkpoint in {where}, so training begins from the beginning.")
     return run
 
 
@@ -112,7 +114,7 @@ def load_models(cfg: DictConfig, record: dict[str, Any]) -> tuple[Vocoder | None
     teacher = start = None
     if "DistillationTask" in cfg.stage._target_:
         cfg.teacher = str(cfg.teacher or record.get("teacher") or newest_model("teacher"))
-        teacher = load_teacher(cfg.teacher, OmegaConf.to_container(cfg.audio, resolve=True))
+        teacher = load_teacher(cfg.teacher, as_dict(cfg.audio))
     if record:
         cfg.start = cfg.start or record.get("start")  # a resumed run has its weights from its checkpoint
     elif cfg.start is not None:
@@ -128,50 +130,64 @@ def chosen_net(cfg: DictConfig, record: dict[str, Any], start: Vocoder | None, d
         ValueError: The net is none of the stage.
     """
     if start is not None or record.get("start"):
-        return record["net"] if start is None else start.config
+        return record["net"] if start is None else config_of(start)
     asked = HydraConfig.get().runtime.choices
     if cfg.net._target_.endswith(".teacher" if distils else ".student"):  # flows of either kind may learn from a teacher
         raise ValueError(
             f"`net` must be one of the stage, got net={asked['net']} with stage={asked['stage']}: leave net=... out, or say "
             f"{'net=student' if distils else 'stage=student'}."
         )
-    return OmegaConf.to_container(cfg.net, resolve=True)
+    return as_dict(cfg.net)
 
 
 def net_config(config: dict[str, Any], teacher: Vocoder | None) -> dict[str, Any]:
-    """Completes a student's configuration by what it shares with its teacher: mel, whitening, speakers."""
+    """Completes a student's configuration by what it takes from its teacher: mel, whitening, speakers."""
     if teacher is None:
         return config
-    return config | {name: teacher.config[name] for name in ("mel", "whitening", "pitch", "n_speakers")}
+    shared = config_of(teacher)
+    return config | {name: shared[name] for name in ("mel", "whitening", "pitch", "n_speakers")}
 
 
-def keep_split(data: AudioDataModule, run: Path | None, model: Vocoder | None) -> None:
-    """Splits the data as the run that goes on did, or as was done for the model that a new one begins with or learns from."""
+def config_of(model: Vocoder) -> dict[str, Any]:
+    """Returns the configuration that a loaded model has from its file."""
+    assert model.config is not None
+    return model.config
+
+
+def keep_split(data: Batches, run: Path | None, model: Vocoder | None) -> None:
+    """Splits the data as before: as the run that goes on, or as for the model that a new run begins with or learns from."""
     if run is not None and (run / "split.json").is_file():
         data.follow(read_split(run / "split.json"), must_fit=True)
     elif model is not None and "split" in model.info:
         data.follow(model.info["split"])
 
 
-def make_trainer(cfg: DictConfig, resume: Checkpoint | None) -> pl.Trainer:
-    """Returns Lightning's trainer, with its loggers and callbacks."""
+def make_trainer(cfg: DictConfig, resume: Checkpoint | None, limit: str | timedelta | None) -> pl.Trainer:
+    """Returns Lightning's trainer, with its loggers and callbacks; see `time_limit` for `limit`."""
     place = {"save_dir": cfg.output, "name": "", "version": "logs"}
     loggers = [CSVLogger(**place), OneEventFile(**place, purge_step=resume and resume.step, default_hp_metric=False)]
     callbacks = list(instantiate(cfg.callbacks).values())
     if cfg.trainer.get("enable_progress_bar", True):
         callbacks.append(ProgressBar())
     precision = pick_precision(cfg.trainer.precision)
-    return instantiate(cfg.trainer, logger=loggers, callbacks=callbacks, precision=precision)
+    return instantiate(cfg.trainer, logger=loggers, callbacks=callbacks, precision=precision, max_time=limit)
 
 
-def prepare_output(cfg: DictConfig, resume: Checkpoint | None, split: Split, logger: CSVLogger) -> None:
+def time_limit(cfg: DictConfig) -> str | timedelta | None:
+    """Returns the limit of a training in all: `trainer.max_time` where it is given, else `minutes`."""
+    if cfg.trainer.max_time is not None or cfg.minutes is None:
+        return cfg.trainer.max_time
+    return timedelta(minutes=number("minutes", cfg.minutes, 0.0, above=True))
+
+
+def prepare_output(cfg: DictConfig, resume: Checkpoint | None, split: Split, logger: Logger) -> None:
     """Makes the folder ready for a run that goes on from a checkpoint, or for a new one."""
     if resume is None:
         check_unused(cfg.output, cfg.overwrite)
     else:
         keep_curves(logger, resume.step)
-    for part in ("", "checkpoints", "logs", "samples"):
-        sweep(Path(cfg.output) / part)
+    for folder in ("", "checkpoints", "logs", "samples"):
+        sweep(Path(cfg.output) / folder)
     OmegaConf.save(cfg, Path(cfg.output) / "config.yaml", resolve=True)  # only now: mistakes leave nothing behind
     with atomic_write(Path(cfg.output) / "split.json") as part:
         part.write_text(json.dumps(split, indent=1))
@@ -179,7 +195,7 @@ def prepare_output(cfg: DictConfig, resume: Checkpoint | None, split: Split, log
 
 @contextlib.contextmanager
 def telling_how_to_go_on(cfg: DictConfig) -> Iterator[None]:
-    """Ends a run that a signal or the disk stopped with a line that holds the command to go on with."""
+    """Prints the command to go on with, where a signal or the disk stopped a run."""
     hydra = HydraConfig.get()
     typed = list(hydra.overrides.task) if hydra.mode == RunMode.MULTIRUN else sys.argv[1:]  # of a sweep: this run's own
     typed = [option for option in typed if option.partition("=")[0] not in ("output", "resume", "overwrite", "teacher")]
@@ -188,8 +204,7 @@ def telling_how_to_go_on(cfg: DictConfig) -> Iterator[None]:
     try:
         yield
     except Stopped as stop:
-        if rank_zero_only.rank == 0:
-            print(f"wavflow: {stop}: {go_on}", file=sys.stderr)
+        say(f"wavflow: {stop}: {go_on}", file=sys.stderr)
         raise SystemExit(128 + stop.signum) from None  # as a shell counts it
     except SystemExit as end:
         if isinstance(end.__context__, KeyboardInterrupt):  # before the first step or after the last; Lightning says nothing
@@ -204,7 +219,7 @@ def telling_how_to_go_on(cfg: DictConfig) -> Iterator[None]:
 
 
 def load_teacher(path: str | Path, audio: dict[str, Any]) -> Vocoder:
-    """Loads a teacher and holds its mel against the configured audio.
+    """Loads a teacher and compares its mel with the configured audio.
 
     Raises:
         ValueError: When it is no teacher, or of another mel or sample rate.
@@ -220,7 +235,7 @@ def load_teacher(path: str | Path, audio: dict[str, Any]) -> Vocoder:
 
 
 def check_start(cfg: DictConfig, start: Vocoder, config: dict[str, Any], teacher: Vocoder | None) -> None:
-    """Holds a model to begin with against the stage, the audio and what a student shares with its teacher.
+    """Compares a model to begin with with the stage, the audio and what a student takes from its teacher.
 
     Raises:
         ValueError: When it does not fit one of them.
@@ -228,14 +243,13 @@ def check_start(cfg: DictConfig, start: Vocoder, config: dict[str, Any], teacher
     if start.scores_in_parallel != (teacher is None):
         kind = "a teacher" if start.scores_in_parallel else "a student"
         raise ValueError(f"`start`: {cfg.start} is {kind}: choose its stage.")
-    audio = OmegaConf.to_container(cfg.audio, resolve=True)
-    for there, here in ((start.mel.spec, audio), (start.config, config)):
+    for there, here in ((start.mel.spec, as_dict(cfg.audio)), (config_of(start), config)):
         if differs := differences(there, here):
             raise ValueError(f"`start`: {cfg.start} has {differs}: choose audio=... and teacher=... as there.")
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """Returns what is another value there than here, as words."""
+    """Returns, in words, which values differ."""
     return ", ".join(f"{name} {value} instead of {here.get(name)}" for name, value in there.items() if value != here.get(name))
 
 
@@ -255,8 +269,8 @@ def count_speakers(n_speakers: int | str, names: Sequence[str]) -> int:
     return len(names)
 
 
-def name_speakers(net: Vocoder, data: AudioDataModule, teacher: Vocoder | None) -> None:
-    """Notes the speakers' names, the teacher's where there is one, in a net that takes speakers; the data then tells them.
+def name_speakers(net: Vocoder, data: Batches, teacher: Vocoder | None) -> None:
+    """Stores the speakers' names, the teacher's if there is one, in a net that takes speakers, and numbers the data's.
 
     Raises:
         ValueError: When the data names none, or others than the teacher's.
@@ -266,8 +280,8 @@ def name_speakers(net: Vocoder, data: AudioDataModule, teacher: Vocoder | None) 
         data.number_speakers(net.info["speakers"])
 
 
-def figures(metrics: dict[str, Any]) -> str:
-    """Returns the closing figures as one line."""
+def in_words(metrics: dict[str, Any]) -> str:
+    """Returns the last metrics of the validation as one line."""
     names = ("nats", "bits", "kl", "spectral", "rms_ratio")
     found = {name: metrics[f"validation/{name}"] for name in names if f"validation/{name}" in metrics}
     return ", ".join(f"{name} {float(value):.3f}" for name, value in found.items())

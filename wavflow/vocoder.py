@@ -19,7 +19,7 @@ from wavflow.mel import MelSpectrogram
 from wavflow.mel_equalizer import MelEqualizer
 from wavflow.mel_scale import check_scale, warn_of_log10
 from wavflow.nn.upsampler import Conditioning, Upsampler
-from wavflow.segments import segments
+from wavflow.synthesis.eager import EagerSampler
 from wavflow.synthesis.engines import Engines
 from wavflow.synthesis.parallel import Noise, ParallelEngine
 from wavflow.synthesis.steps import StepEngine
@@ -213,9 +213,7 @@ class Vocoder(nn.Module):
         With `lengths`, the frames of each item, items are drawn one by one: each as it is alone, with the first part of its
         row of the noise. Whatever the mel holds beyond them is ignored, and the audio there is zero.
 
-        Where there is no engine, a flow whose context is short enough (a student's, a coupling's) draws in segments, so that
-        the memory for its layers does not grow with the length. Each segment is read with its context: the audio is that of
-        one pass.
+        Where there is no engine, memory does not grow with the length either: see `EagerSampler` for `segment_frames`.
         """
         mel = self._input("mel", mel)
         if lengths is not None:
@@ -247,25 +245,8 @@ class Vocoder(nn.Module):
         dtype: torch.dtype,
     ) -> Tensor:
         """Draws audio whose items are all as long as the mel, see `sample`."""
-        noise, engine = temperature * noise, self._engine(dtype, fast)
-        if isinstance(engine, ParallelEngine):
-            return self.equalizer(engine.sample_and_log_prob(mel, noise, speaker)[0], mel, passes)
-        z, cond = self.add_pulses(noise.unsqueeze(1), mel)[0], self.conditioning(mel, speaker)
-        u = engine.sample(z, cond) if isinstance(engine, StepEngine) else self._in_segments(z, cond, segment_frames)
-        return self.equalizer(self.unwhiten(u, mel)[0], mel, passes)
-
-    def _in_segments(self, z: Tensor, cond: Conditioning, segment_frames: int) -> Tensor:
-        """Draws whitened audio (B, 1, T) by the flow itself, in segments where its context is short enough."""
-        before, after = self.flow.transform.context
-        if before + after > 4 * segment_frames * self.hop_length:  # pieces would cost more than they save
-            return self.flow.sample(z, cond)
-        # a frame more at either end: interpolation between frames needs both neighbors
-        left, right = (-(-int(samples) // self.hop_length) + 1 for samples in (before, after))
-        pieces, hop = [], self.hop_length
-        for segment in segments(cond.frames.shape[-1], segment_frames, left, right):
-            part = Conditioning(cond.frames[..., segment.read()], cond.kernel)
-            pieces.append(self.flow.sample(z[..., segment.read(hop)], part)[..., segment.keep(hop)])
-        return torch.cat(pieces, dim=-1)
+        audio = self._sampler(dtype, fast, segment_frames).sample(mel, temperature * noise, speaker)
+        return self.equalizer(audio, mel, passes)
 
     def stream(
         self,
@@ -301,10 +282,8 @@ class Vocoder(nn.Module):
         Raises:
             ValueError: For a model that is no student, or noise that ends before the mel.
         """
-        from wavflow.synthesis.frame_step import FrameStream  # it builds on this file
-
         at_least(1, chunk_frames=chunk_frames)
-        engine, stream, equalized = self._engine(dtype), None, self.equalizer.stream(passes)
+        sampler, stream, equalized = self._sampler(dtype), None, self.equalizer.stream(passes)
         given = None if noise is None else Noise(self._input("noise", noise))
 
         def draw(samples: int) -> Tensor:
@@ -322,8 +301,7 @@ class Vocoder(nn.Module):
             self.mel.check(chunk)
             check_scale(chunk, self.mel)
             if stream is None:
-                fast = isinstance(engine, ParallelEngine)
-                stream = engine.stream(len(chunk), speaker) if fast else FrameStream(self, len(chunk), speaker)
+                stream = sampler.stream(len(chunk), speaker)
             audio = equalized.push(stream.push(chunk, draw)[0], chunk)
             if audio.shape[-1]:
                 yield audio
@@ -339,14 +317,14 @@ class Vocoder(nn.Module):
         """
         return self._engines.get(self, dtype)
 
-    def _engine(self, dtype: torch.dtype, fast: bool = True) -> StepEngine | ParallelEngine | None:
-        """Returns the engine that is to draw, or None; raises ValueError for a dtype that only an engine would have."""
+    def _sampler(self, dtype: torch.dtype, fast: bool = True, segment_frames: int = 128) -> ParallelEngine | EagerSampler:
+        """Returns what draws; raises ValueError for a dtype that only an engine would have."""
         engine = self.engine(dtype) if fast else None
         if engine is None and dtype != torch.float32:
             raise ValueError(
                 f"`dtype` is that of an engine's matrices, on a CPU, and no engine draws here: got {dtype}, leave it out."
             )
-        return engine
+        return engine if isinstance(engine, ParallelEngine) else EagerSampler(self, engine, segment_frames)
 
     def noise(self, mel: Tensor | np.ndarray, generator: torch.Generator | None = None) -> Tensor:
         """Draws standard noise (B, F * hop_length) for a mel; from a CPU generator it is the same on every device.

@@ -14,7 +14,7 @@ from commands import call, succeeds
 from runs import assert_same, teacher_options, trace
 from torch import nn
 
-from wavflow.callbacks import CheckpointFile
+from wavflow.checkpoints import CheckpointFile
 from wavflow.resume import find_checkpoint, keep_curves
 
 

@@ -1,7 +1,7 @@
-"""What tells who speaks in which file: a table that lists the files, or how a published corpus names them.
+"""Which files there are and who speaks in each: from a table, or from the names that a published corpus gives its files.
 
-A corpus is known by its files' names alone, so it may lie at any depth below a folder, beside other corpora. torchaudio knows
-where each is to be had, and its checksum; its readers are not used, since they need another library for the audio.
+A corpus is recognized by its files' names alone, so it may lie at any depth below a folder, beside other corpora. torchaudio,
+which only a download needs, knows the address and the checksum of each.
 """
 
 import csv
@@ -12,8 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torchaudio.datasets
-
 from wavflow.arguments import choose
 from wavflow.data.files import find_audio
 
@@ -22,16 +20,20 @@ class Corpus(NamedTuple):
     """How a corpus is recognized and fetched."""
 
     pattern: str  # of the end of a file's path, without its ending; may hold the groups `part` and `speaker`
-    fetch: Callable[[str, str], Any]  # takes a folder and the part
+    fetch: Callable[[str, str], None]  # takes a folder and the part
     part: str | None = None  # what is read where none is named; None for all parts that are there
     fetched: str = ""  # the part that is fetched where none is named
 
 
-def _torchaudio(name: str, option: str = "", value: str = "{}") -> Callable[[str, str], Any]:
+def _torchaudio(name: str, option: str = "", value: str = "{}") -> Callable[[str, str], None]:
     """Returns a function that downloads a data set of torchaudio into a folder; `option` takes the part, put into `value`."""
-    return lambda root, part: getattr(torchaudio.datasets, name)(
-        root, download=True, **({option: value.format(part)} if option else {})
-    )
+
+    def fetch(root: str, part: str) -> None:
+        import torchaudio.datasets
+
+        getattr(torchaudio.datasets, name)(root, download=True, **({option: value.format(part)} if option else {}))
+
+    return fetch
 
 
 # torchaudio 2.11 holds no checksum against its own address, which begins with www
@@ -70,7 +72,7 @@ def find_corpus(
     Raises:
         FileNotFoundError: It is not there.
         OSError: The download failed.
-        ValueError: There is no such corpus, or it has no such part.
+        ValueError: There is no such corpus, or it has no such part, or torchaudio is missing.
     """
     corpus = choose("corpus", name, CORPORA)
     if part is not None and "?P<part>" not in corpus.pattern:
@@ -111,6 +113,10 @@ def _download(name: str, corpus: Corpus, folder: Path, part: str) -> None:
     unfinished.mkdir(parents=True)
     try:
         corpus.fetch(str(unfinished), part)
+    except ImportError as error:
+        raise ValueError(
+            f"`download` needs torchaudio ({error}): pip install 'wavflow[data]', or fetch {name} by hand."
+        ) from error
     except (RuntimeError, ValueError, OSError) as error:  # a wrong checksum; a part that is none; the network or the disk
         raise OSError(f"`download`: {name} could not be fetched ({error}): try again, or fetch it by hand.") from error
     unfinished.rename(place)
@@ -143,8 +149,9 @@ def read_table(
         with open(table, encoding="utf-8-sig", newline="") as file:
             delimiter = max(",|;\t", key=file.readline().count)
             file.seek(0)
-            quoting = csv.QUOTE_NONE if delimiter == "|" else csv.QUOTE_MINIMAL  # LJSpeech's form, whose quotes are text
-            rows = csv.DictReader(file, delimiter=delimiter, quoting=quoting, restval="")
+            # LJSpeech's form is parted by `|`, and its quotes are text
+            dialect: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if delimiter == "|" else {}
+            rows = csv.DictReader(file, delimiter=delimiter, restval="", **dialect)
             columns = rows.fieldnames or ()
             if "path" not in columns:
                 raise ValueError(f"`table` must have a column `path`, but {table} has {', '.join(columns)}: name the columns.")

@@ -1,22 +1,19 @@
 """The data of a training run: a folder of audio, split, cropped and batched."""
 
-import itertools
 import os
-import signal
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
-import torch
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader
 
 from wavflow.arguments import about
 from wavflow.audio import audio_length, audio_rate
+from wavflow.data.batches import Batches
 from wavflow.data.corpora import find_corpus, read_table
-from wavflow.data.datasets import ClipDataset, CropDataset, check_segment_length
+from wavflow.data.datasets import ClipDataset, CropDataset
 from wavflow.data.files import find_audio, usable_files
 from wavflow.data.given import GivenMels, find_mels
 from wavflow.data.resident import ResidentCrops, as_is
@@ -30,35 +27,28 @@ def bundled_speech() -> Path:
     return Path(str(resources.files("wavflow") / "assets" / "speech"))
 
 
-class AudioDataModule(pl.LightningDataModule):
+class AudioDataModule(Batches):
     """Random crops to train on, whole clips (one per batch, since lengths differ) to validate and test with.
 
-    The split is by a hash of the files' names (`split_files`), or as an earlier run had it (`follow`). The crops have no end:
-    batch i, counted over the whole training, is always the same, and so a resumed training goes on with the batch that would
-    have come.
+    The split is by a hash of the files' names (`split_files`), or as an earlier run had it (`follow`). See `Batches` for the
+    arguments that are not named here.
 
     Args:
-        mel: The spectrogram that conditions the models; its sample rate is the data's.
         path: Folder tree of audio files; the bundled corpus where none is given.
-        segment_length: Of a crop, in samples, a multiple of the mel's `hop_length`.
-        batch_size: Crops per training batch.
-        num_workers: Processes that read; 0 reads in the main one.
         validation: Fraction of the files.
         test: Fraction of the files.
         seed: Of the split, the crops and the noise.
-        max_clip_seconds: Validation and test clips are cut there; `None` keeps them whole.
-        dequantize: Whether to add uniform noise of one 16-bit step to the audio.
         table: A CSV file that lists the files, and their speakers, by paths relative to `path`; see `read_table`.
-        corpus: A published corpus to find below `path`, and to know the speakers of; see `find_corpus`.
+        corpus: A published corpus below `path`, whose speakers are known; see `find_corpus`.
         part: Of the corpus.
         download: Whether to fetch the corpus into `path` if it is not there.
-        resident: Whether all that is trained on lies on the training's device, with its mels; see `ResidentCrops`.
-        split: A JSON file of lists of names, such as a run's split.json, to split by instead; see `follow_split`.
-        mels: A folder of mels to take instead of computing them, named as the audio below `path` is; or what the column `mel`
-            of `table` is relative to, else `path` is. See `GivenMels`.
-        mel_scale: What these mels are to be converted from, see `MelScale`; so are the next two.
+        resident: Whether the audio and the mels to train on lie in the memory of the device; see `ResidentCrops`.
+        split: A JSON file of lists of names to split by, such as a run's split.json; see `follow_split`.
+        mels: A folder of mels, so that none are computed. They are named as the audio below `path`, or by the column `mel` of
+            `table`, whose paths are relative to this folder, or to `path` where it is None. See `GivenMels`.
+        mel_scale: The scale that these mels have, see `MelScale`, as for the next two.
         mel_mean: A number, or a file.
-        mel_std: Likewise.
+        mel_std: A number, or a file.
 
     Attributes:
         given: The mels that were given, once it is set up; None where they are computed.
@@ -90,22 +80,15 @@ class AudioDataModule(pl.LightningDataModule):
         mel_mean: float | str | None = None,
         mel_std: float | str | None = None,
     ) -> None:
-        super().__init__()
-        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"`{name}` must be a whole number of at least {least}, got {value}.")
-        check_segment_length(segment_length, mel)
+        super().__init__(mel, segment_length, batch_size, num_workers, seed, max_clip_seconds, dequantize)
         if resident and num_workers:
             raise ValueError(
                 f"`num_workers` must be 0 for `resident` data, which nobody reads, got {num_workers}: leave it out."
             )
         if table is not None and corpus is not None:
             raise ValueError(f"`table` and `corpus` both name the files, got {table} and {corpus}: leave one out.")
-        self.mel = mel
         self.path = bundled_speech() if path is None else Path(path)
-        self.segment_length, self.batch_size, self.num_workers = segment_length, batch_size, num_workers
-        self.validation, self.test, self.seed = validation, test, seed
-        self.max_clip_seconds, self.dequantize = max_clip_seconds, dequantize
+        self.validation, self.test = validation, test
         self.table, self.corpus, self.part, self.download = table, corpus, part, download
         self.resident = resident
         self._stored = None if split is None else read_split(split)
@@ -114,9 +97,6 @@ class AudioDataModule(pl.LightningDataModule):
         self.given: GivenMels | None = None
         self._split: tuple[list[Path], list[Path], list[Path]] | None = None
         self._speakers: dict[Path, str] = {}
-        self._ids: dict[str, int] | None = None
-        self._crops: int | None = None  # that a training had read which is resumed
-        self._began: tuple[int, int] | None = None  # batches and crops that were read when this process began
 
     @property
     def contents(self) -> tuple[int, str]:
@@ -172,7 +152,7 @@ class AudioDataModule(pl.LightningDataModule):
 
     @property
     def speakers(self) -> list[str]:
-        """Names of all speakers, sorted; none where neither a table nor a corpus tells them."""
+        """Names of all speakers, sorted; empty where neither a table nor a corpus names them."""
         self.setup()
         return sorted(set(self._speakers.values()))
 
@@ -186,29 +166,15 @@ class AudioDataModule(pl.LightningDataModule):
 
         Args:
             stored: Without `train`, all files that are not held out are trained on.
-            must_fit: Whether it is an error that it names none of the files. If not, they are other data then, split by hash,
-                and a split that the constructor was given goes first.
+            must_fit: Whether it is an error if it names no file that is there. If it is none, the files are then split by hash,
+                and a split that the constructor was given is preferred.
         """
         if must_fit or self._stored is None:
             self._stored, self._must_fit = read_split(stored), must_fit
 
-    def number_speakers(self, names: Sequence[str]) -> None:
-        """Makes items hold their speaker's place among `names` as `speaker`; until then they hold no speaker.
-
-        Raises:
-            ValueError: The data names no speakers, or one that is not among `names`.
-        """
-        if not self.speakers:
-            raise ValueError("`data` names no speakers, but the model takes one: take data=folder with data.table=<CSV file>.")
-        if unknown := set(self.speakers) - set(names):
-            raise ValueError(
-                f"`data` may name no speakers but the model's, {', '.join(names)}, got {', '.join(sorted(unknown))} too."
-            )
-        self._ids = {name: i for i, name in enumerate(names)}
-
     def speaker_ids(self, files: Sequence[Path]) -> list[int] | None:
         """Returns the speakers' numbers of some of the files; None unless `number_speakers` was called."""
-        return None if self._ids is None else [self._ids[self._speakers[path]] for path in files]
+        return None if self.ids is None else [self.ids[self._speakers[path]] for path in files]
 
     def setup(self, stage: str | None = None) -> None:
         """Finds the files, leaves out those that can't be used, and splits them; once, whatever the stage.
@@ -241,8 +207,8 @@ class AudioDataModule(pl.LightningDataModule):
         options = self.train_files, self.mel, self.segment_length, self.seed, self.dequantize, ids, self.given
         if self.resident:
             device = self.trainer.strategy.root_device if self.trainer else "cpu"
-            return DataLoader(ResidentCrops(device, *options), self.batch_size, sampler=self._order(), collate_fn=as_is)
-        return self._loader(CropDataset(*options), self.batch_size, self._order())
+            return DataLoader(ResidentCrops(device, *options), self.batch_size, sampler=self.order(), collate_fn=as_is)
+        return self.loader(CropDataset(*options), self.batch_size, self.order())
 
     def val_dataloader(self) -> DataLoader:
         return self._clips(self.validation_files)
@@ -264,70 +230,4 @@ class AudioDataModule(pl.LightningDataModule):
     def _clips(self, files: list[Path]) -> DataLoader:
         ids = self.speaker_ids(files)
         clips = ClipDataset(files, self.mel, self.max_clip_seconds, self.seed, self.dequantize, ids, self.given)
-        return self._loader(clips, 1)
-
-    def state_dict(self) -> dict[str, int]:
-        """Returns how many crops training has read, in all processes; a resumed training may batch them otherwise."""
-        return {} if self._began is None else {"crops": self._began[1] + (self._batches() - self._began[0]) * self._at_once}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self._crops = state_dict["crops"]
-
-    def _order(self) -> DistributedSampler:
-        """Returns the order of the crops: this process's share, from the first that training has not read yet."""
-        read = self._batches()
-        self._began = read, read * self._at_once if self._crops is None else self._crops
-        return _Share(*self._place(), self._began[1])
-
-    def _batches(self) -> int:
-        """Returns how many batches each process has read; more than 0 in a resumed training."""
-        return self.trainer.fit_loop.total_batch_idx + 1 if self.trainer else 0
-
-    @property
-    def _at_once(self) -> int:
-        """Crops to a batch, of all processes."""
-        return self._place()[0] * self.batch_size
-
-    def _place(self) -> tuple[int, int]:
-        """Returns the number of processes and which one this is."""
-        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-
-    def _loader(self, dataset: Dataset, batch_size: int, sampler: DistributedSampler | None = None) -> DataLoader:
-        return DataLoader(
-            dataset,
-            batch_size,
-            sampler=_Share(*self._place(), length=len(dataset)) if sampler is None else sampler,
-            num_workers=self.num_workers,
-            worker_init_fn=_leave_signals_to_the_main_process,
-            pin_memory=torch.cuda.is_available(),
-        )
-
-
-class _Share(DistributedSampler):
-    """Numbers of items, each process every n-th, from `first` on: together they read what one alone would, in its order.
-
-    Where there are fewer items than processes, some are read by several, so that none goes without. Lightning replaces every
-    sampler of several processes but a `DistributedSampler`; nothing of that one is used here.
-    """
-
-    num_replicas = 1  # else Lightning would warn that items are read twice
-
-    def __init__(self, processes: int, rank: int, first: int = 0, length: int | None = None) -> None:
-        self.step, self.length = processes, length
-        self.start = first + (rank if length is None else rank % length)
-
-    def __iter__(self) -> Iterator[int]:
-        return (
-            itertools.count(self.start, self.step) if self.length is None else iter(range(self.start, self.length, self.step))
-        )
-
-    def __len__(self) -> int:
-        if self.length is None:
-            raise TypeError("training crops have no end")  # what Lightning takes for "unknown"
-        return len(range(self.start, self.length, self.step))
-
-
-def _leave_signals_to_the_main_process(_: int) -> None:
-    """Lets a worker survive Ctrl-C and SIGTERM, which reach the whole group: the main process saves first, then ends it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        return self.clip_loader(clips, len(clips))

@@ -1,14 +1,4 @@
-"""Audio files as training crops and as whole clips, each with its exact mel.
-
-A mel frame near the edge of a crop looks beyond it. So no mel here is that of a crop: it is cut out of the mel of the
-*whole file*, and equals it frame by frame, though only the crop and a margin are read::
-
-    file     |······························································|
-    read             |-- n_fft --|======== crop ========|-- n_fft --|
-    frames                       |   |   |   |   |   |   |                    (the crop starts on a frame)
-
-At the file's own ends the margin ends too, and the reflection there is the one that the whole file's mel has.
-"""
+"""Audio files as training crops and as whole clips, each with its part of the whole file's mel."""
 
 import math
 import warnings
@@ -21,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from wavflow.audio import audio_length, read_segment
+from wavflow.audio import audio_length
 from wavflow.data.files import common_folder
 from wavflow.data.given import GivenMels
 from wavflow.mel import MEL_FLOOR, MelSpectrogram
+from wavflow.mel_files import read_with_mel
 
 
 class Item(TypedDict):
@@ -42,13 +33,12 @@ class Item(TypedDict):
 
 
 class CropDataset(Dataset[Item]):
-    """Random crops of a fixed length without end; files are drawn in proportion to their length.
+    """Random crops of a fixed length without end; files are sampled in proportion to their length.
 
-    Item i, for any i >= 0, is a function of (seed, i) alone: whoever knows how many were read can go on. A crop starts on a
-    mel frame. A clip shorter than a crop is padded with zeros, its mel with silence, and the mask is 0 there. A last
-    incomplete hop, which no frame conditions, is left out; but a clip shorter than one hop counts as one frame. A file that
-    can't be read, or is no longer as long as it was, is named in a warning and dropped, and another crop is drawn in its
-    stead.
+    Item i, for any i >= 0, is a function of (seed, i) alone, so a training can go on from the number of items it has read.
+    A crop starts on a mel frame. A clip shorter than a crop is padded with zeros, its mel with silence, and the mask is 0
+    there. A last incomplete hop, which no frame conditions, is left out; but a clip shorter than one hop counts as one frame.
+    A file that can't be read, or has another length than before, is dropped with a warning, and another crop takes its place.
 
     Args:
         files: Audio files, of any rate.
@@ -96,11 +86,11 @@ class CropDataset(Dataset[Item]):
             except (ValueError, OSError) as error:
                 self.drop(which, error)
                 continue
-            return _item(audio, mel, frames, self.mel, rng if self.dequantize else None, **self.about(which, first))
+            return make_item(audio, mel, frames, self.mel, rng if self.dequantize else None, **self.about(which, first))
         raise ValueError(f"`files` must stay readable, but none of {len(self.files)} is left: check the disk they lie on.")
 
     def rng(self, index: int) -> np.random.Generator:
-        """Returns what draws a crop: its place, and then its noise."""
+        """Returns the generator of a crop: first of its place, then of its noise."""
         if index < 0:
             raise IndexError(f"`index` must be at least 0, got {index}: an endless set has no last item.")
         return np.random.default_rng([self.seed, index])
@@ -110,7 +100,7 @@ class CropDataset(Dataset[Item]):
         frames = self.segment_length // self.mel.hop_length
         while len(self._dropped) < len(self.files):
             which = int(np.searchsorted(self._ends, rng.integers(self._ends[-1]), side="right"))
-            first = int(rng.integers(max(0, _frames(self._lengths[which], self.mel) - frames) + 1))
+            first = int(rng.integers(max(0, self.mel.frames_of(self._lengths[which]) - frames) + 1))
             if which not in self._dropped:
                 yield which, first
 
@@ -130,7 +120,7 @@ class CropDataset(Dataset[Item]):
             raise ValueError(f"`path` must stay as it is during training, but {path} changed its length: leave it alone.")
         if self.mels is not None:
             return self.mels.read_crop(path, first, frames)
-        return read_crop(path, self.mel, first, frames, self._lengths[which])
+        return read_with_mel(path, self.mel, first, frames, self._lengths[which])
 
 
 class ClipDataset(Dataset[Item]):
@@ -180,23 +170,22 @@ class ClipDataset(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         if not 0 <= index < len(self):
             raise IndexError(f"`index` must be in 0 … {len(self) - 1}, got {index}.")
-        limit = math.inf if self.max_seconds is None else self.max_seconds * self.mel.sample_rate // self.mel.hop_length
         for which in [*range(index, len(self)), *range(index)]:
             try:
                 path = self.files[which]
                 length = audio_length(path, self.mel.sample_rate)
-                frames = _frames(length, self.mel) if self.mels is None else self.mels.frames[path]
-                frames = max(1, int(min(limit, frames)))
                 if self.mels is None:
-                    audio, mel = read_crop(path, self.mel, 0, frames, length)
+                    frames = self.mel.frames_of(length, self.max_seconds)
+                    audio, mel = read_with_mel(path, self.mel, 0, frames, length)
                 else:
+                    frames = self.mel.frames_of(self.mels.samples(path, length), self.max_seconds)
                     audio, mel = self.mels.read_crop(path, 0, frames)
             except (ValueError, OSError) as error:
                 warnings.warn(f"An audio file can't be read, the next one stands in for it: {error}", stacklevel=2)
                 continue
             rng = np.random.default_rng([self.seed, which]) if self.dequantize else None
             speaker = None if self.speakers is None else self.speakers[which]
-            return _item(audio, mel, frames, self.mel, rng, self.names[which], speaker)
+            return make_item(audio, mel, frames, self.mel, rng, self.names[which], speaker)
         raise ValueError(f"`files` must stay readable, but none of {len(self)} is left: check the disk they lie on.")
 
 
@@ -209,32 +198,7 @@ def check_segment_length(segment_length: int, mel: MelSpectrogram) -> None:
         )
 
 
-def read_crop(path: Path, mel: MelSpectrogram, first: int, frames: int, length: int) -> tuple[Tensor, Tensor]:
-    """Reads some frames' audio, and cuts those frames out of the whole file's mel.
-
-    Args:
-        path: An audio file, of any rate.
-        mel: The spectrogram.
-        first: The first frame.
-        frames: How many at most; fewer come where the file ends.
-        length: The file's, from `audio_length(path, mel.sample_rate)`.
-
-    Returns:
-        Audio (T,) and mel (n_mels, F), float32, F <= frames; T = F * hop_length, or less in a file shorter than a hop.
-    """
-    hop = mel.hop_length
-    frames = min(frames, _frames(length, mel) - first)
-    margin = -(-mel.n_fft // hop)  # in frames
-    read_from = max(0, first - margin)
-    read_to = min(max(length, hop), (first + frames + margin) * hop)
-    read = read_segment(path, read_from * hop, read_to - read_from * hop, mel.sample_rate)
-    with torch.no_grad():
-        whole = mel(read[None])[0]
-    start = first - read_from
-    return read[start * hop : min((start + frames) * hop, length)].clone(), whole[:, start : start + frames].clone()
-
-
-def _item(
+def make_item(
     audio: Tensor,
     mel: Tensor,
     frames: int,
@@ -243,7 +207,7 @@ def _item(
     name: str,
     speaker: int | None = None,
 ) -> Item:
-    """Pads to `frames` frames, makes the mask, and dequantizes."""
+    """Pads audio (T,) and mel (n_mels, F) to `frames` frames, makes the mask, and dequantizes where there is an `rng`."""
     length = frames * spectrogram.hop_length
     mask = torch.zeros(length, dtype=torch.float32)
     mask[: len(audio)] = 1.0
@@ -256,7 +220,3 @@ def _item(
         "name": name,
     }
     return item if speaker is None else {**item, "speaker": speaker}
-
-
-def _frames(length: int, mel: MelSpectrogram) -> int:
-    return max(1, length // mel.hop_length)

@@ -1,4 +1,4 @@
-"""Which audio files there are, and which of them can be used."""
+"""Finds audio files, and checks which of them can be used."""
 
 import itertools
 import os
@@ -14,13 +14,14 @@ _NAMED = 20  # skipped files that a warning names before it only counts
 
 
 def files_below(folder: str | os.PathLike[str]) -> list[Path]:
-    """Returns all files below a folder, sorted, but hidden ones.
+    """Returns all files below a folder that are not hidden, sorted.
 
-    Links to folders are followed. Each folder is visited once, under its own name rather than a link's, so a link to a folder
-    that it lies in ends nowhere. A warning names folders that can't be read.
+    Links to folders are followed. Each folder is visited once, by its own path and not a link's, so links may form circles. A
+    warning names folders that can't be read.
     """
     files: list[Path] = []
-    visited, unreadable, tops = set(), [], [Path(folder)]
+    visited, tops = set(), [Path(folder)]
+    unreadable: list[OSError] = []
     while tops:  # a folder and all real ones below it; then those that links lead to
         links = []
         for place, names, here in os.walk(tops.pop(0), onerror=unreadable.append):
@@ -32,12 +33,12 @@ def files_below(folder: str | os.PathLike[str]) -> list[Path]:
             files += [Path(place, name) for name in here if not name.startswith(".")]
         tops += sorted(links)
     if unreadable:
-        warnings.warn(f"{len(unreadable)} folder(s) can't be read and are left out: {_some(unreadable)}", stacklevel=2)
+        warnings.warn(f"{len(unreadable)} folder(s) can't be read and are left out: {some(unreadable)}", stacklevel=2)
     return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
 
 
 def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
-    """Finds the audio files below a folder that `read_audio` reads, sorted, also behind links; hidden files are left out.
+    """Finds the audio files below a folder that `read_audio` reads, as `files_below`.
 
     A warning counts and names the audio of other formats.
 
@@ -59,10 +60,10 @@ def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def name_unreadable(files: Sequence[Path]) -> None:
-    """Warns of audio among files that is of a format that can't be read, with its number and names."""
+    """Warns of audio files whose formats can't be read: how many there are, and their names."""
     if left_out := [path for path in files if path.suffix[1:].lower() in UNREADABLE]:
         warnings.warn(
-            f"{len(left_out)} audio file(s) of a format that can't be read are left out: {_some(left_out)}. "
+            f"{len(left_out)} audio file(s) of a format that can't be read are left out: {some(left_out)}. "
             f"Convert them to wav or flac.",
             stacklevel=3,
         )
@@ -87,7 +88,7 @@ class Scan(NamedTuple):
 
 
 def scan(paths: Sequence[Path]) -> Scan:
-    """Holds each file against `check_audio`.
+    """Checks each file by `check_audio`.
 
     Raises:
         ValueError: None can be used.
@@ -108,7 +109,7 @@ def scan(paths: Sequence[Path]) -> Scan:
 
 
 def usable_files(paths: Sequence[Path]) -> list[Path]:
-    """Leaves out the files that can't be used (`check_audio`), with one warning that counts and names them.
+    """Returns the files that can be used (`check_audio`); one warning counts and names the others.
 
     Raises:
         ValueError: None is left.
@@ -116,14 +117,15 @@ def usable_files(paths: Sequence[Path]) -> list[Path]:
     found = scan(paths)
     if found.skipped:
         warnings.warn(
-            f"{len(found.skipped)} of {len(paths)} audio files can't be used and are skipped: {_some(found.skipped)}. "
+            f"{len(found.skipped)} of {len(paths)} audio files can't be used and are skipped: {some(found.skipped)}. "
             f"The first: {next(iter(found.skipped.values()))}",
             stacklevel=2,
         )
     return found.files
 
 
-def _some(things: Collection[Any]) -> str:
+def some(things: Collection[Any]) -> str:
+    """Returns the first of many things, as a list in words, and the number of the others."""
     more = f" and {len(things) - _NAMED} more" if len(things) > _NAMED else ""
     return ", ".join(map(str, itertools.islice(things, _NAMED))) + more
 

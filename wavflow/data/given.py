@@ -1,7 +1,7 @@
-"""Mels that come with the audio instead of being computed from it: predicted by an acoustic model, aligned with the recording.
+"""Mels that are given with the audio and not computed from it: predicted by an acoustic model, aligned with the recording.
 
-What a vocoder will be given is what it learns from best. A predicted mel is smoother than the recording's own and errs, so the
-vocoders behind acoustic models are trained further on pairs of recording and predicted mel. Frame f must condition the samples
+A predicted mel is smoother than the recording's own, and errs. So a vocoder for predicted mels is best trained further on pairs
+of recording and predicted mel. Frame f must condition the samples
 `f * hop_length` to `(f + 1) * hop_length`, as frames of the model's own mel do.
 """
 
@@ -17,41 +17,44 @@ from torch import Tensor
 
 from wavflow.audio import audio_length, read_audio, read_segment
 from wavflow.data.corpora import read_table
+from wavflow.data.files import some
 from wavflow.mel import MelSpectrogram
 from wavflow.mel_files import MEL_FORMATS, load_mel, mel_frames, stored_mel
 from wavflow.mel_scale import SCALES, MelScale
 
 SLACK = 2
-"""Frames that a mel may have more or less than its audio: what is common to both is used."""
+"""By how many frames a mel may be longer or shorter than its audio; the frames of both are used."""
 
 FAR = 1.5
-"""Nats that mels may differ from those of their audio, on average; an acoustic model's do by about .5, other audio's by 2."""
+"""By how many nats mels may differ from their audio's on average: predicted mels do by about .5, mels of other audio by 2."""
 
-_NAMED, _TRIED = 20, 16
+_TRIED = 16  # files whose mels are compared with those of the audio
 
 
 class GivenMels:
-    """Audio files and their mels. Those without one that fits are named in a warning and left out.
+    """Audio files and their mels. Files without a mel that fits are left out, with a warning.
 
     Args:
         paths: Audio file to mel file; None where there is none.
         mel: The settings that they were made with; its sample rate is the data's.
-        scale: What they are to be converted from, see `MelScale`; None for none.
+        scale: Converts the mels, see `MelScale`; None leaves them as they are.
 
     Attributes:
-        frames: Audio file to the number of frames that audio and mel have in common, of the files that can be used.
+        frames: For each audio file that can be used, how many frames both audio and mel have.
 
     Raises:
         ValueError: None can be used, or they are not of that audio.
     """
 
     def __init__(self, paths: Mapping[Path, Path | None], mel: MelSpectrogram, scale: MelScale | None = None) -> None:
-        self.mel, self.scale, self.frames = MelSpectrogram(**mel.spec), scale, {}
-        self._paths = dict(paths)
-        left_out, unequal = {}, 0
+        self.mel, self.scale = MelSpectrogram(**mel.spec), scale
+        self.frames: dict[Path, int] = {}
+        self._paths: dict[Path, Path] = {}
+        left_out: dict[Path, Exception] = {}
+        unequal = 0
         for audio, path in paths.items():
             try:
-                own = max(1, audio_length(audio, mel.sample_rate) // mel.hop_length)
+                own = mel.frames_of(audio_length(audio, mel.sample_rate))
                 if path is None:
                     raise ValueError("there is no mel of that name")
                 given = mel_frames(path, mel)
@@ -60,17 +63,16 @@ class GivenMels:
             except (ValueError, OSError) as error:
                 left_out[audio] = error
                 continue
-            self.frames[audio] = min(own, given)
+            self.frames[audio], self._paths[audio] = min(own, given), path
             unequal += own != given
         first = f"The first: {next(iter(left_out.values()))}." if left_out else ""
         if not self.frames:
             raise ValueError(f"`mels` must hold a mel for each audio file, but of {len(paths)} files none has one. {first}")
         self._hold_against_audio()
         if left_out:
-            names = ", ".join(map(str, [*left_out][:_NAMED]))
-            more = f" and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
             warnings.warn(
-                f"{len(left_out)} of {len(paths)} audio files have no mel that fits and are left out: {names}{more}. {first}",
+                f"{len(left_out)} of {len(paths)} audio files have no mel that fits and are left out: {some(left_out)}. "
+                f"{first}",
                 stacklevel=2,
             )
         if unequal:
@@ -93,7 +95,7 @@ class GivenMels:
             frames: How many at most; fewer come where the file ends.
 
         Returns:
-            As `wavflow.data.datasets.read_crop`.
+            As `wavflow.mel_files.read_with_mel`.
 
         Raises:
             ValueError: The mel can't be read or is no longer what it was.
@@ -104,7 +106,7 @@ class GivenMels:
         return samples, self.read(audio)[:, first : first + frames].clone()
 
     def read(self, audio: Path) -> Tensor:
-        """Reads the mel of an audio file, (n_mels, F), float32, converted and cut to the frames that both have."""
+        """Reads the mel of an audio file, (n_mels, F), float32, converted, and cut to the frames that the audio has too."""
         given = load_mel(self._paths[audio], self.mel, self.scale)[0]
         if given.shape[-1] < self.frames[audio]:
             raise ValueError(f"`mels` must stay as they are during training, but {self._paths[audio]} got shorter.")
@@ -160,15 +162,16 @@ def find_mels(
     Raises:
         FileNotFoundError: There is no such folder.
     """
-    path, folder = Path(path), None if folder is None else Path(folder)
-    if folder is not None and not folder.is_dir():
+    if folder is not None and not Path(folder).is_dir():
         raise FileNotFoundError(f"`mels` must name a folder of mels, but there is no folder {folder}: check the name.")
     column = {} if table is None else read_table(table, path, "mel")
     if any(column.values()):
-        return {file: (folder or path) / str(column[file]) for file in files}
+        return {file: Path(folder or path, str(column[file])) for file in files}
     found: dict[Path, Path | None] = {}
-    for file in [] if folder is None else files:
-        stem = folder / (file.relative_to(path) if file.is_relative_to(path) else file.name)
+    if folder is None:
+        return found
+    for file in files:
+        stem = Path(folder, file.relative_to(path) if file.is_relative_to(path) else file.name)
         named = (stem.with_suffix(f".{ending}") for ending in MEL_FORMATS)
         found[file] = next((mel for mel in named if mel.is_file()), None)
     return found

@@ -1,7 +1,7 @@
-"""A corpus that lies where the training is: all audio and all mels on the device, from which batches are gathered.
+"""A corpus in the memory of the training's device: all audio and all mels, from which batches are gathered.
 
-Reading, decoding and mels cost nothing then, which a GPU would wait for: an hour of 22.05 kHz takes 320 MB and 100 for its
-mel. What a crop draws is drawn on the CPU as before; the places and the noise are all that a step sends over.
+No GPU then waits for reading, decoding and mels: an hour of 22.05 kHz takes 320 MB and 100 for its
+mel. The CPU samples the places and the noise of crops as before; a step sends nothing else to the device.
 """
 
 import math
@@ -41,7 +41,7 @@ class ResidentCrops(CropDataset):
                 whole, given = torch.zeros(self._wholes[which], dtype=torch.float32), None
             whole = whole[: self._lengths[which]]
             # no crop begins in a last incomplete hop; a file shorter than one counts as one
-            frames = max(1, len(whole) // hop)
+            frames = self.mel.frames_of(len(whole))
             padded = torch.nn.functional.pad(whole, (0, max(0, hop - len(whole))))
             with torch.no_grad():
                 mels.append((self.mel(padded[None])[0] if given is None else given).T)
@@ -53,19 +53,19 @@ class ResidentCrops(CropDataset):
         """Returns the batch of some crops, as a loader would make it of the items."""
         frames, hop = self.segment_length // self.mel.hop_length, self.mel.hop_length
         starts, lengths, about = [], [], []
-        noise = np.zeros((len(indices), self.segment_length), np.float32)
+        dither = np.zeros((len(indices), self.segment_length), np.float32)
         for row, index in enumerate(indices):
             rng = self.rng(index)
-            which, first = next(self.places(rng), (None, None))
-            if which is None:
+            if (place := next(self.places(rng), None)) is None:
                 raise ValueError(f"`files` must be readable, but none of {len(self.files)} is: check the disk they lie on.")
+            which, first = place
             whole = self._lengths[which]
             starts.append(self._first_frames[which] + first)
             lengths.append(min(self.segment_length, max(whole // hop * hop, min(whole, hop)) - first * hop))
             about.append(self.about(which, first))
             if self.dequantize:
-                noise[row, : lengths[-1]] = rng.random(lengths[-1], dtype=np.float32) - np.float32(0.5)
-        start, length, noise = (self._send(torch.as_tensor(np.asarray(each))) for each in (starts, lengths, noise))
+                dither[row, : lengths[-1]] = rng.random(lengths[-1], dtype=np.float32) - np.float32(0.5)
+        start, length, noise = (self._send(torch.as_tensor(np.asarray(each))) for each in (starts, lengths, dither))
         time, frame = (torch.arange(n, device=self._audio.device) for n in (self.segment_length, frames))
         known, known_frames = time < length[:, None], frame * hop < length[:, None]
         audio = self._audio[(start[:, None] * hop + time).clamp(max=len(self._audio) - 1)]
@@ -86,6 +86,6 @@ class ResidentCrops(CropDataset):
         return tensor.to(self._audio.device, non_blocking=True)
 
 
-def as_is(batch: dict[str, Any]) -> dict[str, Any]:
+def as_is(batch: Any) -> Any:
     """Collates what is a batch already."""
     return batch

@@ -1,4 +1,4 @@
-"""Which files train, which validate and which test: by a hash of their names, or as an earlier run had it."""
+"""Splits files into those to train, to validate and to test with: by a hash of their names, or as an earlier run did."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def split_files(
     seed: int = 0,
     folder: str | os.PathLike[str] | None = None,
 ) -> tuple[list[Path], list[Path], list[Path]]:
-    """Splits into train, validation and test files, by a hash of each name: one file more or less moves no other.
+    """Splits into train, validation and test files by a hash of each name, so that a new file does not move the others.
 
-    From three files on each part has at least one; where the hashes alone would leave a part empty, it gets the file that is
-    nearest, and gives it back once another file falls there. Even so, no file goes from training to a part that is held out.
-    Two files: one to train, the other to validate *and* to test. A single file is all three, which measures memory, not
+    With three files or more each part has at least one: a part that the hashes leave empty gets the file with the nearest hash,
+    until another file falls there. Even so, no file moves from training to a part that is held out. Of two files, one is to
+    train with and the other to validate *and* to test with. A single file is all three, which measures memory and not
     generalization; a warning says so.
 
     Args:
@@ -66,12 +66,12 @@ def split_files(
 def follow_split(
     stored: Split, paths: Sequence[Path], parts: tuple[list[Path], list[Path], list[Path]], folder: str | os.PathLike[str]
 ) -> tuple[list[Path], list[Path], list[Path]] | None:
-    """Splits as `stored` says, in its order; files that it does not know go where they are in `parts`, or to training.
+    """Splits as `stored` says, in its order; files that it does not name stay where they are in `parts`, or go to training.
 
-    Where no name fits, those without their folders are compared: the same files may lie elsewhere.
+    Where no name fits, names without folders are compared, since the files may have moved.
 
     Returns:
-        Train, validation and test files; None where `stored` names none of the files, or none for a part that it has.
+        Train, validation and test files; None where `stored` names no file that is there, or a part would be empty.
     """
     kept = _named(stored, {path: file_name(path, folder) for path in paths})
     if not any(kept) and len({path.stem for path in paths}) == len(paths):  # not 001.wav of one speaker and of another
@@ -89,7 +89,7 @@ def follow_split(
 
 
 def file_name(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> str:
-    """Returns what a file is known by: its path below a folder, without ending, with `/`."""
+    """Returns the name of a file in a split: its path below a folder, without ending, with `/`."""
     relative = Path(os.path.relpath(path, folder or os.curdir)).with_suffix("").as_posix()
     return unicodedata.normalize("NFC", relative)  # some systems store accents apart
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wavflow.evaluation.metrics import log_spectral_distance
 from wavflow.synthesis.export import export_library
-from wavflow.synthesis.frame_step import WINDOW
+from wavflow.synthesis.student import CONTEXT
 from wavflow.vocoder import Vocoder
 
 
@@ -69,10 +69,10 @@ def run(session: Any, mel: Tensor, noise: Tensor, speaker: Tensor | None = None)
     }
     if not state:
         return session.run(["audio"], given)[0]
-    side, hop_length, pieces = WINDOW // 2, noise.shape[-1] // mel.shape[-1], []
+    side, hop_length, pieces = CONTEXT, noise.shape[-1] // mel.shape[-1], []
     padded = np.pad(given["mel"], ((0, 0), (0, 0), (side, side)), constant_values=np.nan)
     for f in range(mel.shape[-1]):
-        given["mel"] = padded[..., f : f + WINDOW]
+        given["mel"] = padded[..., f : f + 1 + 2 * side]
         given["noise"] = noise.numpy()[:, f * hop_length : (f + 1) * hop_length]
         audio, *after = session.run(["audio", *(f"{name}.next" for name in state)], given | state)
         state = dict(zip(state, after, strict=True))

@@ -23,9 +23,9 @@ class MelBlocks(ExactBuffers, Transform):
     def __init__(self, mel: MelSpectrogram) -> None:
         super().__init__()
         self.hop_length = mel.hop_length
-        blocks_per_frame = math.gcd(mel.hop_length, 4)
-        self.block_length = mel.hop_length // blocks_per_frame
-        kernel = interpolation_weights(blocks_per_frame, mel.frame_center / self.block_length)
+        self.blocks_per_frame = math.gcd(mel.hop_length, 4)
+        self.block_length = mel.hop_length // self.blocks_per_frame
+        kernel = interpolation_weights(self.blocks_per_frame, mel.frame_center / self.block_length)
         self.register_buffer("kernel", kernel, persistent=False)
 
     def at_blocks(self, mel: Tensor) -> Tensor:
@@ -35,7 +35,11 @@ class MelBlocks(ExactBuffers, Transform):
     def loudest_nearby(self, mel: Tensor) -> Tensor:
         """Returns for each block the greatest value of a log-mel in its frame and both neighbors, (B, N, n_mels), float64."""
         frames = torch.cat([mel[..., :1], mel, mel[..., -1:]], dim=-1).unfold(-1, 3, 1).amax(dim=-1)
-        return frames.transpose(1, 2).double().repeat_interleave(self.hop_length // self.block_length, dim=1)
+        return frames.transpose(1, 2).double().repeat_interleave(self.blocks_per_frame, dim=1)
+
+    def inner(self, blocks: Tensor) -> Tensor:
+        """Returns blocks (B, N, ...) without those of the first and the last frame, which were context."""
+        return blocks[:, self.blocks_per_frame : -self.blocks_per_frame]
 
     def in_blocks(self, x: Tensor, mel: Tensor | None) -> Tensor:
         """Returns x (B, 1, T) in blocks (B, N, block_length).

@@ -10,11 +10,17 @@ from wavflow.kernels.vectors import compiled
 @compiled
 def recur(signal: np.ndarray, start: int, length: int, lag: int, weights: np.ndarray) -> None:
     """Adds `sum_j weights[j] * signal[t - lag - j]` to each of `length` samples from `start` on, in order."""
+    fours = len(weights) // 4 * 4
     for t in range(start, start + length):
-        value = signal[t]
-        for j in range(len(weights)):
-            value += weights[j] * signal[t - lag - j]
-        signal[t] = value
+        a, b, c, d = signal[t], 0.0, 0.0, 0.0  # four sums, so that no addition waits for the one before
+        for j in range(0, fours, 4):
+            a += weights[j] * signal[t - lag - j]
+            b += weights[j + 1] * signal[t - lag - j - 1]
+            c += weights[j + 2] * signal[t - lag - j - 2]
+            d += weights[j + 3] * signal[t - lag - j - 3]
+        for j in range(fours, len(weights)):
+            a += weights[j] * signal[t - lag - j]
+        signal[t] = (a + b) + (c + d)
 
 
 @compiled

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wavflow.audio import encode_audio
 from wavflow.clips import checked_clip
+from wavflow.writing import encode_audio
 
 FULL_SCALE_16_BIT = 32768
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,12 @@ def interpolate(frames: Tensor, kernel: Tensor) -> Tensor:
 
     One kernel serves all channels, so any projection of the channels commutes with it: project at frame rate.
     """
-    padded = torch.cat([frames[:, :1], frames, frames[:, -1:]], dim=1)
-    neighbors = padded.unfold(1, 3, 1).transpose(2, 3)  # (B, F, 3, C)
+    return interpolate_inner(torch.cat([frames[:, :1], frames, frames[:, -1:]], dim=1), kernel)
+
+
+def interpolate_inner(frames: Tensor, kernel: Tensor) -> Tensor:
+    """Upsamples frames (B, F + 2, C) but the first and the last one to (B, F * factor, C)."""
+    neighbors = frames.unfold(1, 3, 1).transpose(2, 3)  # (B, F, 3, C)
     return (kernel.to(frames).T @ neighbors).flatten(1, 2)
 
 
@@ -37,12 +41,14 @@ class Conditioning:
     """Features at frame rate and the kernel that takes frames to samples; what a conditioner is conditioned on.
 
     Args:
-        frames: Features (B, K, F).
+        frames: Features (B, K, context + F + context).
         kernel: Interpolation weights (3, hop_length); none where the features already come one a sample.
+        context: 1 where there is one more frame on either side, which is interpolated with; 0 where the edges are held.
     """
 
     frames: Tensor
     kernel: Tensor | None = None
+    context: int = 0
 
     @property
     def hop_length(self) -> int:
@@ -58,16 +64,18 @@ class Conditioning:
         if self.hop_length % factor:
             raise ValueError(f"`factor` must divide a frame's {self.hop_length} samples, got {factor}.")
         assert self.kernel is not None or factor == 1
-        return self if factor == 1 else Conditioning(self.frames, self.kernel.unflatten(1, (-1, factor)).mean(dim=2))
+        return self if factor == 1 else replace(self, kernel=self.kernel.unflatten(1, (-1, factor)).mean(dim=2))
 
     def to_samples(self, frames: Tensor, length: int) -> Tensor:
-        """Upsamples projected features (B, F, C) to (B, length, C)."""
-        if frames.shape[1] * self.hop_length != length:
+        """Upsamples projected features (B, context + F + context, C) to (B, length, C)."""
+        if (frames.shape[1] - 2 * self.context) * self.hop_length != length:
             raise ValueError(
                 f"`cond` must have {length / self.hop_length:g} frames of {self.hop_length} samples for {length} samples, "
                 f"got {frames.shape[1]}: cut or pad the audio to whole frames."
             )
-        return frames if self.kernel is None else interpolate(frames, self.kernel)
+        if self.kernel is None:
+            return frames
+        return interpolate_inner(frames, self.kernel) if self.context else interpolate(frames, self.kernel)
 
     def frame_to_samples(self, frames: Tensor, frame: int) -> Tensor:
         """Returns the samples (..., hop_length, C) of one frame of projected features (..., F, C)."""

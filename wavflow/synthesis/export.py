@@ -22,8 +22,7 @@ from torch.export import Dim, ExportedProgram
 
 from wavflow.files import atomic_write
 from wavflow.mel import MEL_FLOOR
-from wavflow.synthesis.export_unwhitening import Unwhitening
-from wavflow.synthesis.frame_step import WINDOW, FrameStep, draw, initial, inverse_flows
+from wavflow.synthesis.student import CONTEXT, StudentStep, outside
 
 if TYPE_CHECKING:
     from wavflow.vocoder import Vocoder
@@ -45,25 +44,13 @@ class WholeDraw(nn.Module):
 
     def __init__(self, vocoder: Vocoder, passes: int = 0) -> None:
         super().__init__()
-        self.flows = inverse_flows(vocoder)
-        self.vocoder, self.passes = vocoder, passes
-        self.unwhitening = None if vocoder.whitening is None else Unwhitening(vocoder.whitening)
+        self.step = StudentStep(vocoder, scan)
+        self.equalizer, self.passes = vocoder.equalizer, passes
 
     def forward(self, mel: Tensor, noise: Tensor, speaker: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Returns audio and the exact log-density of the draw, both (B, F * hop_length)."""
-        cond, z = self.vocoder.conditioning(mel, speaker), noise.unsqueeze(1)
-        v, log_sigma = self.vocoder.add_pulses(z, mel)
-        u, log_det, _ = draw(self.flows, v, cond, initial(self.flows, mel.shape[0], mel))
-        log_prob = self.vocoder.flow.base_log_prob(z) - log_sigma - log_det
-        if self.unwhitening is None:
-            return self.vocoder.equalizer(u.squeeze(1), mel, self.passes), log_prob
-        blocks = self.unwhitening.filters(mel)
-        log_gain = blocks["log_gain"].to(log_prob.dtype)
-        blocks["u"] = u.reshape(u.shape[0], -1, self.unwhitening.length)
-        memory = self.unwhitening.initial(mel.shape[0], mel)
-        _, audio = scan(self.unwhitening, memory, {name: part.movedim(1, 0) for name, part in blocks.items()})
-        audio = self.vocoder.equalizer(audio.movedim(0, 1).flatten(1), mel, self.passes)
-        return audio, log_prob - log_gain.repeat_interleave(self.unwhitening.length, dim=1)
+        audio, log_prob, _ = self.step(outside(mel), noise, self.step.initial(mel.shape[0]), speaker)
+        return self.equalizer(audio, mel, self.passes), log_prob
 
 
 def whole_program(vocoder: Vocoder, passes: int = 0) -> ExportedProgram:
@@ -85,9 +72,9 @@ def fewest_frames(vocoder: Vocoder, passes: int) -> int:
 
 
 def step_program(vocoder: Vocoder) -> ExportedProgram:
-    """Returns a student's `FrameStep` as torch.export has it; the batch is dynamic."""
-    step, batch = FrameStep(vocoder), Dim("batch")
-    state, mel, speaker = step.initial(2), _mel(vocoder, 2, WINDOW), _speaker(vocoder, 2)
+    """Returns a student's `StudentStep` of one frame as torch.export has it; the batch is dynamic."""
+    step, batch = StudentStep(vocoder), Dim("batch")
+    state, mel, speaker = step.initial(2), _mel(vocoder, 2, 1 + 2 * CONTEXT), _speaker(vocoder, 2)
     noise = mel.new_zeros(2, vocoder.hop_length)
     shapes = ({0: batch}, {0: batch}, {name: {0: batch} for name in state}, *({0: batch} for _ in speaker))
     return _exported(step, (mel, noise, state, *speaker), shapes)
@@ -110,19 +97,20 @@ def export_whole(vocoder: Vocoder, path: str | os.PathLike[str], passes: int = 0
 
 
 def export_step(vocoder: Vocoder, path: str | os.PathLike[str]) -> None:
-    """Writes a student's `FrameStep` as an ONNX graph; each state `name` comes out as `name.next`.
+    """Writes a student's `StudentStep` of one frame as an ONNX graph; each state `name` comes out as `name.next`.
 
     Raises:
         ValueError: For another model, or where the libraries are missing.
     """
-    state = list(FrameStep(vocoder).initial())
+    state = list(StudentStep(vocoder).initial())
     names = ["mel", "noise", *state, *(["speaker"] if vocoder.speakers is not None else [])]
     usage = (
-        f"mel (B, n_mels, {WINDOW}): a frame with the two before and after it, NaN where the mel has none; "
-        "noise (B, hop_length) -> audio (B, hop_length): the draw, which no mel equalizer has touched. "
+        f"mel (B, n_mels, {1 + 2 * CONTEXT}): a frame with the two before and after it, NaN where the mel has none; "
+        "noise (B, hop_length) -> audio (B, hop_length): the draw, which no mel equalizer has touched; log_prob: nats per "
+        "sample. "
         "All other inputs are the state: zeros at first, then the outputs of that name with .next."
     )
-    outputs = ["audio", *(f"{name}.next" for name in state)]
+    outputs = ["audio", "log_prob", *(f"{name}.next" for name in state)]
     _write_onnx(step_program(vocoder), path, names, outputs, _facts(vocoder, "step", usage))
 
 

@@ -92,8 +92,11 @@ class ParallelEngine:
     @torch.no_grad()
     def sample_and_log_prob(self, mel: Tensor, noise: Tensor, speaker: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Returns audio (B, T) of a mel (B, n_mels, F) and noise (B, T), temperature included, and its log-density (B, T)."""
-        audio, log_slope = self.stream(len(mel), speaker).push(mel, Noise(noise), last=True)
-        return audio, self.vocoder.flow.base_log_prob(noise.unsqueeze(1)) - log_slope
+        return self.stream(len(mel), speaker).push(mel, Noise(noise), last=True)
+
+    def sample(self, mel: Tensor, noise: Tensor, speaker: Tensor | None = None) -> Tensor:
+        """Returns the audio alone, see `sample_and_log_prob`."""
+        return self.sample_and_log_prob(mel, noise, speaker)[0]
 
     def _pack_frames(self, steps: list[Autoregressive]) -> None:
         """Packs what is done at frame rate: the upsampler, and the projections to all layers side by side."""
@@ -113,7 +116,7 @@ class ParallelEngine:
 
 
 class ParallelStream:
-    """What is known so far of one draw, and what its next samples need of it.
+    """State of one streaming synthesis by the engine.
 
     Frames wait until the two after them are known; at either end the outermost frame is held, as for a whole mel.
 
@@ -155,7 +158,7 @@ class ParallelStream:
             last: Whether no more frames will come.
 
         Returns:
-            Audio (B, n), the next n samples, and log |dx/dz| (B, n).
+            Audio (B, n), the next n samples, and its log-density (B, n) in nats per sample.
 
         Raises:
             ValueError: After the last frame, or with another number of items.
@@ -168,8 +171,8 @@ class ParallelStream:
         frames = np.ascontiguousarray(_numpy(mel.transpose(1, 2)))
         pieces = [frames[:, i : i + PIECE] for i in range(0, frames.shape[1], PIECE)] or [frames]
         drawn = [self._push(piece, noise, last and i == len(pieces) - 1) for i, piece in enumerate(pieces)]
-        audio, log_slope = (torch.from_numpy(np.concatenate(parts, axis=1)) for parts in zip(*drawn, strict=True))
-        return audio, log_slope
+        audio, log_prob = (torch.from_numpy(np.concatenate(parts, axis=1)) for parts in zip(*drawn, strict=True))
+        return audio, log_prob
 
     def _push(self, mels: np.ndarray, noise: Callable[[int], Tensor], last: bool) -> tuple[np.ndarray, np.ndarray]:
         """`push` for (B, F, n_mels) of at most a piece.
@@ -216,11 +219,14 @@ class ParallelStream:
         engine, samples = self.engine, frames * self.engine.vocoder.hop_length
         if not frames:
             return np.zeros((self.batch, 0), np.float32), np.zeros((self.batch, 0), np.float32)
-        u = np.array(_numpy(noise(samples)), np.float32, order="C")  # a copy: it becomes the audio
-        log_slope, source = np.zeros_like(u), engine.vocoder.source
+        z, source = noise(samples), engine.vocoder.source
+        u = np.array(_numpy(z), np.float32, order="C")  # a copy: it becomes the audio
+        log_slope, log_prob = np.zeros_like(u), _numpy(engine.vocoder.flow.base_log_prob(z.unsqueeze(1)))
+        mels = np.ascontiguousarray(mels)
+        pitch = [unwhitening.pitches(engine.filters, item) for item in mels] if engine.filters else []
         for b in range(self.batch if source else 0):
             self.phase[b] = unwhitening.add_pulses(
-                engine.filters, np.ascontiguousarray(mels[b]), source.share, source.width, self.phase[b], u[b], log_slope[b]
+                engine.filters, pitch[b], source.share, source.width, self.phase[b], u[b], log_slope[b]
             )
         layers, none = len(engine.net.dilations), np.zeros(engine.projection.shape[0] * TILE, np.float32)
         projected = [
@@ -229,13 +235,12 @@ class ParallelStream:
         ]
         self._draw_flows(projected, u, log_slope)
         if engine.filters is None:
-            return u, log_slope
+            return u, log_prob - log_slope
         audio, log_gain = np.empty_like(u), np.empty_like(u)
         for b in range(self.batch):
-            unwhitening.unwhiten(
-                engine.filters, np.ascontiguousarray(mels[b]), u[b], self.comb[b], self.audio[b], audio[b], log_gain[b]
-            )
-        return audio, log_slope + log_gain
+            memory = self.comb[b], self.audio[b]
+            unwhitening.unwhiten(engine.filters, mels[b], pitch[b], u[b], *memory, audio[b], log_gain[b])
+        return audio, log_prob - (log_slope + log_gain)
 
     def _draw_flows(self, projected: list[np.ndarray], u: np.ndarray, log_scale: np.ndarray) -> None:
         """Takes noise u (B, n) through all flows, in place.

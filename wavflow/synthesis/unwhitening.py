@@ -18,22 +18,27 @@ from wavflow.flows.whitening import Whitening
 from wavflow.kernels.recursions import recur
 from wavflow.kernels.vectors import compiled
 
+_LOG2_E = 1.0 / math.log(2.0)
+_LN2 = 1453635.0 / 2**21, -1.9046542999577678785e-9  # their sum is log(2); k times the first one is exact
+_TAYLOR = tuple(1.0 / math.factorial(k) for k in range(13))  # of exp
+
 
 class Filters(NamedTuple):
     """What the filters are made of; without pitch, the arrays from `flatten` on are empty."""
 
     kernel: np.ndarray  # (3, blocks of a frame)
     block_length: int
-    to_spectrum: np.ndarray  # (n_mels, told)
+    band: np.ndarray  # (told,) the band before each bin that the mel tells of; -1 without a mel
+    weights: np.ndarray  # (2, told) of that band and the next one
     spectrum_offset: np.ndarray  # (told,)
-    extrapolation: np.ndarray  # (bins - told,)
     floor: float  # power
-    to_autocorrelation: np.ndarray  # (bins, order + 1)
+    to_autocorrelation: np.ndarray  # (told, order + 1)
+    rest: np.ndarray  # (4, order + 1) autocorrelation of the other bins, see `predictor`
     flatten: np.ndarray  # (bands, bands)
     log_weight: np.ndarray  # (bands,)
     templates: np.ndarray  # (bands, pitches)
     log_pitches: np.ndarray  # (pitches,)
-    response: np.ndarray  # (bins,) |H|^2 of the comb's kernel
+    response: np.ndarray  # (told,) |H|^2 of the comb's kernel
     sample_rate: float
     strongest: float
     smear: int  # how far the comb's kernel reaches, samples
@@ -45,20 +50,32 @@ def filters(whitening: Whitening) -> Filters:
     prediction, *rest = whitening.transforms
     n_bins = len(prediction.to_autocorrelation)
     pitch = next((part.pitch for part in rest if isinstance(part, PitchPrediction)), None)
-    none = np.zeros((0, 0)), np.zeros(0), np.zeros((0, 0)), np.zeros(0), np.zeros(n_bins), 1.0, 0.0, 0, 0
+    told, response = len(prediction.spectrum_offset), np.zeros(n_bins)
+    of_pitch = np.zeros((0, 0)), np.zeros(0), np.zeros((0, 0)), np.zeros(0), response[:told], 1.0, 0.0, 0, 0
     if pitch is not None:
-        share = pitch.innovation_share(pitch.templates.new_ones(1, 1).double(), n_bins)[0, 0]
-        of_pitch = [pitch.flatten, pitch.log_weight, pitch.templates.T, pitch.log_pitches, 1.0 - share]
-        none = (*map(_array, of_pitch), float(pitch.sample_rate), pitch.strongest, pitch.half_width, pitch.longest_lag)
+        response = _array(1.0 - pitch.innovation_share(pitch.templates.new_ones(1, 1).double(), n_bins)[0, 0])
+        arrays = map(_array, [pitch.flatten, pitch.log_weight, pitch.templates.T, pitch.log_pitches])
+        of_pitch = (*arrays, response[:told], float(pitch.sample_rate), pitch.strongest, pitch.half_width, pitch.longest_lag)
+    to_spectrum, to_autocorrelation = _array(prediction.to_spectrum), _array(prediction.to_autocorrelation)
+    band, weights = np.full(told, -1), np.zeros((2, told))
+    if len(to_spectrum):
+        to_spectrum = np.concatenate([to_spectrum, np.zeros((1, told))])  # a band after the last one
+        band = (to_spectrum != 0).argmax(axis=0)
+        weights = np.stack([to_spectrum[band, np.arange(told)], to_spectrum[band + 1, np.arange(told)]])
+    extrapolation, others = _array(prediction.extrapolation), to_autocorrelation[told:]
+    rest = [
+        scale @ others for scale in (extrapolation, extrapolation * response[told:], 1.0 + 0.0 * extrapolation, response[told:])
+    ]
     return Filters(
         _array(prediction.kernel),
         prediction.block_length,
-        _array(prediction.to_spectrum),
+        band,
+        weights,
         _array(prediction.spectrum_offset),
-        _array(prediction.extrapolation),
         prediction.floor**2,
-        _array(prediction.to_autocorrelation),
-        *none,
+        to_autocorrelation[:told].copy(),
+        np.stack(rest),
+        *of_pitch,
     )
 
 
@@ -67,14 +84,33 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 
 @compiled
+def pitches(filters: Filters, mels: np.ndarray) -> np.ndarray:
+    """Returns the period in samples and b of each block, (F * blocks of a frame, 2); zeros without pitch; mels as below."""
+    per_frame, log_mel = filters.kernel.shape[1], np.empty(mels.shape[1])
+    found = np.zeros(((len(mels) - 2) * per_frame, 2))
+    for n in range(len(found) if filters.longest_lag else 0):
+        at_block(filters.kernel[:, n % per_frame], mels, n // per_frame + 1, log_mel)
+        found[n, 0], found[n, 1] = read_pitch(filters, log_mel)
+    return found
+
+
+@compiled
 def unwhiten(
-    filters: Filters, mels: np.ndarray, e: np.ndarray, comb: np.ndarray, past: np.ndarray, x: np.ndarray, log_gain: np.ndarray
+    filters: Filters,
+    mels: np.ndarray,
+    pitch: np.ndarray,
+    e: np.ndarray,
+    comb: np.ndarray,
+    past: np.ndarray,
+    x: np.ndarray,
+    log_gain: np.ndarray,
 ) -> None:
     """Unwhitens whitened audio e by the filters of its frames.
 
     Args:
         filters: See there.
         mels: (F + 2, n_mels) log-mels from the frame before the first one to that after the last.
+        pitch: Of each block, see `pitches`.
         e: (F * hop_length,) float32.
         comb: The last `longest_lag` samples before the envelope's filter, float64; is brought up to date, as `past` is.
         past: (order,) the last samples of the audio, float64, the latest last.
@@ -90,10 +126,8 @@ def unwhiten(
     for frame in range(1, len(mels) - 1):
         for block in range(kernel.shape[1]):
             at_block(kernel[:, block], mels, frame, log_mel)
-            lag, strength = 0, 0.0
-            if memory:
-                period, strength = read_pitch(filters, log_mel)
-                lag = comb_weights(filters, period, strength, weights)
+            period, strength = pitch[t // length]
+            lag = comb_weights(filters, period, strength, weights) if strength > 0.0 else 0
             for band in range(n_mels):
                 nearby = max(mels[frame - 1, band], mels[frame, band], mels[frame + 1, band])
                 log_mel[band] = max(log_mel[band], nearby - LARGEST_FALL)
@@ -111,36 +145,33 @@ def unwhiten(
 
 @compiled
 def add_pulses(
-    filters: Filters, mels: np.ndarray, pulses: float, width: int, phase: float, z: np.ndarray, log_sigma: np.ndarray
+    filters: Filters, pitch: np.ndarray, pulses: float, width: int, phase: float, z: np.ndarray, log_sigma: np.ndarray
 ) -> float:
     """Adds the pulses of a harmonic source to noise, see `HarmonicSource`; returns the phase after it, in periods.
 
     Args:
-        filters: See there, with pitch.
-        mels: As in `unwhiten`.
+        filters: See there.
+        pitch: Of each block, see `pitches`.
         pulses: Their share of a voice.
         width: Of the short ones, in samples.
         phase: Before the first sample, in periods.
         z: (F * hop_length,) float32 noise; is overwritten.
         log_sigma: As z, is written.
     """
-    log_mel, t, wide = np.empty(mels.shape[1]), 0, filters.smear + 1
-    for frame in range(1, len(mels) - 1):
-        for block in range(filters.kernel.shape[1]):
-            at_block(filters.kernel[:, block], mels, frame, log_mel)
-            period, strength = read_pitch(filters, log_mel)
-            share = pulses * strength * (2.0 - strength)
-            height, taken = math.sqrt(period * share), 1.0 - math.sqrt((1.0 - strength) / (1.0 + strength))
-            sigma, log_share = math.sqrt(1.0 - share), 0.5 * math.log1p(-share)
-            for i in range(filters.block_length):
-                turn = phase + i / period
-                distance = abs(turn - np.rint(turn)) * period
-                pulse = 0.0
-                if distance < wide:
-                    pulse = height * (raised_cosine(distance, width) / width - taken * raised_cosine(distance, wide) / wide)
-                z[t], log_sigma[t] = pulse + sigma * z[t], log_share
-                t += 1
-            phase += filters.block_length / period
+    t, wide = 0, filters.smear + 1
+    for period, strength in pitch:
+        share = pulses * strength * (2.0 - strength)
+        height, taken = math.sqrt(period * share), 1.0 - math.sqrt((1.0 - strength) / (1.0 + strength))
+        sigma, log_share = math.sqrt(1.0 - share), 0.5 * math.log1p(-share)
+        for i in range(filters.block_length):
+            turn = phase + i / period
+            distance = abs(turn - np.rint(turn)) * period
+            pulse = 0.0
+            if distance < wide:
+                pulse = height * (raised_cosine(distance, width) / width - taken * raised_cosine(distance, wide) / wide)
+            z[t], log_sigma[t] = pulse + sigma * z[t], log_share
+            t += 1
+        phase += filters.block_length / period
     return phase
 
 
@@ -154,23 +185,29 @@ def at_block(kernel: np.ndarray, mels: np.ndarray, frame: int, log_mel: np.ndarr
 @compiled
 def predictor(filters: Filters, log_mel: np.ndarray, strength: float, coefficients: np.ndarray) -> float:
     """Writes the linear predictor of a log-mel, see `LinearPrediction.predictor`; returns the gain."""
-    told, bins, order = len(filters.spectrum_offset), len(filters.to_autocorrelation), len(coefficients)
-    power, upper_half = np.empty(bins), 0.0
-    power[:told] = filters.spectrum_offset
-    for band in range(len(log_mel)):
+    told, order, comb = len(filters.spectrum_offset), len(coefficients), strength * strength
+    power, upper_half = filters.spectrum_offset.copy(), 0.0
+    if filters.band[0] >= 0:
         for i in range(told):
-            power[i] += log_mel[band] * filters.to_spectrum[band, i]
+            band = filters.band[i]
+            after = min(band + 1, len(log_mel) - 1)
+            power[i] += log_mel[band] * filters.weights[0, i] + log_mel[after] * filters.weights[1, i]
+    exponentials(power)
     for i in range(told):
-        power[i] = math.exp(power[i])
         if i >= told // 2:
             upper_half += power[i] / (told - told // 2)
-    r = np.zeros(order + 1)
-    for i in range(bins):
-        if i >= told:
-            power[i] = upper_half * filters.extrapolation[i - told]
-        share = (power[i] + filters.floor) * (1.0 - strength * strength * filters.response[i])
+        power[i] = (power[i] + filters.floor) * (1.0 - comb * filters.response[i])
+    # Beyond what is told: (upper_half * extrapolation + floor) * (1 - comb * response), summed once and for all.
+    r = upper_half * (filters.rest[0] - comb * filters.rest[1]) + filters.floor * (filters.rest[2] - comb * filters.rest[3])
+    to_r = filters.to_autocorrelation
+    for i in range(0, told - 3, 4):
         for k in range(order + 1):
-            r[k] += share * filters.to_autocorrelation[i, k]
+            r[k] += (power[i] * to_r[i, k] + power[i + 1] * to_r[i + 1, k]) + (
+                power[i + 2] * to_r[i + 2, k] + power[i + 3] * to_r[i + 3, k]
+            )
+    for i in range(told - told % 4, told):
+        for k in range(order + 1):
+            r[k] += power[i] * to_r[i, k]
     error, before = r[0], np.empty(order)  # Levinson-Durbin
     for i in range(order):
         left = r[i + 1]
@@ -185,6 +222,31 @@ def predictor(filters: Filters, log_mel: np.ndarray, strength: float, coefficien
     for k in range(order):
         coefficients[k] = np.float32(coefficients[k])  # as the flow keeps them
     return math.sqrt(error)
+
+
+@compiled
+def exponentials(x: np.ndarray) -> None:
+    """Replaces all x, float64 between -700 and 700, by exp(x): `2^k exp(r)`, r at most log(2) / 2, in whole vectors."""
+    exponents = np.empty(len(x), np.int64)
+    for i in range(len(x)):
+        k = np.floor(x[i] * _LOG2_E + 0.5)
+        r = (x[i] - k * _LN2[0]) - k * _LN2[1]
+        p = _TAYLOR[12]
+        p = p * r + _TAYLOR[11]
+        p = p * r + _TAYLOR[10]
+        p = p * r + _TAYLOR[9]
+        p = p * r + _TAYLOR[8]
+        p = p * r + _TAYLOR[7]
+        p = p * r + _TAYLOR[6]
+        p = p * r + _TAYLOR[5]
+        p = p * r + _TAYLOR[4]
+        p = p * r + _TAYLOR[3]
+        p = p * r + _TAYLOR[2]
+        x[i] = (p * r + 1.0) * r + 1.0
+        exponents[i] = (np.int64(k) + 1023) << 52
+    scale = exponents.view(np.float64)
+    for i in range(len(x)):
+        x[i] *= scale[i]
 
 
 @compiled

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from wavflow.audio import write_audio
 from wavflow.evaluation.judging import METRICS, Metric
 from wavflow.evaluation.report.charts import Scatter
 from wavflow.evaluation.report.page import render_page
@@ -18,6 +17,7 @@ from wavflow.files import write_text
 from wavflow.mel import MelSpectrogram
 from wavflow.reporting.tables import Row, csv_table, markdown_table, plain_rows
 from wavflow.vocoder import Vocoder
+from wavflow.writing import write_audio
 
 
 @dataclass

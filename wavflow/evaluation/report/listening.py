@@ -21,10 +21,10 @@ import torch
 from scipy import signal
 from torch import Tensor
 
-from wavflow.audio import encode_audio
 from wavflow.clips import checked_clip
 from wavflow.files import write_text
 from wavflow.loudness import loudness
+from wavflow.writing import encode_audio
 
 LOW_ANCHOR = "low anchor"
 LOWEST_RATE = 9000  # Hz, above which there is one

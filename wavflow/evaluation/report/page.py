@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wavflow.audio import encode_audio
 from wavflow.evaluation.metrics import judging_mel
 from wavflow.evaluation.report.charts import curve_charts, scatter_chart
 from wavflow.evaluation.report.drawings import ladder, lane, likelihood_lane, pitch_lane, receptive_field
 from wavflow.mel import MelSpectrogram
 from wavflow.reporting.pictures import matrix_png, mel_axis
 from wavflow.reporting.tables import Row, html_table
+from wavflow.writing import encode_audio
 
 if TYPE_CHECKING:
     from wavflow.evaluation.report.folder import Report

@@ -11,15 +11,15 @@ from torch.nn import functional
 from wavflow import Vocoder
 from wavflow.flows.recursion import recursion
 from wavflow.synthesis.export_unwhitening import impulse_response
-from wavflow.synthesis.frame_step import FrameStep
+from wavflow.synthesis.student import StudentStep
 
 
 def in_steps(student: Vocoder, mel: Tensor, noise: Tensor, speaker: Tensor | None = None) -> Tensor:
     """Draws frame by frame."""
-    step, hop_length, pieces = FrameStep(student), student.hop_length, []
+    step, hop_length, pieces = StudentStep(student), student.hop_length, []
     state, padded = step.initial(len(mel)), functional.pad(mel, (2, 2), value=float("nan"))
     for f in range(mel.shape[-1]):
-        audio, state = step(padded[..., f : f + 5], noise[:, f * hop_length : (f + 1) * hop_length], state, speaker)
+        audio, _, state = step(padded[..., f : f + 5], noise[:, f * hop_length : (f + 1) * hop_length], state, speaker)
         pieces.append(audio)
     return torch.cat(pieces, dim=-1)
 
@@ -82,10 +82,11 @@ def test_response_of_a_filter_is_what_it_makes_of_an_impulse(order: int, length:
 
 @pytest.mark.parametrize("model", [tiny_teacher, lambda: tiny_flow("waveglow"), lambda: tiny_flow("waveflow")])
 def test_other_models_are_refused(model: object) -> None:
-    refused(lambda: FrameStep(model()), "`vocoder` must be a student")
+    with pytest.raises(ValueError, match="`vocoder` must be a student"):
+        StudentStep(model())
 
 
 def test_other_windows_are_refused() -> None:
-    step = FrameStep(tiny_student())
+    step = StudentStep(tiny_student())
     for mel, noise in (((1, 8, 3), (1, 16)), ((1, 8, 5), (1, 32)), ((1, 7, 5), (1, 16))):
         refused(partial(step, torch.zeros(mel), torch.zeros(noise), step.initial()), "`mel` and `noise` must be")

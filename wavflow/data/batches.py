@@ -1,0 +1,170 @@
+"""The base of all data modules: loaders, which process reads which items, and where a resumed training goes on."""
+
+import itertools
+import signal
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from wavflow.data.datasets import check_segment_length
+from wavflow.data.split import Split
+from wavflow.mel import MelSpectrogram
+
+
+class Batches(pl.LightningDataModule):
+    """Random crops without end to train on; whole clips, one per batch, to validate and test with.
+
+    Batch i, counted over the whole training, is always the same, so a resumed training goes on with the batch that would have
+    come.
+
+    Args:
+        mel: The spectrogram that conditions the models; its sample rate is the data's.
+        segment_length: Of a crop, in samples, a multiple of the mel's `hop_length`.
+        batch_size: Crops per training batch.
+        num_workers: Processes that read; 0 reads in the main one.
+        seed: Of the crops and the noise.
+        max_clip_seconds: Validation and test clips are cut there; `None` keeps them whole.
+        dequantize: Whether to add uniform noise of one 16-bit step to the audio.
+
+    Raises:
+        ValueError: An argument does not fit.
+    """
+
+    def __init__(
+        self,
+        mel: MelSpectrogram,
+        segment_length: int,
+        batch_size: int,
+        num_workers: int,
+        seed: int,
+        max_clip_seconds: float | None,
+        dequantize: bool,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"`{name}` must be a whole number of at least {least}, got {value}.")
+        check_segment_length(segment_length, mel)
+        self.mel = mel
+        self.segment_length, self.batch_size, self.num_workers = segment_length, batch_size, num_workers
+        self.seed, self.max_clip_seconds, self.dequantize = seed, max_clip_seconds, dequantize
+        self.ids: dict[str, int] | None = None
+        self._crops: int | None = None  # that had been read when the training was stopped which is resumed
+        self._began: tuple[int, int] | None = None  # batches and crops that were read when this process began
+
+    @property
+    @abstractmethod
+    def split(self) -> Split:
+        """The files' names by part, to keep with a run and its model; none where they are not known."""
+
+    @property
+    @abstractmethod
+    def speakers(self) -> list[str]:
+        """Names of all speakers, sorted; empty where the data names none."""
+
+    @property
+    @abstractmethod
+    def contents(self) -> tuple[int, str]:
+        """How many files or shards there are to train on, and of what kind they are."""
+
+    @property
+    @abstractmethod
+    def summary(self) -> str:
+        """How much data there is and how it is split, in words."""
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is unusual about the data, in words."""
+        return []
+
+    def follow(self, stored: Mapping[str, Any], must_fit: bool = False) -> None:
+        """Splits as an earlier run did, unless the split is fixed, as that of shards is."""
+
+    def number_speakers(self, names: Sequence[str]) -> None:
+        """Numbers the speakers by their places in `names`; from then on each item holds its speaker's number as `speaker`.
+
+        Raises:
+            ValueError: The data names no speakers, or one that is not among `names`.
+        """
+        if not self.speakers:
+            raise ValueError("`data` names no speakers, but the model takes one: take data=folder with data.table=<CSV file>.")
+        if unknown := set(self.speakers) - set(names):
+            raise ValueError(
+                f"`data` may name no speakers but the model's, {', '.join(names)}, got {', '.join(sorted(unknown))} too."
+            )
+        self.ids = {name: i for i, name in enumerate(names)}
+
+    def state_dict(self) -> dict[str, int]:
+        """Returns how many crops all processes have read; crops, because a resumed training may have another batch size."""
+        return {} if self._began is None else {"crops": self._began[1] + (self._batches() - self._began[0]) * self._at_once}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._crops = state_dict["crops"]
+
+    def order(self) -> DistributedSampler:
+        """Returns the numbers of the crops that this process reads, from the first that training has not read yet."""
+        read = self._batches()
+        self._began = read, read * self._at_once if self._crops is None else self._crops
+        return Order(*self._place(), self._began[1])
+
+    def loader(self, dataset: Dataset, batch_size: int, order: DistributedSampler) -> DataLoader:
+        """Returns a loader of the items that `order` lists."""
+        return DataLoader(
+            dataset,
+            batch_size,
+            sampler=order,
+            num_workers=self.num_workers,
+            worker_init_fn=_leave_signals_to_the_main_process,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def clip_loader(self, dataset: Dataset, length: int) -> DataLoader:
+        """Returns a loader of one clip per batch, of a data set of that length."""
+        return self.loader(dataset, 1, Order(*self._place(), length=length))
+
+    def _batches(self) -> int:
+        """Returns how many batches each process has read; more than 0 in a resumed training."""
+        return self.trainer.fit_loop.total_batch_idx + 1 if self.trainer else 0
+
+    @property
+    def _at_once(self) -> int:
+        """Crops to a batch, of all processes."""
+        return self._place()[0] * self.batch_size
+
+    def _place(self) -> tuple[int, int]:
+        """Returns the number of processes and which one this is."""
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
+
+class Order(DistributedSampler):
+    """The numbers of the items that one of n processes reads: every n-th. All together read what one alone would, in its order.
+
+    Where there are fewer items than processes, several read the same, so that each has one. With several processes Lightning
+    replaces every sampler that is no `DistributedSampler`, hence the base class; nothing else of it is used.
+    """
+
+    num_replicas = 1  # else Lightning would warn that items are read twice
+
+    def __init__(self, processes: int, rank: int, first: int = 0, length: int | None = None) -> None:
+        self.step, self.length = processes, length
+        self.start = first + (rank if length is None else rank % length)
+
+    def __iter__(self) -> Iterator[int]:
+        return (
+            itertools.count(self.start, self.step) if self.length is None else iter(range(self.start, self.length, self.step))
+        )
+
+    def __len__(self) -> int:
+        if self.length is None:
+            raise TypeError("training crops have no end")  # what Lightning takes for "unknown"
+        return len(range(self.start, self.length, self.step))
+
+
+def _leave_signals_to_the_main_process(_: int) -> None:
+    """Lets a worker survive Ctrl-C and SIGTERM, which reach the whole group: the main process saves first, then ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,0 +1,131 @@
+"""Audio in litdata's shards: a few large files of many pieces each, read from a disk or streamed from a bucket.
+
+`prepare` (wavflow/prepare.py) writes them. A piece is a file, or a part of one longer than the limit: samples of 16 bits and,
+where wanted, their mel. A piece's ends are treated as a file's.
+
+References:
+    litdata, https://github.com/Lightning-AI/litdata
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wavflow.mel import MelSpectrogram
+from wavflow.mel_files import cut_with_mel
+
+LANES = 64
+"""Shards that a training reads from at once; a power of two, so that it divides among as many processes."""
+
+REMOTE = ("s3://", "gs://", "local:")  # local: is litdata's word for a folder to be copied, e.g. of a slow network disk
+
+
+def import_litdata() -> Any:
+    """Returns the module litdata.
+
+    Raises:
+        ValueError: It is not installed, or what it needs is not; the message holds the command that installs it.
+    """
+    try:
+        import litdata
+    except ImportError as error:
+        raise ValueError(f"`data=shards` needs litdata ({error}): pip install 'wavflow[scale]'.") from error
+    return litdata
+
+
+class Shards:
+    """The pieces of one split, by shard and number; each process opens them for itself.
+
+    Args:
+        path: A folder, or s3://… or gs://…; what is fetched is kept in litdata's cache (`LITDATA_CACHE_DIR`).
+
+    Raises:
+        FileNotFoundError: There are no shards.
+        ValueError: litdata is missing.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._opened: tuple[int, Any] | None = None
+        self._ends: dict[int, np.ndarray] = {}
+        if not path.startswith(REMOTE) and not Path(path, "index.json").is_file():
+            raise FileNotFoundError(
+                f"`path` must name shards, but there is no {path}/index.json: make them with `python -m wavflow.prepare`."
+            )
+        index = json.loads(Path(self._dataset.cache.cache_dir, "index.json").read_bytes())
+        self.speakers: list[str] = index.get("speakers", [])  # of all splits; added by `prepare`
+        self.files = [chunk["filename"] for chunk in index["chunks"]]
+        self.sizes = np.array([chunk["chunk_bytes"] for chunk in index["chunks"]])
+        self.counts = np.array([chunk["chunk_size"] for chunk in index["chunks"]])
+        self._firsts = np.cumsum(self.counts) - self.counts
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opened": None, "_ends": {}}
+
+    def __len__(self) -> int:
+        return int(self.counts.sum())
+
+    def piece(self, shard: int, number: int) -> dict[str, Any]:
+        """Returns a piece: `audio` int16 (T,) and `mel` float32 (n_mels, F), which may be empty, and the dictionary `about`."""
+        from litdata.streaming.sampler import ChunkedIndex
+
+        piece = self._dataset[ChunkedIndex(index=int(self._firsts[shard]) + number, chunk_index=shard)]
+        return piece | {"about": json.loads(piece["about"])}
+
+    def pieces(self, start: int = 0) -> Iterator[dict[str, Any]]:
+        """Yields all pieces that hold audio, from number `start` on; after the last comes the first."""
+        for number in [*range(start, len(self)), *range(start)]:
+            shard = int(np.searchsorted(self._firsts, number, side="right")) - 1
+            if len((piece := self.piece(shard, number - int(self._firsts[shard])))["audio"]):
+                yield piece
+
+    def sample(self, shard: int, rng: np.random.Generator) -> dict[str, Any]:
+        """Samples a piece of a shard, with a probability in proportion to its size."""
+        if shard not in self._ends:
+            self.piece(shard, 0)  # which fetches the shard: it begins with the number of its pieces and where each starts
+            header = np.fromfile(Path(self._dataset.cache.cache_dir, self.files[shard]), np.uint32, self.counts[shard] + 2)
+            self._ends[shard] = header[2:].astype(np.int64) - int(header[1])
+        ends = self._ends[shard]
+        return self.piece(shard, int(np.searchsorted(ends, rng.integers(ends[-1]), side="right")))
+
+    @property
+    def _dataset(self) -> Any:
+        if self._opened is None or self._opened[0] != os.getpid():  # what litdata holds, threads too, must not be forked
+            dataset = import_litdata().StreamingDataset(self.path, batch_decode=0, max_pre_download=LANES)
+            dataset[0]  # opens it
+            dataset.on_demand_bytes = False  # else each crop would fetch its piece anew, and nothing would be kept
+            self._opened = os.getpid(), dataset
+        return self._opened[1]
+
+
+def cut(piece: dict[str, Any], mel: MelSpectrogram, first: int, frames: int) -> tuple[Tensor, Tensor]:
+    """Returns some frames' audio of a piece, and their mel, which is that of the whole piece; see `cut_with_mel`."""
+    samples, stored, hop = torch.from_numpy(piece["audio"]), piece["mel"][:, first : first + frames], mel.hop_length
+
+    def read(start: int, length: int) -> Tensor:
+        part = samples[start : start + length].float() / 32768
+        return torch.nn.functional.pad(part, (0, length - len(part)))
+
+    if not (stored.size and mel.n_mels):
+        return cut_with_mel(read, mel, first, frames, len(samples))
+    return read(first * hop, min(stored.shape[1] * hop, len(samples) - first * hop)), torch.from_numpy(stored.copy())
+
+
+def speaker_of(piece: dict[str, Any], speakers: dict[str, int] | None) -> int | None:
+    """Returns the number of a piece's speaker; None where speakers have no numbers."""
+    return None if speakers is None else speakers[piece["about"]["speaker"]]
+
+
+def check_spec(piece: dict[str, Any], mel: MelSpectrogram, path: str) -> None:
+    """Raises ValueError unless a piece has the sample rate of `mel`, and its mel, if it has one, the same settings."""
+    made = (piece["about"]["mel"] if mel.n_mels else None) or {"sample_rate": piece["about"]["sample_rate"]}
+    if differs := ", ".join(f"{name} {value}" for name, value in made.items() if mel.spec[name] != value):
+        raise ValueError(
+            f"`path`: {path} was made with {differs}, not with {mel.spec}: choose the same with audio=..., or prepare it anew."
+        )
