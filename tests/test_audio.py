@@ -13,6 +13,7 @@ import pytest
 import soundfile as sf
 import torch
 import torchaudio.functional as F
+from helpers import refused
 from torch import Tensor
 
 from wavflow.audio import audio_length, check_audio, read_audio, read_segment
