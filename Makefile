@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 
 # One thread per process: two processes with two threads each would fight for two cores.
 test: $(STAMP) ## Run all tests (ARGS="-m 'not slow'" or ARGS=tests/test_flows.py runs some)
-	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(RUN) -m pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(RUN) -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(STAMP) ## Check style, layers and formatting
 	$(RUN) -m ruff check .

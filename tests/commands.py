@@ -1,18 +1,25 @@
 """Calls the commands as a user does, in this process: each process of their own would cost seconds of imports."""
 
 import contextlib
+import functools
 import importlib
 import io
 import os
+import runpy
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
 import soundfile
 import torch
+from hydra import compose
+from hydra._internal.hydra import Hydra
+
+import wavflow.cli
 
 # One thread, as in `make test`; the tiny mel of helpers.MEL; a net and a run of next to nothing.
 AUDIO = ["sample_rate=8000", "n_fft=64", "hop_length=16", "win_length=64", "n_mels=8", "f_max=4000.0"]
@@ -32,23 +39,44 @@ class Outcome(NamedTuple):
     err: str
 
 
+@functools.cache
+def defaults(config: str, groups: tuple[str, ...]) -> Any:
+    """What `check_kinds` holds options against, composed once for all tests."""
+    return compose(config, list(groups))
+
+
 def call(command: str, *options: str | Path) -> Outcome:
     """Calls `python -m wavflow.<command> <options>`."""
-    main = importlib.import_module(f"wavflow.{command}").main
+    return outcome_of(importlib.import_module(f"wavflow.{command}").main, f"wavflow.{command}", *options)
+
+
+def script(name: str, *options: str | Path) -> Outcome:
+    """Calls `python scripts/<name>.py <options>`."""
+    path = Path(__file__).parents[1] / "scripts" / f"{name}.py"
+    return outcome_of(lambda: runpy.run_path(str(path), run_name="__main__"), path, *options)
+
+
+def outcome_of(main: Callable[[], object], *words: str | Path) -> Outcome:
+    """Calls a program with what was typed, its name first."""
     out, err, status = io.StringIO(), io.StringIO(), 0
     dtype, precision = torch.get_default_dtype(), torch.get_float32_matmul_precision()
     with (
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
-        mock.patch.object(sys, "argv", [f"wavflow.{command}", *map(str, options)]),
+        mock.patch.object(sys, "argv", [*map(str, words)]),
         mock.patch.object(warnings, "formatwarning"),
         mock.patch.dict(os.environ),
+        mock.patch.object(wavflow.cli, "compose", lambda config, groups: defaults(config, tuple(groups))),
+        mock.patch.object(Hydra, "get_mode", return_value=None),  # else composes once more, in search of `hydra.mode=`
     ):
         torch.set_default_dtype(torch.float32)
         try:
             main()
         except SystemExit as end:
             status = end.code or 0
+            if isinstance(status, str):
+                print(status, file=err)
+                status = 1
         finally:
             torch.set_default_dtype(dtype)
             torch.set_float32_matmul_precision(precision)

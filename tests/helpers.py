@@ -1,9 +1,12 @@
 """What several tests share: tiny models with random weights, and the check of a log-determinant against autograd."""
 
 from collections.abc import Callable
+from importlib.resources import files
 from typing import Any, TypeVar
 
+import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 import wavflow.models
@@ -23,9 +26,22 @@ def randomized(module: M, std: float = 0.3) -> M:
     return module
 
 
+def refused(call: Callable[[], Any], words: str, error: type[Exception] = ValueError) -> None:
+    """Holds that a call raises an error whose message matches `words`."""
+    with pytest.raises(error, match=words):
+        call()
+
+
 def tiny_mel(**changes: Any) -> MelSpectrogram:
     """8 kHz, 8 bands, 16 samples a frame."""
     return MelSpectrogram(**MEL | changes)
+
+
+def preset(name: str) -> MelSpectrogram:
+    """A mel as `audio=<name>` configures it."""
+    folder = files("wavflow.conf") / "audio"
+    merged = OmegaConf.merge(*(OmegaConf.create((folder / f"{part}.yaml").read_text()) for part in ("22k", name)))
+    return MelSpectrogram(**{key: value for key, value in merged.items() if key != "defaults"})
 
 
 def tiny_teacher(std: float | None = 0.3, **changes: Any) -> Vocoder:

@@ -76,22 +76,12 @@ def test_stages_become_tasks(spectral: str) -> None:
     task = instantiate(cfg.stage, net=teacher)
     assert isinstance(task, LikelihoodTask)
     assert isinstance(task.optimizer(teacher.parameters()), torch.optim.Adam)
-
     cfg = composed("stage=student", f"spectral={spectral}", "stage.contrastive=null", *SMALL)
     net = build(net_config(plain(cfg)["net"], teacher))
     task = instantiate(cfg.stage, net=net, teacher=teacher)
     assert isinstance(task, DistillationTask)
     assert (task.spectral is None) == (spectral == "none")
     assert net.whitening.order == 5, "a student takes its whitening from its teacher, not from its own defaults"
-
-
-def test_contrastive_loss_can_be_asked_for() -> None:
-    override = "stage.contrastive={_target_: wavflow.losses.ContrastiveDivergence}"
-    cfg = composed("stage=student", override, *SMALL)
-    teacher = build(plain(composed(*SMALL))["net"])
-    task = instantiate(cfg.stage, net=build(net_config(plain(cfg)["net"], teacher)), teacher=teacher)
-    assert task.contrastive is not None
-    assert task.contrastive_weight == 0.3
 
 
 def test_bundled_data_brings_its_sample_rate_unless_another_is_named() -> None:
@@ -105,7 +95,6 @@ def test_data_trainer_and_callbacks_are_built() -> None:
     data = instantiate(cfg.data, mel=MelSpectrogram(**cfg.audio))
     assert isinstance(data, AudioDataModule)
     assert data.segment_length == 8192
-
     callbacks = instantiate(cfg.callbacks)
     trainer = instantiate(cfg.trainer, logger=False, callbacks=list(callbacks.values()), enable_progress_bar=False)
     assert isinstance(trainer, pl.Trainer)
@@ -113,28 +102,12 @@ def test_data_trainer_and_callbacks_are_built() -> None:
     assert list(callbacks).index("save") < list(callbacks).index("ema"), "see wavflow.callbacks.SaveModel"
 
 
-def test_a_misspelt_key_is_refused() -> None:
-    with pytest.raises(Exception, match=r"Could not override 'net\.chanels'"):
-        composed("net.chanels=4")
-
-
-@pytest.mark.parametrize(
-    ("experiment", "stage", "batch", "channels", "lr"),
-    [
-        ("lj_h200", "teacher", (32, 16128), 128, 1e-3),
-        ("lj_h200", "student", (16, 24064), 64, 1e-3),
-        ("cpu_small", "teacher", (4, 8192), 48, 2e-3),
-        ("cpu_small", "student", (2, 8192), 48, 1e-3),
-        ("cpu_hours", "teacher", (4, 8192), 64, 1.5e-3),
-        ("cpu_hours", "student", (2, 8192), 48, 1e-3),
-    ],
-)
-def test_an_experiment_is_a_recipe_for_each_stage(experiment: str, stage: str, batch: tuple, channels: int, lr: float) -> None:
+@pytest.mark.parametrize("experiment", ["lj_h200", "cpu_small", "cpu_hours"])
+@pytest.mark.parametrize("stage", ["teacher", "student"])
+def test_an_experiment_is_a_recipe_for_each_stage(experiment: str, stage: str) -> None:
     options = [f"experiment={experiment}", f"stage={stage}", "data.path=wavs"]
     cfg = composed(*options)
     assert cfg.net._target_ == f"wavflow.models.{stage}"
-    assert (cfg.data.batch_size, cfg.data.segment_length) == batch
-    assert (cfg.net.channels, cfg.stage.optimizer.lr) == (channels, lr)
     assert cfg.data.segment_length % cfg.audio.hop_length == 0
     assert cfg.audio.sample_rate == 22050, "data=bundled would bring 16 kHz"
     assert cfg.data.resident == (experiment == "lj_h200")

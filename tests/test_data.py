@@ -1,14 +1,17 @@
 """Folders, splits, crops and clips: their mels are those of the whole files, and bad files don't stop a run."""
 
 import re
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
+import helpers
 import numpy as np
 import pytest
 import soundfile as sf
 import torch
+from helpers import refused
 
 from wavflow.audio import READABLE, read_audio
 from wavflow.data import (
@@ -26,18 +29,7 @@ from wavflow.mel_files import read_with_mel
 STEP = 2.0**-15
 
 
-def tiny_mel(**arguments) -> MelSpectrogram:
-    return MelSpectrogram(
-        **{
-            "sample_rate": 8000,
-            "n_fft": 256,
-            "hop_length": 64,
-            "win_length": 256,
-            "n_mels": 10,
-            "f_max": 4000.0,
-            **arguments,
-        }
-    )
+tiny_mel = partial(helpers.tiny_mel, n_fft=256, hop_length=64, win_length=256, n_mels=10)
 
 
 def write_noise(path: Path, samples: int, sample_rate: int = 8000) -> Path:
@@ -61,20 +53,15 @@ def test_find_audio_looks_in_all_folders_and_sorts(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "folder.wav").mkdir()
-
     found = [path.relative_to(tmp_path).as_posix() for path in find_audio(tmp_path)]
-
     assert found == ["a/10.ogg", "a/2.FLAC", "a/deep/er/x.mp3", "b.wav"]
 
 
 def test_find_audio_refuses_folders_without_audio(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"there is no .*none: check the name"):
-        find_audio(tmp_path / "none")
+    refused(lambda: find_audio(tmp_path / "none"), r"there is no .*none: check the name", FileNotFoundError)
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(ValueError, match=rf"{re.escape(str(tmp_path))} holds none: name another folder"):
-        find_audio(tmp_path)
-    with pytest.raises(ValueError, match=r"got the file .*notes\.txt"):
-        find_audio(tmp_path / "notes.txt")
+    refused(lambda: find_audio(tmp_path), rf"{re.escape(str(tmp_path))} holds none: name another folder")
+    refused(lambda: find_audio(tmp_path / "notes.txt"), r"got the file .*notes\.txt")
 
 
 def test_find_audio_lists_every_format_that_is_read(tmp_path: Path) -> None:
@@ -138,10 +125,8 @@ def test_unusable_files_are_counted_named_and_skipped(tmp_path: Path) -> None:
     empty.touch()
     text.write_text("no audio")
     gone = tmp_path / "gone.wav"
-
     with pytest.warns(UserWarning, match="skipped") as caught:
         kept = usable_files([good[0], empty, text, gone, good[1]])
-
     assert kept == good
     message = str(caught[0].message)
     assert len(caught) == 1
@@ -158,10 +143,8 @@ def test_many_unusable_files_are_named_in_part(tmp_path: Path) -> None:
 def test_no_usable_file_is_refused_with_the_folder(tmp_path: Path) -> None:
     for name in ("a.wav", "b.wav"):
         (tmp_path / name).touch()
-    with pytest.raises(ValueError, match=rf"got 2 in {re.escape(str(tmp_path))}, none usable.*a\.wav is empty"):
-        usable_files(find_audio(tmp_path))
-    with pytest.raises(ValueError, match="at least one usable"):
-        usable_files([])
+    refused(lambda: usable_files(find_audio(tmp_path)), rf"got 2 in {re.escape(str(tmp_path))}, none usable.*a\.wav is empty")
+    refused(lambda: usable_files([]), "at least one usable")
 
 
 @pytest.mark.parametrize("file_rate", [8000, 11025])
@@ -173,7 +156,6 @@ def test_crop_has_the_mel_of_the_whole_file(tmp_path: Path, arguments: dict, sam
     audio, _ = read_audio(path, 8000)
     whole, hop = mel(audio[None])[0], mel.hop_length
     total = whole.shape[1]
-
     for first in (0, 1, 5, total // 2, total - 8, total - 4):
         crop, crop_mel = read_with_mel(path, mel, first, 4, len(audio))
         torch.testing.assert_close(crop, audio[first * hop : (first + 4) * hop], atol=1e-6, rtol=0)
@@ -187,7 +169,6 @@ def test_crops_of_the_data_set_have_the_mel_of_the_whole_file(tmp_path: Path) ->
     files = [write_noise(tmp_path / f"{i}.flac", 1300 + 200 * i) for i in range(2)]
     wholes = [read_audio(path)[0] for path in files]
     seen = set()
-
     for item in islice(CropDataset(files, mel, 1024, dequantize=False), 100):
         assert item["mask"].eq(1).all()
         found = [
@@ -200,7 +181,6 @@ def test_crops_of_the_data_set_have_the_mel_of_the_whole_file(tmp_path: Path) ->
         expected = mel(wholes[which][None])[0, :, frame : frame + 16]
         torch.testing.assert_close(item["mel"], expected, atol=1e-4, rtol=0)
         seen.add((which, frame))
-
     starts = {(which, frame) for which, whole in enumerate(wholes) for frame in range(len(whole) // 64 - 15)}
     assert seen == starts, "crops begin at every frame that leaves room for one"
 
@@ -222,9 +202,7 @@ def test_clip_shorter_than_a_crop_is_padded_and_masked(tmp_path: Path, samples: 
     audio, _ = read_audio(path)
     real = samples // 64 * 64 or samples
     frames = max(1, samples // 64)
-
     item = CropDataset([path], mel, 1024)[0]
-
     assert item["audio"].shape == (1024,)
     torch.testing.assert_close(item["audio"][:real], audio[:real], atol=STEP / 2, rtol=0)
     assert item["audio"][real:].eq(0).all()
@@ -233,7 +211,6 @@ def test_clip_shorter_than_a_crop_is_padded_and_masked(tmp_path: Path, samples: 
     expected = mel(torch.nn.functional.pad(audio, (0, max(0, 64 - samples)))[None])[0]
     torch.testing.assert_close(item["mel"][:, :frames], expected, atol=1e-4, rtol=0)
     torch.testing.assert_close(item["mel"][:, frames:], torch.full((10, 16 - frames), 1e-5, dtype=torch.float32).log())
-
     clip = ClipDataset([path], mel)[0]
     assert len(clip["audio"]) == 64 * frames
     assert clip["mask"].sum() == real
@@ -284,9 +261,7 @@ def test_files_are_drawn_in_proportion_to_their_length(tmp_path: Path) -> None:
     for name, samples, level in (("short.wav", 1000, 0.1), ("long.wav", 3000, 0.2)):
         sf.write(tmp_path / name, np.full(samples, level), 8000)
     files = [tmp_path / "short.wav", tmp_path / "long.wav"]
-
     share = np.mean([item["audio"].mean() > 0.15 for item in islice(CropDataset(files, tiny_mel(), 64), 1000)])
-
     assert abs(share - 0.75) < 0.05  # 3.6 standard errors
 
 
@@ -295,10 +270,8 @@ def test_a_file_that_fails_in_training_is_dropped_and_named_once(tmp_path: Path)
     crops = CropDataset(files, tiny_mel(), 20_000 // 64 * 64)
     damage(files[1])
     files[2].unlink()
-
     with pytest.warns(UserWarning, match="dropped from training") as caught:
         items = list(islice(crops, 40))
-
     messages = [str(warning.message) for warning in caught]
     assert len(messages) == 2
     assert re.search(r"bad\.flac is damaged", messages[0] + messages[1])
@@ -316,7 +289,6 @@ def test_a_clip_that_fails_is_stood_in_for(tmp_path: Path) -> None:
     files = [write_noise(tmp_path / f"{name}.flac", 20_000) for name in ("bad", "good")]
     damage(files[0])
     clips = ClipDataset(files, tiny_mel())
-
     with pytest.warns(UserWarning, match=r"stands in for it.*bad\.flac is damaged"):
         assert clips[0]["name"] == "good"
     damage(files[1])
@@ -329,13 +301,11 @@ def test_clips_are_whole_files_cut_to_frames(tmp_path: Path) -> None:
     mel = tiny_mel()
     audio, _ = read_audio(files[0])
     whole = mel(audio[None])[0]
-
     full, short = ClipDataset(files, mel, dequantize=False)
     torch.testing.assert_close(full["audio"], audio[:19_968])
     torch.testing.assert_close(full["mel"], whole, atol=1e-4, rtol=0)
     assert (full["name"], short["name"]) == ("a", "b_c")
     assert len(short["audio"]) == 256
-
     cut = ClipDataset(files, mel, max_seconds=0.5, dequantize=False)[0]
     assert len(cut["audio"]) == 3968, "4000 samples hold 62 whole frames"
     torch.testing.assert_close(cut["mel"], whole[:, :62], atol=1e-4, rtol=0)
@@ -353,16 +323,11 @@ def test_impossible_data_sets_are_refused(tmp_path: Path) -> None:
         ({"segment_length": 0}, "multiple of the mel's hop_length 64, got 0: take 64"),
         ({"files": []}, "`files` must hold at least one"),
     ):
-        with pytest.raises(ValueError, match=message):
-            CropDataset(**{"files": files, "mel": mel, "segment_length": 64, **arguments})
-    with pytest.raises(ValueError, match="`files` must hold at least one"):
-        ClipDataset([], mel)
-    with pytest.raises(ValueError, match="`max_seconds` must be above 0"):
-        ClipDataset(files, mel, max_seconds=0)
-    with pytest.raises(IndexError, match=r"must be in 0 … 0, got 1"):
-        ClipDataset(files, mel)[1]
-    with pytest.raises(IndexError, match="at least 0, got -1"):
-        CropDataset(files, mel, 64)[-1]
+        refused(partial(CropDataset, **{"files": files, "mel": mel, "segment_length": 64, **arguments}), message)
+    refused(lambda: ClipDataset([], mel), "`files` must hold at least one")
+    refused(lambda: ClipDataset(files, mel, max_seconds=0), "`max_seconds` must be above 0")
+    refused(lambda: ClipDataset(files, mel)[1], r"must be in 0 … 0, got 1", IndexError)
+    refused(lambda: CropDataset(files, mel, 64)[-1], "at least 0, got -1", IndexError)
 
 
 def folder_of(tmp_path: Path, count: int) -> Path:
@@ -375,11 +340,9 @@ def test_data_module_splits_and_batches(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, 20)
     (folder / "broken.wav").write_text("no audio")
     data = AudioDataModule(tiny_mel(), folder, segment_length=512, batch_size=3)
-
     with pytest.warns(UserWarning, match=r"1 of 21 .*broken\.wav"):
         data.setup("fit")
     data.setup("test")
-
     parts = (data.train_files, data.validation_files, data.test_files)
     assert [len(part) for part in parts] == [17, 1, 2]
     train = list(islice(data.train_dataloader(), 3))
@@ -398,7 +361,6 @@ def test_training_reads_the_crops_in_their_order_from_where_it_stood(tmp_path: P
     for rank in range(processes):
         data.trainer = SimpleNamespace(world_size=processes, global_rank=rank, fit_loop=SimpleNamespace(total_batch_idx=4))
         read.append(torch.cat([batch["audio"] for batch in islice(data.train_dataloader(), 3)]))
-
     crops = CropDataset(data.train_files, tiny_mel(), 512)
     expected = torch.stack([crops[i]["audio"] for i in range(5 * 2 * processes, 8 * 2 * processes)])
     torch.testing.assert_close(torch.stack(read, dim=1).flatten(0, 1), expected, atol=0, rtol=0)
@@ -406,21 +368,15 @@ def test_training_reads_the_crops_in_their_order_from_where_it_stood(tmp_path: P
 
 
 def test_data_module_refuses(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="`batch_size` must be a whole number of at least 1"):
-        AudioDataModule(tiny_mel(), batch_size=0)
-    with pytest.raises(ValueError, match="`num_workers` must be a whole number of at least 0"):
-        AudioDataModule(tiny_mel(), num_workers=-1)
-    with pytest.raises(FileNotFoundError, match="check the name"):
-        AudioDataModule(tiny_mel(), tmp_path / "none").setup()
-    with pytest.raises(ValueError, match="holds none"):
-        AudioDataModule(tiny_mel(), tmp_path).setup()
+    refused(lambda: AudioDataModule(tiny_mel(), batch_size=0), "`batch_size` must be a whole number of at least 1")
+    refused(lambda: AudioDataModule(tiny_mel(), num_workers=-1), "`num_workers` must be a whole number of at least 0")
+    refused(lambda: AudioDataModule(tiny_mel(), tmp_path / "none").setup(), "check the name", FileNotFoundError)
+    refused(lambda: AudioDataModule(tiny_mel(), tmp_path).setup(), "holds none")
 
 
 def test_bundled_speech_is_the_default() -> None:
     data = AudioDataModule(MelSpectrogram(), batch_size=2)
-
     batch = next(iter(data.train_dataloader()))
-
     assert data.path == bundled_speech()
     assert len(data.train_files) > len(data.test_files) >= len(data.validation_files) >= 1
     assert batch["audio"].shape == (2, 8192)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from helpers import refused
 from torch import Tensor
 
 from wavflow.distributions import Discretized, Distribution, Gaussian, Logistic, Mixture, gaussian_kl
@@ -47,15 +48,6 @@ def assert_integrates_to_one(distribution: Distribution) -> None:
 @pytest.mark.parametrize("log_scale", [-3.0, 0.0])
 def test_density_integrates_to_one(kind: str, log_scale: float) -> None:
     assert_integrates_to_one(random(kind, log_scale=log_scale))
-
-
-def test_integral_notices_a_wrong_sign() -> None:
-    class Wrong(Gaussian):
-        def log_prob(self, x: Tensor) -> Tensor:
-            return super().log_prob(x) + 2 * self.log_scale  # + log_scale where - log_scale belongs
-
-    with pytest.raises(AssertionError):
-        assert_integrates_to_one(Wrong(0.1, -0.01))
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
@@ -274,23 +266,20 @@ def test_half_precision_is_computed_in_float32(kind: str) -> None:
 
 
 def test_mixture_refuses_parameters_with_other_components() -> None:
-    with pytest.raises(ValueError, match="same number of components"):
-        Mixture(Gaussian, torch.zeros(3, 4), torch.zeros(3, 5), torch.zeros(3, 5))
+    refused(lambda: Mixture(Gaussian, torch.zeros(3, 4), torch.zeros(3, 5), torch.zeros(3, 5)), "same number of components")
 
 
 @pytest.mark.parametrize("bits", [0, 25])
 def test_discretized_refuses_bits(bits: int) -> None:
-    with pytest.raises(ValueError, match=f"`bits` must be from 1 to 24.*got {bits}"):
-        Discretized(Gaussian(), bits)
+    refused(lambda: Discretized(Gaussian(), bits), f"`bits` must be from 1 to 24.*got {bits}")
 
 
 def test_entropy_of_a_mixture_says_what_to_do() -> None:
-    with pytest.raises(NotImplementedError, match="average -log_prob"):
-        random("mixture of gaussian").entropy()
+    refused(lambda: random("mixture of gaussian").entropy(), "average -log_prob", NotImplementedError)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["gaussian", "mixture of logistic"])  # every function of the four is in one of these
 def test_compiles_as_one_graph(kind: str) -> None:
     def everything(x: Tensor, *values: Tensor) -> Tensor:
         distribution = build(kind, *values)

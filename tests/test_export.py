@@ -55,9 +55,7 @@ def test_whole_graph_is_the_model(student: Vocoder, graphs: Path, frames: int) -
     mel, noise = clip(student, frames)
     session = open_graph(graphs / "whole.onnx")
     audio, log_prob = session.run(None, {"mel": mel.numpy(), "noise": noise.numpy(), "speaker": SPEAKER.numpy()})
-
     expected = student.sample_and_log_prob(mel, noise, speaker=SPEAKER)
-
     torch.testing.assert_close(torch.from_numpy(audio), expected[0], rtol=0, atol=1e-5)
     torch.testing.assert_close(torch.from_numpy(log_prob), expected[1], rtol=0, atol=1e-4)
 
@@ -66,9 +64,7 @@ def test_whole_graph_is_the_model(student: Vocoder, graphs: Path, frames: int) -
 @pytest.mark.parametrize(("frames", "batch"), [(1, 2), (7, 2), (3, 1)])
 def test_step_graph_is_the_model_frame_by_frame(student: Vocoder, graphs: Path, frames: int, batch: int) -> None:
     mel, noise = clip(student, frames, batch)
-
     audio = run(open_graph(graphs / "step.onnx"), mel, noise, SPEAKER[:batch])
-
     expected = student.sample(mel, noise, speaker=SPEAKER[:batch], passes=0, fast=False)
     torch.testing.assert_close(torch.from_numpy(audio), expected, rtol=0, atol=1e-5)
 
@@ -79,7 +75,6 @@ def test_layers_in_8_bits_are_near(student: Vocoder, graphs: Path, form: str) ->
     mel, noise = clip(student, 14, batch=1)
     quantize(graphs / f"{form}.onnx", graphs / f"{form}.int8.onnx")
     exact, rounded = (check(graphs / f"{form}{ending}", student, mel, noise, SPEAKER[:1]) for ending in (".onnx", ".int8.onnx"))
-
     nodes = onnx.load(graphs / f"{form}.int8.onnx").graph.node
     assert sum(node.op_type == "MatMulInteger" for node in nodes) == 2 * NET["flows"] * NET["layers"]
     assert exact.difference < 1e-5
@@ -113,7 +108,6 @@ def test_the_whole_graph_equalizes(tmp_path: Path) -> None:
     for frames, batch in ((4, 1), (14, 2)):
         mel, noise = clip(student, frames, batch)
         audio, log_prob = (torch.from_numpy(x) for x in session.run(None, {"mel": mel.numpy(), "noise": noise.numpy()}))
-
         torch.testing.assert_close(audio, student.sample(mel, noise, passes=2, fast=False), rtol=0, atol=1e-5)
         assert (audio - student.sample(mel, noise, passes=1, fast=False)).abs().max() > 1e-3
         torch.testing.assert_close(log_prob, student.sample_and_log_prob(mel, noise)[1], rtol=0, atol=1e-4)
@@ -135,11 +129,9 @@ def test_torch_export_is_the_model_at_any_length() -> None:
 @pytest.mark.slow
 def test_command_writes_graphs_and_says_what_they_are_worth(tmp_path: Path) -> None:
     save_model(tiny_student(std=0.2, layers=1, flows=1, whitening=0), tmp_path / "student.safetensors")
-
     outcome = succeeds(
         "export", f"model={tmp_path / 'student.safetensors'}", f"output={tmp_path / 's.onnx'}", "form=both", "int8=true"
     )
-
     lines = outcome.out.strip().splitlines()
     names = ["s.onnx", "s.int8.onnx", "s.step.onnx", "s.step.int8.onnx"]
     assert [Path(line.split(": ")[0]).name for line in lines] == names

@@ -17,13 +17,11 @@ from wavflow.flows.static import ActNorm
 def test_a_flow_is_trained_and_draws(name: str, tmp_path: Path) -> None:
     sounds, run = make_sounds(tmp_path / "sounds"), tmp_path / "run"
     options = ["stage=flow", f"net={name}_small", "net.flows=2", *TRAIN, f"data.path={sounds}", f"output={run}"]
-
     assert "nats" in succeeds("train", *options).out
     model = load_model(run / "model.safetensors")
     with open(run / "logs" / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     errors = [float(row["validation/round_trip"]) for row in rows if row.get("validation/round_trip")]
-
     assert model.draws_in_parallel
     assert model.info["steps"] == 2
     assert model.info["seconds"] > 0
@@ -31,7 +29,6 @@ def test_a_flow_is_trained_and_draws(name: str, tmp_path: Path) -> None:
     assert max(errors) < 1e-3
     assert all(bool(norm.initialized) for norm in model.modules() if isinstance(norm, ActNorm))
     assert any(isinstance(norm, ActNorm) for norm in model.modules()) == (name == "flowavenet")
-
     succeeds("synthesize", f"model={run / 'model.safetensors'}", f"input={sounds / '0.wav'}", f"output={tmp_path / 'copy.wav'}")
     copy, _ = soundfile.read(tmp_path / "copy.wav")
     assert 0 < abs(copy).max() <= 1
@@ -43,12 +40,10 @@ def test_a_resumed_run_keeps_what_act_norm_started_from(tmp_path: Path) -> None:
     options += ["stage.optimizer.lr=0"]
     succeeds("train", *options)
     before = load_model(run / "model.safetensors")
-
     succeeds(
         "train", *options, "trainer.max_steps=4", "resume=auto", "data.path=" + str(make_sounds(tmp_path / "loud", (0.5,) * 4))
     )
     after = load_model(run / "model.safetensors")
-
     assert after.info["steps"] == 4
     assert after.info["seconds"] > before.info["seconds"]
     assert before.state_dict().keys() == after.state_dict().keys()
@@ -60,7 +55,6 @@ def test_a_flow_may_teach_and_learn_by_the_path_estimator(tmp_path: Path) -> Non
     sounds, run = make_sounds(tmp_path / "sounds"), tmp_path / "run"
     options = [*TRAIN, f"data.path={sounds}"]
     succeeds("train", "stage=flow", "net=waveglow_small", "net.flows=1", *options, f"output={run}")
-
     student = ["stage=student", f"teacher={run / 'model.safetensors'}", f"output={tmp_path / 'student'}", "net.flows=1"]
     words = "`stage.density.form` 'closed'|one autoregressive map: use 'path'"
     is_refused(tmp_path, "train", *student, "net=student_small", *options, words=words)

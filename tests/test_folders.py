@@ -7,6 +7,7 @@ import pytest
 import soundfile
 import torch
 from commands import tone
+from helpers import refused
 
 from wavflow.audio import read_audio
 from wavflow.evaluation.folders import read_folders
@@ -36,9 +37,7 @@ def fill(folder: Path, *names: str, seconds: float = 0.1, sample_rate: int = 800
 )
 def test_files_are_matched_by_name(tmp_path: Path, recordings: list[str], generated: list[str], pairs: dict[str, str]) -> None:
     reference, folder = fill(tmp_path / "r", *recordings), fill(tmp_path / "g", *generated)
-
     sounds = read_folders(reference, {"g": folder})
-
     assert sounds.sample_rate == 8000
     assert sounds.clips.keys() == pairs.keys()
     for name, path in pairs.items():
@@ -50,9 +49,7 @@ def test_files_are_matched_by_name(tmp_path: Path, recordings: list[str], genera
 def test_what_has_no_counterpart_is_said(tmp_path: Path) -> None:
     reference = fill(tmp_path / "r", "a.wav", "b.wav", *(f"{i}.wav" for i in range(5)))
     folders = {"one": fill(tmp_path / "1", "a.wav", "b.wav", "q.wav"), "two": fill(tmp_path / "2", "b.wav")}
-
     sounds = read_folders(reference, folders)
-
     assert {name: list(clip) for name, clip in sounds.clips.items()} == {
         "a": ["recording", "one"],
         "b": ["recording", "one", "two"],
@@ -73,17 +70,14 @@ def test_folders_that_share_no_name_are_refused_with_the_names_of_both(tmp_path:
         ValueError, match=r"`generated`: no file in .*/g is named like one in .*/r \(c against a, b\): give them"
     ):
         read_folders(reference, {"good": good, "g": folder})
-    with pytest.raises(FileNotFoundError, match=r"there is no .*nowhere"):
-        read_folders(reference, {"g": tmp_path / "nowhere"})
+    refused(lambda: read_folders(reference, {"g": tmp_path / "nowhere"}), r"there is no .*nowhere", FileNotFoundError)
 
 
 def test_other_rates_are_resampled_and_said(tmp_path: Path) -> None:
     reference = fill(tmp_path / "r", "a.wav", "b.wav", seconds=0.5)
     fill(reference, "c.wav", seconds=0.5, sample_rate=16000)
     folder = fill(tmp_path / "g", "a.wav", "b.wav", "c.wav", seconds=0.5, sample_rate=11025)
-
     sounds = read_folders(reference, {"g": folder})
-
     assert sounds.sample_rate == 8000
     assert {len(sound) for clip in sounds.clips.values() for sound in clip.values()} <= {4000, 4001}
     first = sounds.clips["a"]
@@ -97,9 +91,7 @@ def test_unreadable_files_are_left_out_and_do_not_choose_the_rate(tmp_path: Path
     (reference / "a.wav").write_text("no audio")
     fill(folder, "a.wav", sample_rate=16000)
     soundfile.write(folder / "b.wav", np.full(900, np.nan), 8000, subtype="FLOAT")
-
     sounds = read_folders(reference, {"g": folder})
-
     assert sounds.sample_rate == 8000
     assert list(sounds.clips) == ["c"]
     found = {(row["clip"], row["system"]): row["why"] for row in sounds.left_out}
@@ -107,7 +99,6 @@ def test_unreadable_files_are_left_out_and_do_not_choose_the_rate(tmp_path: Path
     assert "can be decoded" in found["a", "recording"]
     assert "holds NaN" in found["b", "g"]
     assert not sounds.notes
-
     (reference / "c.wav").write_bytes(b"")
     with pytest.raises(ValueError, match=r"`reference`: no clip of .*/r can be compared\. The first: .*can be decoded"):
         read_folders(reference, {"g": folder})

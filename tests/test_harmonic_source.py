@@ -2,7 +2,16 @@
 
 import pytest
 import torch
-from helpers import VOICE, assert_log_det_is_exact, random_log_mel, tiny_mel, tiny_student, tiny_teacher, voiced_log_mel
+from helpers import (
+    VOICE,
+    assert_log_det_is_exact,
+    random_log_mel,
+    refused,
+    tiny_mel,
+    tiny_student,
+    tiny_teacher,
+    voiced_log_mel,
+)
 from torch import Tensor
 
 from wavflow import Vocoder
@@ -124,8 +133,6 @@ def test_engine_and_streams(dtype: torch.dtype) -> None:
 def test_where_the_mel_tells_no_pitch_there_are_none() -> None:
     for changes in ({"mel": tiny_mel().spec}, {"whitening": 0}, {"pitch": False}, {"pulses": 0.0}):
         assert student_of(**changes).source is None
-    with pytest.raises(ValueError, match=r"`pulses` must be at least 0 and below 1, got 1\.0"):
-        student_of(pulses=1.0)
+    refused(lambda: student_of(pulses=1.0), r"`pulses` must be at least 0 and below 1, got 1\.0")
     source, _ = voice()
-    with pytest.raises(ValueError, match="one frame per 64 samples"):
-        source.inverse(torch.zeros(1, 1, 64), random_log_mel(2, n_mels=64))
+    refused(lambda: source.inverse(torch.zeros(1, 1, 64), random_log_mel(2, n_mels=64)), "one frame per 64 samples")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from commands import call
+from helpers import refused
 
 import wavflow.__main__
 from wavflow.help import CONF, help_text, options, words_of
@@ -73,8 +74,7 @@ def test_the_package_lists_its_commands(capsys: pytest.CaptureFixture[str], monk
     wavflow.__main__.main()
     assert "python -m wavflow.synthesize" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["wavflow", "score", "a.wav"])
-    with pytest.raises(SystemExit, match=r"write `python -m wavflow\.score`"):
-        wavflow.__main__.main()
+    refused(lambda: wavflow.__main__.main(), r"write `python -m wavflow\.score`", SystemExit)
 
 
 @pytest.mark.parametrize("command", ["synthesize", "prepare", "listen"])

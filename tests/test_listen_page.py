@@ -89,7 +89,6 @@ def test_abx_session_of_ten_trials_comes_back_as_scores(visit: Callable[..., Any
             page.click("#next")
     assert "8 of 10" in page.inner_text("#result-body")
     assert "0.055" in page.inner_text("#result-body")
-
     file, rows = saved(page, tmp_path)
     assert file.name == f"listen-abx-Ann_A_1-{SEED}.csv"
     assert tuple(rows[0]) == COLUMNS
@@ -133,7 +132,6 @@ def test_mushra_session_comes_back_as_scores(visit: Callable[..., Any], path: Pa
             assert slider.get_attribute("aria-valuetext").startswith(f"{given[names[system]]}, ")
         page.keyboard.press("Enter")
     assert page.inner_text("#result-body tr:first-child") == "recording\t100.0\t2"
-
     file, rows = saved(page, tmp_path)
     assert len(rows) == 8
     assert {row["reference"] for row in rows} == {"recording"}

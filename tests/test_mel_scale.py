@@ -3,13 +3,14 @@
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from commands import is_refused, succeeds
-from helpers import tiny_mel, tiny_student
+from helpers import refused, tiny_mel, tiny_student
 from safetensors.torch import save_file
 from sounds import speech
 from torch import Tensor
@@ -62,14 +63,12 @@ def test_a_scale_that_is_none_is_refused(tmp_path: Path) -> None:
         (("db", math.nan), "`mel_mean` must be .* finite, got nan"),
         (("db", torch.zeros(2, 3)), "`mel_mean` must be one number, or one for each band"),
     ):
-        with pytest.raises(ValueError, match=words):
-            MelScale(*arguments)
+        refused(partial(MelScale, *arguments), words)
     with pytest.raises(ValueError, match=r"`mel_mean` must be .* one for each of 8 bands, got 5"):
         MelScale("ln", torch.zeros(5))(torch.zeros(1, 8, 3))
     np.save(tmp_path / "text.npy", np.array(["a"]))
     for file, fault in (("text.npy", "holds no plain tensor"), ("none.npy", "can't be read as numbers")):
-        with pytest.raises(ValueError, match=rf"`mel_std`: .*{file} {fault}"):
-            read_scale("ln", 0.0, str(tmp_path / file))
+        refused(partial(read_scale, "ln", 0.0, str(tmp_path / file)), rf"`mel_std`: .*{file} {fault}")
 
 
 def test_mean_and_deviation_come_from_files(tmp_path: Path, spectrogram: MelSpectrogram, log_mel: Tensor) -> None:
@@ -138,8 +137,7 @@ def test_a_mel_that_can_not_be_is_refused_and_what_it_looks_like_is_named(
     name: str, spectrogram: MelSpectrogram, log_mel: Tensor
 ) -> None:
     convert, words = NOTICED[name]
-    with pytest.raises(ValueError, match=f"`mel` must be the natural log of magnitudes.*{words}"):
-        check_scale(convert(log_mel), spectrogram)
+    refused(lambda: check_scale(convert(log_mel), spectrogram), f"`mel` must be the natural log of magnitudes.*{words}")
     check_scale(log_mel - 1.5 * torch.rand(log_mel.shape), spectrogram)  # nor is all that lies below the floor refused
 
 
@@ -158,10 +156,8 @@ def test_a_decadic_log_is_warned_of(smooth: bool, spectrogram: MelSpectrogram, l
 def test_a_model_draws_nothing_of_what_can_not_be() -> None:
     model = tiny_student().float()
     mel = model.mel(0.3 * torch.randn(1, 16 * 50).clamp(-1, 1).float())
-    with pytest.raises(ValueError, match="as if all bands of all frames were at full scale"):
-        model.sample(mel.exp())
-    with pytest.raises(ValueError, match="looks like decibels"):
-        next(iter(model.stream(20 * mel / LN10)))
+    refused(lambda: model.sample(mel.exp()), "as if all bands of all frames were at full scale")
+    refused(lambda: next(iter(model.stream(20 * mel / LN10))), "looks like decibels")
 
 
 @pytest.mark.slow

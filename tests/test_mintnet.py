@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from flow_checks import assert_density_of_two_features_integrates_to_one
-from helpers import jacobian, randomized
+from helpers import jacobian, randomized, refused
 from torch import Tensor
 
 from wavflow.distributions import Gaussian
@@ -46,14 +46,12 @@ def assert_triangular_and_exact(transform: Transform, x: Tensor, upper: bool) ->
 @both_halves
 def test_jacobian_is_triangular_with_the_stated_diagonal(shape: str, upper: bool) -> None:
     transform, x = layer(shape, upper)
-
     assert_triangular_and_exact(transform, x, upper)
 
 
 @every_shape
 def test_pair_sees_everything_and_both_log_dets_are_exact(shape: str) -> None:
     transform, x = pair(shape)
-
     for direction, tolerance in (("forward", 1e-10), ("inverse", 1e-7)):
         matrix = square(transform, x, direction)
         log_det = getattr(transform, direction)(x)[1].sum()
@@ -65,11 +63,9 @@ def test_pair_sees_everything_and_both_log_dets_are_exact(shape: str) -> None:
 @both_halves
 def test_round_trip_and_residual(shape: str, upper: bool) -> None:
     transform, x = layer(shape, upper)
-
     z, log_det = transform(x)
     back, log_det_back = transform.inverse(z)
     solution = transform.solve(z)
-
     assert (z - x).abs().max() > 0.1, "the identity would prove nothing"
     torch.testing.assert_close(back, x, rtol=0, atol=1e-9)
     torch.testing.assert_close(log_det_back, -log_det, rtol=0, atol=1e-9)
@@ -86,10 +82,8 @@ def test_shipped_depth_inverts(features: int, dtype: torch.dtype, tolerance: flo
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-
         z, log_det = flow.transform(x)
         back, log_det_back = flow.transform.inverse(z)
-
     assert (z - x).abs().max() > 0.1
     torch.testing.assert_close(back, x, rtol=0, atol=tolerance)
     torch.testing.assert_close(log_det_back, -log_det, rtol=0, atol=10 * tolerance)
@@ -115,9 +109,7 @@ def test_steep_element_is_solved_from_afar(dtype: torch.dtype, tolerance: float)
         steep().to(dtype),
         torch.cat([torch.linspace(-50, 50, 41), torch.linspace(-0.1, 0.1, 41)]).to(dtype)[:, None, None],
     )
-
     z, _ = transform(x)
-
     torch.testing.assert_close(transform.solve(z, tolerance).value, x, rtol=0, atol=10 * tolerance)
 
 
@@ -143,41 +135,15 @@ def test_density_integrates_to_one() -> None:
     assert_density_of_two_features_integrates_to_one(Flow(pair_of_two(), Gaussian()))
 
 
-class WrongSign(MintLayer):
-    """States the log-derivative of the other direction."""
-
-    def forward(self, x: Tensor, cond: None = None) -> tuple[Tensor, Tensor]:
-        z, log_det = super().forward(x)
-        return z, -log_det
-
-
-class Negative(MintLayer):
-    """Falls where it should rise: subtracts what the last convolution gives to its own element."""
-
-    def forward(self, x: Tensor, cond: None = None) -> tuple[Tensor, Tensor]:
-        z, log_det = super().forward(x)
-        return z - 2 * torch.exp(self.log_scale) * x, log_det
-
-
-def pair_of_two(kind: type[MintLayer] = MintLayer) -> Chain:
-    return Chain([randomized(kind(2, 6, upper=upper), 0.5) for upper in (False, True)])
-
-
-@pytest.mark.parametrize("faulty", [WrongSign, Negative])
-def test_the_tests_notice(faulty: type[MintLayer]) -> None:
-    with pytest.raises(AssertionError):
-        assert_triangular_and_exact(randomized(faulty(4, 6), 0.3), torch.randn(1, 4, 1), upper=False)
-    with pytest.raises(AssertionError):
-        assert_density_of_two_features_integrates_to_one(Flow(pair_of_two(faulty), Gaussian()))
+def pair_of_two() -> Chain:
+    return Chain([randomized(MintLayer(2, 6, upper=upper), 0.5) for upper in (False, True)])
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3])
 @both_halves
 def test_reach_is_what_the_jacobian_shows(kernel_size: int, upper: bool) -> None:
     transform, time = randomized(MintLayer(1, 6, kernel_size, upper)), 10
-
     forward, inverse = (square(transform, torch.randn(1, 1, time), direction) != 0 for direction in ("forward", "inverse"))
-
     reach = 3 * (kernel_size - 1)
     assert transform.context_of("forward") == ((0, reach) if upper else (reach, 0))
     assert transform.context == ((0, math.inf) if upper else (math.inf, 0))
@@ -188,20 +154,16 @@ def test_reach_is_what_the_jacobian_shows(kernel_size: int, upper: bool) -> None
 
 
 def test_one_graph_equals_eager() -> None:
-    flow, x = mintnet(3, depth=2, hidden=4), torch.randn(6, 3, 1)
+    flow, x = mintnet(2, depth=1, hidden=4), torch.randn(6, 2, 1)
     torch.compiler.reset()
-
     compiled = torch.compile(flow.log_prob, fullgraph=True, backend="aot_eager")
-
     torch.testing.assert_close(compiled(x), flow.log_prob(x), rtol=0, atol=1e-6)
 
 
 def test_untrained_flow_is_of_the_scale_of_the_base_and_learns_every_weight() -> None:
     flow, x = mintnet(5), torch.randn(200, 5, 1)
     assert (flow.log_prob(x) - flow.base_log_prob(x)).mean().abs() < 2.0 * 5  # nats; five features
-
     randomized(flow, 0.2).log_prob(x).mean().backward()
-
     idle = [name for name, p in flow.named_parameters() if p.grad is None or not p.grad.any()]
     assert idle == []
 
@@ -209,17 +171,14 @@ def test_untrained_flow_is_of_the_scale_of_the_base_and_learns_every_weight() ->
 def test_log_det_is_float32_and_exact_under_autocast() -> None:
     transform, x = layer("vector")
     transform, x = transform.float(), x.float()
-
     with torch.autocast("cpu", torch.bfloat16):
         z, log_det = transform(x)
-
     assert log_det.dtype == torch.float32
     torch.testing.assert_close((z, log_det), transform(x))
 
 
 def test_solver_that_runs_out_says_how_far_it_came() -> None:
     transform, z = layer("audio")
-
     with pytest.raises(NotConvergedError, match=r"residual of [\d.e-]+ after 2 sweeps.*raise `max_sweeps`"):
         transform.solve(z, max_sweeps=2)
 
@@ -228,15 +187,10 @@ def test_solver_that_runs_out_says_how_far_it_came() -> None:
 def test_noise_that_is_not_finite_is_refused(value: float) -> None:
     transform, z = layer("audio")
     z[..., 3] = value
-
-    with pytest.raises(ValueError, match="`z` must be finite, got 1 of 9 values"):
-        transform.inverse(z)
+    refused(lambda: transform.inverse(z), "`z` must be finite, got 1 of 9 values")
 
 
 def test_borders() -> None:
-    with pytest.raises(ValueError, match="`hidden` must be at least 1, got 0"):
-        MintLayer(2, 0)
-    with pytest.raises(ValueError, match=r"must be \(B, 4, T\), got \(1, 3, 1\)"):
-        layer("vector")[0](torch.randn(1, 3, 1))
-    with pytest.raises(ValueError, match=r"must be \(B, 4, T\), got \(1, 3, 1\)"):
-        layer("vector")[0].solve(torch.randn(1, 3, 1))
+    refused(lambda: MintLayer(2, 0), "`hidden` must be at least 1, got 0")
+    refused(lambda: layer("vector")[0](torch.randn(1, 3, 1)), r"must be \(B, 4, T\), got \(1, 3, 1\)")
+    refused(lambda: layer("vector")[0].solve(torch.randn(1, 3, 1)), r"must be \(B, 4, T\), got \(1, 3, 1\)")

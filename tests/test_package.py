@@ -53,27 +53,24 @@ def test_wheel_holds_all_of_the_package_and_nothing_else(installed: Path) -> Non
 @pytest.mark.slow
 def test_wheel_is_what_runs_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     code = """
-import importlib.metadata, importlib.resources, wavflow
+import importlib.metadata, importlib.resources, runpy, sys, wavflow
 print(wavflow.__file__)
 print(importlib.resources.files("wavflow.conf") / "train.yaml")
 print(importlib.resources.files("wavflow.assets") / "speech" / "alice-01.flac")
-(distribution,) = importlib.metadata.distributions(name="wavflow", path=[__import__("sys").argv[1]])
+(distribution,) = importlib.metadata.distributions(name="wavflow", path=[sys.argv[1]])
 for script in distribution.entry_points:
     script.load()
+sys.argv[1:] = ["--help"]
+for command in ("train", "synthesize", "evaluate"):
+    del sys.modules[f"wavflow.{command}"]
+    runpy.run_module(f"wavflow.{command}", run_name="__main__")
 """
-    paths = run(sys.executable, "-c", code, installed, cwd=tmp_path, PYTHONPATH=str(installed)).splitlines()
-    assert len(paths) == 3
+    *paths, shown = run(sys.executable, "-c", code, installed, cwd=tmp_path, PYTHONPATH=str(installed)).split("\n", 3)
     for path in map(Path, paths):
         assert path.is_relative_to(installed)
         assert path.is_file()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("command", ["train", "synthesize", "evaluate"])
-def test_command_helps_from_an_empty_folder(installed: Path, tmp_path: Path, command: str) -> None:
-    shown = run(sys.executable, "-m", f"wavflow.{command}", "--help", cwd=tmp_path, PYTHONPATH=str(installed))
-
-    assert command in shown
+    for command in ("train", "synthesize", "evaluate"):
+        assert f"python -m wavflow.{command}" in shown
     assert not list(tmp_path.iterdir()), "asking for help must leave nothing behind"
 
 
@@ -88,7 +85,6 @@ def test_constraints_pin_every_direct_dependency_and_torch_exactly() -> None:
     pins = dict(line.split("==") for line in lines)  # a ValueError here is a line that isn't NAME==VERSION
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     direct = project["dependencies"] + project["optional-dependencies"]["dev"]
-
     assert {dependency.split(">=")[0] for dependency in direct} <= pins.keys()
     assert pins["torch"] == "2.11.0"
 
@@ -100,7 +96,6 @@ def test_bundled_corpus_is_small_clear_speech() -> None:
         info = soundfile.info(path)
         assert (info.samplerate, info.channels, info.subtype) == (16000, 1, "PCM_16"), path.name
         clips.append(soundfile.read(path)[0])
-
     assert 60 <= sum(map(len, clips)) / 16000 <= 120
     assert sum(path.stat().st_size for path in paths) <= 2_000_000
     for path, clip in zip(paths, clips, strict=True):

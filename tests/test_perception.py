@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from helpers import refused
 from scipy.signal import resample_poly
 from sounds import SAMPLE_RATE, needs, noise, speech, with_noise
 from torch import Tensor
@@ -22,7 +23,6 @@ def test_estoi_is_pystois() -> None:
 
     clean, noisy = speech(), with_noise(speech(), 5)
     ours = estoi(noisy, clean, SAMPLE_RATE)
-
     assert ours == pytest.approx(stoi(clean.numpy(), noisy.numpy(), SAMPLE_RATE, extended=True), abs=1e-9)
     resampled = (resample_poly(clip.numpy(), 200, 441) for clip in (clean, noisy))
     assert ours == pytest.approx(stoi(*resampled, 10000, extended=True), abs=0.01)
@@ -34,7 +34,6 @@ def test_pesq_is_the_librarys() -> None:
     from pesq import pesq
 
     clean, noisy = speech().numpy(), with_noise(speech(), 20).numpy()
-
     assert pesq_wb(noisy, clean, 16000) == pytest.approx(pesq(16000, clean, noisy, "wb"), abs=1e-6)
     resampled = (resample_poly(clip, 320, 441) for clip in (clean, noisy))
     assert pesq_wb(noisy, clean, SAMPLE_RATE) == pytest.approx(pesq(16000, *resampled, "wb"), abs=0.03)
@@ -45,7 +44,6 @@ def test_pesq_is_the_librarys() -> None:
 def test_known_distortions_give_known_moves() -> None:
     audio = speech()
     figures = {figure: lambda clip, figure=figure: figure(clip, audio, SAMPLE_RATE) for figure in (estoi, pesq_wb)}
-
     assert figures[estoi](audio) == pytest.approx(1.0)
     assert figures[pesq_wb](audio) == pytest.approx(4.644, abs=1e-3), "the scale ends there"
     louder = 10 ** (1 / 20) * audio
@@ -64,7 +62,6 @@ def test_known_distortions_give_known_moves() -> None:
 @pytest.mark.parametrize("figure", BOTH)
 def test_clips_without_a_figure_have_nan(figure: Callable[..., float]) -> None:
     audio, silence = noise(SAMPLE_RATE), torch.zeros(SAMPLE_RATE)
-
     assert figure(audio, audio, SAMPLE_RATE) > 0.99
     for generated, reference in [(silence, audio), (audio, silence), (silence, silence), (audio[:1], audio[:1])]:
         assert math.isnan(figure(generated, reference, SAMPLE_RATE))
@@ -73,10 +70,8 @@ def test_clips_without_a_figure_have_nan(figure: Callable[..., float]) -> None:
 
 @pytest.mark.parametrize("figure", BOTH)
 def test_unfit_clips_are_refused(figure: Callable[..., float]) -> None:
-    with pytest.raises(ValueError, match="equally long, got 9000 and 8000 samples"):
-        figure(noise(9000), noise(8000), SAMPLE_RATE)
-    with pytest.raises(ValueError, match="`generated` must be finite"):
-        figure(torch.full((8000,), math.nan), noise(8000), SAMPLE_RATE)
+    refused(lambda: figure(noise(9000), noise(8000), SAMPLE_RATE), "equally long, got 9000 and 8000 samples")
+    refused(lambda: figure(torch.full((8000,), math.nan), noise(8000), SAMPLE_RATE), "`generated` must be finite")
 
 
 @needs("pesq")
@@ -86,9 +81,7 @@ def test_pesq_of_a_long_clip_is_the_mean_over_its_pieces() -> None:
     clean = burst.repeat(60)
     noisy = clean.clone()
     noisy[: 20 * SAMPLE_RATE] = with_noise(noisy[: 20 * SAMPLE_RATE], 10)
-
     first = pesq_wb(noisy[: 20 * SAMPLE_RATE], clean[: 20 * SAMPLE_RATE], SAMPLE_RATE)
-
     assert first < 4
     assert pesq_wb(noisy, clean, SAMPLE_RATE) == pytest.approx((first + 2 * 4.644) / 3, abs=0.05)
 

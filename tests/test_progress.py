@@ -18,11 +18,9 @@ def test_a_training_says_what_it_trains_on_where_and_for_how_long(tmp_path: Path
     soundfile.write(sounds / "low.wav", tone(0.3, sample_rate=4000), 4000)
     soundfile.write(sounds / "few.wav", tone(0.3)[:7], 8000)
     options = [*TRAIN, f"data.path={sounds}", "net.whitening=8", "callbacks.listen.stepwise_seconds=0.02"]
-
     lines = succeeds("train", "stage=teacher", *options, "minutes=60", f"output={tmp_path / 'run'}").out
     data_line, net_line, output_line, *others, last = lines.splitlines()
     notes = [line for line in others if line.startswith("Note: ")]  # before the bar
-
     assert data_line.startswith("Data: 6 files, 0.0 minutes: ")
     assert "parameters, on cpu, " in net_line
     assert net_line.endswith("at most 2 steps or 60 minutes.")

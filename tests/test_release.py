@@ -1,6 +1,7 @@
 """Models that come with the package: found by name, in half precision, and what rounding costs; the scripts around them."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -118,3 +119,28 @@ def test_a_release_is_rounded_and_tells_nothing_of_the_machine(tmp_path: Path) -
     assert wavflow.load_model(path).info == {
         "steps": 5, "stage": "DistillationTask", "seconds": 2.5, "licence": "MIT", "dtype": "float16"
     }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_session_for_a_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
+    sounds = make_sounds(tmp_path / "sounds", (0.6, 0.5, 0.7, 0.4))
+    command = [
+        sys.executable,
+        ROOT / "scripts" / "gpu_session.py",
+        "--tiny",
+        "--data",
+        sounds,
+        "--output",
+        "out",
+        "--minutes",
+        "20",
+    ]
+    done = subprocess.run(
+        [*command, "--steps", "synthesis,training,train"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("status 0") == 4, done.stdout + done.stderr
+    for kind in ("synthesis", "training"):
+        assert json.loads((tmp_path / "out" / kind / "benchmark.json").read_text())[kind]
+    assert wavflow.load_model(tmp_path / "out" / "student.safetensors").info["steps"] == 2

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 from commands import TRAIN, call, is_refused, make_sounds, succeeds
-from helpers import random_log_mel, tiny_mel, tiny_student, tiny_teacher
+from helpers import random_log_mel, refused, tiny_mel, tiny_student, tiny_teacher
 
 import wavflow
 from wavflow.data import AudioDataModule
@@ -16,8 +16,6 @@ from wavflow.evaluation import systems
 from wavflow.evaluation.systems import Clip
 from wavflow.speakers import speaker_id, speaker_names
 
-MULTI = Path(__file__).parents[2] / "shared" / "data" / "speech_multi"
-MUSIC = MULTI.with_name("music")
 NAMES = ["ann", "bob"]
 
 
@@ -58,9 +56,7 @@ def test_items_hold_their_speakers_number_once_they_are_numbered(place: Place) -
     data = data_of(place)
     assert "speaker" not in next(iter(data.train_dataloader()))
     assert data.speaker_ids(data.train_files) is None
-
     data.number_speakers(["zoe", "bob", "ann"])
-
     number = {"ann": 2, "bob": 1}
     for batch in islice(data.train_dataloader(), 4):
         names = [NAMES[int(Path(name.split(" from ")[0]).stem) % 2] for name in batch["name"]]
@@ -82,10 +78,8 @@ def test_a_clip_that_stands_in_brings_its_own_speaker(place: Place, tmp_path: Pa
 
 def test_speakers_that_do_not_fit_are_named(place: Place) -> None:
     data = data_of(place)
-    with pytest.raises(ValueError, match="`data` may name no speakers but the model's, ann, got bob too"):
-        data.number_speakers(["ann"])
-    with pytest.raises(ValueError, match="`data` names no speakers, but the model takes one"):
-        AudioDataModule(tiny_mel()).number_speakers(NAMES)
+    refused(lambda: data.number_speakers(["ann"]), "`data` may name no speakers but the model's, ann, got bob too")
+    refused(lambda: AudioDataModule(tiny_mel()).number_speakers(NAMES), "`data` names no speakers, but the model takes one")
 
 
 def test_speakers_that_are_all_held_out_are_told(place: Place) -> None:
@@ -121,7 +115,6 @@ def test_a_student_takes_its_teachers_speakers(place: Place, teacher: Path) -> N
     options = ["stage=student", "net.flows=2", f"teacher={teacher}"]
     student = wavflow.load_model(place.train("student", *options))
     assert student.config["n_speakers"] == 2
-
     table = place.root / "other.csv"
     table.write_text((place.root / "list.csv").read_text().replace("bob", "eve"))
     run = [*place.options, *options, f"output={place.root / 'run'}"]
@@ -173,13 +166,11 @@ def test_whom_training_did_not_hear_has_the_voice_that_all_have_in_common() -> N
 def test_where_names_are_numbers_a_number_is_a_name() -> None:
     model = tiny_student(n_speakers=3)
     assert speaker_id(2, model).tolist() == [2]
-    with pytest.raises(ValueError, match="`model` knows 3 speakers, but its file names 0"):
-        speaker_names(model)
+    refused(lambda: speaker_names(model), "`model` knows 3 speakers, but its file names 0")
     model.info["speakers"] = ["2", "84", "1089"]
     assert [speaker_id(name, model).item() for name in (2, "84", 1089)] == [0, 1, 2]
     assert speaker_names(model) == ["2", "84", "1089"]
-    with pytest.raises(ValueError, match="`speaker` must be one of 2, 84, 1089, got 1"):
-        speaker_id(1, model)
+    refused(lambda: speaker_id(1, model), "`speaker` must be one of 2, 84, 1089, got 1")
 
 
 def test_evaluation_gives_each_clip_its_speaker(place: Place, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +187,6 @@ def test_evaluation_gives_each_clip_its_speaker(place: Place, teacher: Path, mon
     assert "that will do" in call("evaluate", f"model={teacher}", *data).err
     assert [clip.speaker.tolist() for clip in seen] == [[int(clip.name) % 2] for clip in seen]
     assert len(seen) == 2
-
     other = place.root / "other.safetensors"
     wavflow.save_model(wavflow.load_model(teacher), other, {"speakers": NAMES[::-1]})
     words = "knows other speakers (bob, ann)|(ann, bob)|compare models"
@@ -208,11 +198,9 @@ def test_systems_are_rendered_and_scored_as_their_clips_speakers() -> None:
     models = {"teacher": tiny_teacher(n_speakers=3), "student": tiny_student(n_speakers=3), "plain": tiny_student()}
     ids = [2, 0]
     clips = [Clip(f"{i}", 0.1 * torch.randn(1, 48), random_log_mel(), torch.tensor([i])) for i in ids]
-
     made = systems.render(clips, models, jobs=1)
     _, curves = systems.likelihoods(clips, models)
     rows = systems.divergences(clips, models["teacher"], models)
-
     for i, (clip, id_) in enumerate(zip(clips, ids, strict=True)):
         for name, model in models.items():
             noise = model.noise(clip.mel, torch.Generator().manual_seed(i))
@@ -221,34 +209,3 @@ def test_systems_are_rendered_and_scored_as_their_clips_speakers() -> None:
         expected = models["teacher"].log_prob(clip.audio, clip.mel, torch.tensor([id_]))[0]
         torch.testing.assert_close(curves[clip.name]["teacher"], expected)
     assert [row["divergence of"] for row in rows] == ["untrained student", "student"]
-
-
-@pytest.mark.skipif(not MULTI.is_dir(), reason="needs shared/data/speech_multi")
-def test_a_folder_of_many_rates_and_speakers_makes_batches(tmp_path: Path) -> None:
-    lines = [line.split("|") for line in (MULTI / "metadata.csv").read_text().splitlines()[1:]]
-    chosen = [line for i, line in enumerate(lines) if i % 6 == 0]
-    assert len({rate for _, _, _, rate, *_ in chosen}) >= 4
-    (tmp_path / "list.csv").write_text("path|speaker\n" + "".join(f"{id_}.flac|{name}\n" for id_, _, name, *_ in chosen))
-    data = AudioDataModule(tiny_mel(), MULTI, 512, 16, table=tmp_path / "list.csv")
-    data.number_speakers(data.speakers)
-
-    batches = list(islice(data.train_dataloader(), 2))
-
-    assert data.speakers == sorted({name for _, _, name, *_ in chosen})
-    speaker = {id_: data.speakers.index(name) for id_, _, name, *_ in chosen}
-    for batch in batches:
-        assert batch["audio"].shape == (16, 512)
-        assert batch["speaker"].tolist() == [speaker[Path(name.split(" from ")[0]).stem] for name in batch["name"]]
-
-
-@pytest.mark.skipif(not MUSIC.is_dir(), reason="needs shared/data/music")
-def test_music_makes_batches() -> None:
-    batch = next(
-        iter(
-            AudioDataModule(
-                tiny_mel(sample_rate=44100, n_fft=512, win_length=512, f_max=8000.0), MUSIC, 512, 16
-            ).train_dataloader()
-        )
-    )
-    assert batch["audio"].isfinite().all()
-    assert batch["audio"].std() > 1e-3

@@ -2,12 +2,13 @@
 
 import json
 import random
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from helpers import tiny_mel, tiny_teacher
+from helpers import refused, tiny_mel, tiny_teacher
 
 import wavflow
 from wavflow.data import AudioDataModule, split_files
@@ -23,9 +24,7 @@ def paths(folder: Path, count: int, first: int = 0) -> list[Path]:
 def test_split_is_a_reproducible_partition(tmp_path: Path, count: int) -> None:
     here, elsewhere = paths(tmp_path / "x", count), paths(tmp_path / "other", count)
     random.Random(1).shuffle(elsewhere)
-
     train, validation, test = split = split_files(here)
-
     assert sorted(train + validation + test) == sorted(here)
     assert train
     assert validation
@@ -78,10 +77,8 @@ def test_split_of_one_or_two_files() -> None:
 
 @pytest.mark.parametrize("fractions", [(0.0, 0.1), (0.1, -0.1), (0.5, 0.5), (1.0, 0.1)])
 def test_split_refuses(fractions: tuple[float, float]) -> None:
-    with pytest.raises(ValueError, match="`validation` and `test` must be fractions"):
-        split_files([Path("a.wav")], *fractions)
-    with pytest.raises(ValueError, match="got none"):
-        split_files([])
+    refused(lambda: split_files([Path("a.wav")], *fractions), "`validation` and `test` must be fractions")
+    refused(lambda: split_files([]), "got none")
 
 
 def named(*names: str) -> list[Path]:
@@ -114,14 +111,11 @@ def test_a_stored_split_is_found_in_another_folder_or_not_at_all() -> None:
 def test_a_split_is_read_and_checked(tmp_path: Path) -> None:
     (tmp_path / "split.json").write_text(json.dumps({"test": ["a"], "more": 1}))
     assert read_split(tmp_path / "split.json") == {"test": ["a"]}
-    with pytest.raises(FileNotFoundError, match="`split` must name a JSON file"):
-        read_split(tmp_path / "none.json")
+    refused(lambda: read_split(tmp_path / "none.json"), "`split` must name a JSON file", FileNotFoundError)
     (tmp_path / "no.json").write_text("{")
-    with pytest.raises(ValueError, match="`split` must be a JSON file"):
-        read_split(tmp_path / "no.json")
+    refused(lambda: read_split(tmp_path / "no.json"), "`split` must be a JSON file")
     for wrong in ({}, {"test": "a"}, {"test": [1]}, {"test": []}):
-        with pytest.raises(ValueError, match="`split` must hold lists of names"):
-            read_split(wrong)
+        refused(partial(read_split, wrong), "`split` must hold lists of names")
 
 
 def test_the_data_keep_to_a_split_that_they_are_given(tmp_path: Path) -> None:
@@ -131,23 +125,19 @@ def test_the_data_keep_to_a_split_that_they_are_given(tmp_path: Path) -> None:
     stored = before.split
     assert sorted(name for part in SPLITS for name in stored[part]) == [f"{i:02d}" for i in range(12)]
     turned = {"train": stored["train"][::-1], "validation": stored["test"], "test": stored["validation"]}
-
     after = AudioDataModule(tiny_mel(), tmp_path, segment_length=160)
     after.follow(turned)
     assert after.split == turned
-
     (tmp_path / "turned.json").write_text(json.dumps(turned))
     after = AudioDataModule(tiny_mel(), tmp_path, segment_length=160, split=tmp_path / "turned.json")
     after.follow(stored)  # what was asked for goes first
     assert after.split == turned
-
     other = AudioDataModule(tiny_mel(), tmp_path, segment_length=160)
     other.follow({"test": ["of another corpus"]})
     assert other.split == stored
     other = AudioDataModule(tiny_mel(), tmp_path, segment_length=160)
     other.follow({"test": ["of another corpus"]}, must_fit=True)
-    with pytest.raises(ValueError, match="`split` does not fit the files below"):
-        other.setup()
+    refused(lambda: other.setup(), "`split` does not fit the files below")
 
 
 def test_models_are_tested_on_what_all_of_them_held_out(tmp_path: Path) -> None:
@@ -158,12 +148,10 @@ def test_models_are_tested_on_what_all_of_them_held_out(tmp_path: Path) -> None:
     models["two"].info = {"split": {"test": ["2", "3", "4"]}, "steps": 1}
     models["old"].info = {"steps": 1}
     paths = {name: Path(f"{name}.safetensors") for name in models}
-
     data = AudioDataModule(tiny_mel(), tmp_path, segment_length=160)
     with pytest.warns(UserWarning, match="old.safetensors does not tell which clips were held out"):
         hold_out(data, models, paths)
     assert [path.stem for path in data.test_files] == ["4", "2"]
-
     models["two"].info["split"]["test"] = ["3"]
     with pytest.raises(ValueError, match=r"`model`: no clip was held out from the training of all of one\.safetensors, two"):
         hold_out(data, models, paths)

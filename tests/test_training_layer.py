@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from helpers import random_log_mel, randomized, tiny_student, tiny_teacher
+from helpers import random_log_mel, randomized, refused, tiny_student, tiny_teacher
 from torch import Tensor, nn
 
 from wavflow.kernels.vectors import multiplies_bfloat16
@@ -72,9 +72,7 @@ def test_values_and_all_gradients_are_those_of_the_plain_layers(
     x, cond = case(net, hop_length, frames)
     expected = results(net, x, cond, torch.float64, compiled=True)
     assert not calls, "float64 is computed as it is written"
-
     found = results(net, x, cond, torch.float32, compiled=True)
-
     assert len(calls) == 1
     assert expected[0].std() > 0.01
     for value, right in zip(found, expected, strict=True):
@@ -90,9 +88,7 @@ def test_in_bfloat16_they_come_as_near_as_the_plain_layers(
     net = net_of(changes)
     x, cond = case(net, hop_length, frames)
     expected = results(net, x, cond, torch.float64, compiled=False)
-
     plain, ours = (results(net, x, cond, torch.bfloat16, compiled) for compiled in (False, True))
-
     assert len(calls) == 1
     errors = [[error(value, right) for value, right in zip(values, expected, strict=True)] for values in (ours, plain)]
     assert 1e-4 < sum(errors[0]) < 1.5 * sum(errors[1])
@@ -116,7 +112,6 @@ def test_the_gradient_is_the_slope() -> None:
     slope = (loss(1e-3) - loss(-1e-3)).item() / 2e-3
     gradient = torch.autograd.grad(loss(0.0), tensors)
     along = sum((g * d).sum().item() for g, d in zip(gradient, direction, strict=True))
-
     assert abs(along) > 1.0
     assert along == pytest.approx(slope, rel=1e-2)
 
@@ -125,11 +120,9 @@ def test_a_frozen_net_passes_the_gradient_on(calls: list[str]) -> None:
     net = net_of({"skip_channels": 32}).float().requires_grad_(False)
     x, cond = case(net, 4, 9)
     x, cond = x.detach().float().requires_grad_(), Conditioning(cond.frames.detach().float(), cond.kernel.float())
-
     (gradient,) = torch.autograd.grad(net(x, cond).sin().sum(), x)
     net.compiled_layers = False
     (right,) = torch.autograd.grad(net(x, cond).sin().sum(), x)
-
     assert len(calls) == 1
     assert error(gradient, right) < 1e-5
 
@@ -175,7 +168,6 @@ def test_without_a_gradient_they_keep_nothing(
     assert calls == ["compiled"]
     (memory,) = spare.buffers
     assert len(memory) == 3 * x.numel() * net.channels * 4, "of one layer: its inputs, and both tanhs"
-
     cond.kernel.requires_grad_(False)  # the memory serves a training step all the same
     net.compiled_layers = True
     for parameters in (net.parameters(), []):
@@ -190,8 +182,7 @@ def test_a_second_backward_is_refused() -> None:
     x, cond = case(net, 4, 6)
     loss = net(x.float(), Conditioning(cond.frames.float(), cond.kernel.float())).sum()
     loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="for a second, set the WaveNet's `compiled_layers` to False"):
-        loss.backward()
+    refused(lambda: loss.backward(), "for a second, set the WaveNet's `compiled_layers` to False", RuntimeError)
 
 
 def float_case(changes: dict | None = None) -> tuple[WaveNet, Tensor, Conditioning]:
@@ -240,8 +231,7 @@ def test_many_threads_are_left_to_torch(calls: list[str], monkeypatch: pytest.Mo
 
 def test_features_must_be_as_long_as_the_signal() -> None:
     net, x, cond = float_case()
-    with pytest.raises(ValueError, match="`cond` must have 5 frames of 4 samples for 20 samples, got 6"):
-        net(x[..., :20], cond)
+    refused(lambda: net(x[..., :20], cond), "`cond` must have 5 frames of 4 samples for 20 samples, got 6")
 
 
 def test_a_student_is_distilled_alike(calls: list[str]) -> None:
@@ -259,7 +249,6 @@ def test_a_student_is_distilled_alike(calls: list[str]) -> None:
         loss = DensityDistillation()(draw, student.flow, teacher.flow, teacher.conditioning(mel)).kl.mean()
         loss.backward()
         found.append([loss.detach(), *(p.grad for p in student.parameters() if p.grad is not None)])
-
     assert len(calls) == 3, "two flows and the teacher"
     assert len(found[0]) > 20
     for value, right in zip(*found[::-1], strict=True):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import PARALLEL_FLOWS, random_log_mel, randomized, tiny_flow, tiny_student, tiny_teacher
+from helpers import PARALLEL_FLOWS, random_log_mel, refused, tiny_flow, tiny_student, tiny_teacher
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wavflow import Vocoder
@@ -27,35 +27,21 @@ from wavflow.synthesis.steps import StepEngine
     "net",
     [
         {"layers": 1, "kernel_size": 2, "flows": 1},
+        {"layers": 6, "kernel_size": 2, "flows": 1, "dilation_cycle": 3},
         {"layers": 4, "kernel_size": 2, "flows": 3, "dilation_cycle": 4},
         {"layers": 6, "kernel_size": 3, "flows": 2, "dilation_cycle": 5},
     ],
-    ids=["2 samples", "46 samples", "131 samples"],
+    ids=["2 samples", "just a hop", "46 samples", "131 samples"],
 )
 def test_student_in_segments_is_the_student_in_one_pass(net: dict, center: bool, upsampling: str) -> None:
     mel = tiny_student().mel.spec | {"center": center}
     student = tiny_student(std=0.2, upsampling=upsampling, mel=mel, **net)
     log_mel = random_log_mel(23, batch=2)
     noise = student.noise(log_mel)
-
     audio = student.sample_and_log_prob(log_mel, noise, temperature=0.8)[0]
-
     for segment_frames in (1, 4, 10, 22):
         pieces = student.sample(log_mel, noise, 0.8, passes=0, segment_frames=segment_frames)
         torch.testing.assert_close(pieces, audio, rtol=0, atol=1e-10)
-
-
-def test_fast_steps_draw_what_the_slow_ones_draw_with_the_weights_of_the_moment() -> None:
-    teacher, mel = tiny_teacher().float(), random_log_mel(4, batch=2).float()
-    noise = teacher.noise(mel)
-    fast = teacher.sample(mel, noise, 0.8)
-
-    torch.testing.assert_close(fast, teacher.sample(mel, noise, 0.8, fast=False), rtol=0, atol=1e-5)
-    randomized(teacher, 0.2)
-    changed = teacher.sample(mel, noise, 0.8)
-
-    torch.testing.assert_close(changed, teacher.sample(mel, noise, 0.8, fast=False), rtol=0, atol=1e-5)
-    assert (changed - fast).abs().max() > 1e-3
 
 
 def test_engines_are_for_float32_alone_and_made_once() -> None:
@@ -121,9 +107,7 @@ def test_draws_are_made_with_what_the_module_holds_now(make: Callable[..., Vocod
     model, other, mel = make(std=0.2).float(), make(std=0.2).float(), random_log_mel(3).float()
     noise = model.noise(mel)
     before = model.sample(mel, noise, passes=0)
-
     change(model, other)
-
     after = model.sample(mel, noise, passes=0)
     assert (after - before).abs().max() > 1e-4
     torch.testing.assert_close(after, model.sample(mel, noise, passes=0, fast=False), rtol=1e-4, atol=1e-5)
@@ -138,23 +122,21 @@ def test_arrays_of_any_float_type_are_taken_as_tensors_are() -> None:
     model, mel = tiny_student().float(), random_log_mel(3, batch=2).float()
     noise = model.noise(mel, torch.Generator().manual_seed(0))
     audio = model.sample(mel, noise)
-
     for kind in (np.float32, np.float64):
         arrays = mel.numpy().astype(kind), noise.numpy().astype(kind)
         assert torch.equal(model.sample(*arrays), audio)
         assert torch.equal(torch.cat(list(model.stream(*arrays)), dim=-1), audio)
         assert torch.equal(torch.cat(list(model.stream(iter(np.split(arrays[0], 3, axis=-1)), arrays[1])), dim=-1), audio)
         assert torch.equal(model.sample_and_log_prob(*arrays)[1], model.sample_and_log_prob(mel, noise)[1])
-        assert torch.equal(model.noise(arrays[0], torch.Generator().manual_seed(0)).to(noise), noise) or kind is np.float64
+        drawn = [model.noise(each, torch.Generator().manual_seed(0)) for each in (arrays[0], torch.from_numpy(arrays[0]))]
+        assert torch.equal(*drawn)
     assert torch.equal(model.sample(mel.double(), noise.double()), audio)
     teacher = tiny_teacher().float()
     assert torch.equal(teacher.log_prob(audio.double().numpy(), mel.numpy()[..., ::-1]), teacher.log_prob(audio, mel.flip(-1)))
     assert torch.equal(teacher.mel(audio.numpy()), teacher.mel(audio))
     for wrong in (mel.tolist(), None):
-        with pytest.raises(ValueError, match="`mel` must be a tensor or a NumPy array, got"):
-            model.sample(wrong)
-    with pytest.raises(ValueError, match="`mel` must be float"):
-        model.sample(mel.numpy().astype(np.int16))
+        refused(partial(model.sample, wrong), "`mel` must be a tensor or a NumPy array, got")
+    refused(lambda: model.sample(mel.numpy().astype(np.int16)), "`mel` must be float")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -163,9 +145,7 @@ def test_a_model_in_half_precision_draws_and_scores_in_float32(make: Callable[..
     model, mel = make(std=0.1).float(), random_log_mel(3, batch=2).float()
     noise = model.noise(mel)
     audio, log_prob = model.sample_and_log_prob(mel, noise)
-
     half = copy.deepcopy(model).to(dtype)
-
     for given in (mel, mel.to(dtype)):
         drawn, density = half.sample_and_log_prob(given, noise)
         assert drawn.dtype == density.dtype == torch.float32
@@ -183,12 +163,9 @@ def test_a_dtype_that_nothing_honours_is_refused() -> None:
     for model, options in [(student, {"fast": False}), (tiny_student(), {}), (tiny_flow("waveglow").float(), {})]:
         assert model.sample(mel, **options).isfinite().all()
         for dtype in (torch.int8, torch.bfloat16, torch.float64):
-            with pytest.raises(ValueError, match="`dtype` is that of an engine's matrices"):
-                model.sample(mel, dtype=dtype, **options)
-    with pytest.raises(ValueError, match="`dtype` is that of an engine's matrices"):
-        next(tiny_student().stream(mel, dtype=torch.bfloat16))
-    with pytest.raises(ValueError, match="`dtype` must be one that this processor multiplies"):
-        student.sample(mel, dtype=torch.int8)
+            refused(partial(model.sample, mel, dtype=dtype, **options), "`dtype` is that of an engine's matrices")
+    refused(lambda: next(tiny_student().stream(mel, dtype=torch.bfloat16)), "`dtype` is that of an engine's matrices")
+    refused(lambda: student.sample(mel, dtype=torch.int8), "`dtype` must be one that this processor multiplies")
 
 
 @pytest.mark.slow  # another interpreter
@@ -229,9 +206,7 @@ def test_items_of_unequal_lengths_are_as_they_are_alone(make: Callable[..., Voco
     padded = mel.clone()
     for item, n in enumerate(lengths):
         padded[item, :, n:] = torch.nan
-
     audio = model.sample(padded, noise, 0.8, speaker=speaker, lengths=torch.tensor(lengths))
-
     assert audio.shape == noise.shape
     for i, n in enumerate(lengths):
         who = None if speaker is None else speaker[i : i + 1]

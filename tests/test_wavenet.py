@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from helpers import first_change, jacobian, random_log_mel, randomized, tiny_mel, tiny_student, tiny_teacher
+from helpers import first_change, jacobian, random_log_mel, randomized, refused, tiny_mel, tiny_student, tiny_teacher
 from torch import Tensor
 
 from wavflow import Vocoder
@@ -44,9 +44,7 @@ def test_steps_equal_the_full_pass(configuration: dict, kind: str, dtype: torch.
         "samples": torch.randn(2, 3, 48, dtype=dtype),
         "none": None,
     }[kind]
-
     params = net(x, cond)
-
     assert params.shape == (2, configuration.get("out_channels", 2), 48)
     assert params.dtype == dtype
     assert params.std() > 0.01
@@ -57,19 +55,9 @@ def test_steppers_do_not_share_their_caches() -> None:
     net, x, cond = tiny_wavenet(), torch.randn(1, 1, 8), random_conditioning(2)
     wanted = net(x, cond)
     first, second = net.stepper(cond), net.stepper(cond)
-
     for t in range(8):
         torch.testing.assert_close(first(x[..., t]), wanted[..., t])
         second(torch.randn(1, 1))
-
-
-def test_output_of_a_prefix_is_the_prefix_of_the_output() -> None:
-    net, x, cond = tiny_wavenet(layers=5, dilation_cycle=3), torch.randn(2, 1, 40), torch.randn(2, 3, 40)
-    whole = net(x, cond)
-
-    for length in (1, 7, 39):  # also shorter than a dilation
-        part = net(x[..., :length], cond[..., :length])
-        torch.testing.assert_close(part, whole[..., :length], rtol=0, atol=1e-12)
 
 
 @every_configuration
@@ -78,9 +66,7 @@ def test_receptive_field_is_as_stated(configuration: dict) -> None:
     x = torch.randn(8, configuration.get("in_channels", 1), 60)
     cond, after = random_conditioning(15, batch=8), x.clone()
     after[..., 10] += 1.0
-
     reached = ((net(after, cond) - net(x, cond)).abs() > 0).any(dim=1).any(dim=0).nonzero().flatten()
-
     assert 1 < net.receptive_field < 50
     assert reached.min() == 10
     assert reached.max() == 10 + net.receptive_field - 1
@@ -91,18 +77,14 @@ def test_receptive_fields_of_flows_add_up(base: str) -> None:
     student, cond_mel = tiny_student(flows=2, base=base), random_log_mel(2)
     cond = student.conditioning(cond_mel)
     matrix = jacobian(lambda z: student.flow.transform.inverse(z, cond)[0], torch.randn(1, 1, 32)).reshape(32, 32)
-
     reached = matrix[-1].nonzero().flatten()
-
     assert 32 - reached.min() == student.receptive_field
 
 
 def test_untrained_output_is_zero_and_can_learn() -> None:
     net = WaveNet(layers=3, channels=6, dilation_cycle=3)
-
     params = net(torch.randn(1, 1, 20))
     params.square().sum().add(params.sum()).backward()
-
     assert (params == 0).all()
     assert net.last.weight.grad.abs().max() > 0
 
@@ -117,21 +99,15 @@ def test_untrained_output_is_zero_and_can_learn() -> None:
     ],
 )
 def test_impossible_stacks_are_refused(changes: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        WaveNet(**changes)
+    refused(lambda: WaveNet(**changes), message)
 
 
 def test_conditioning_must_be_there_and_fit() -> None:
     net, x = tiny_wavenet(), torch.randn(1, 1, 12)
-
-    with pytest.raises(ValueError, match="`cond` is needed: this WaveNet was built with 3 conditioning channels"):
-        net(x)
-    with pytest.raises(ValueError, match="`cond` is needed"):
-        net.stepper()
-    with pytest.raises(ValueError, match="`cond` must have 3 frames of 4 samples for 12 samples, got 2: cut or pad"):
-        net(x, random_conditioning(2))
-    with pytest.raises(ValueError, match="`cond` must have 12 frames of 1 samples for 12 samples, got 11"):
-        net(x, torch.randn(1, 3, 11))
+    refused(lambda: net(x), "`cond` is needed: this WaveNet was built with 3 conditioning channels")
+    refused(lambda: net.stepper(), "`cond` is needed")
+    refused(lambda: net(x, random_conditioning(2)), "`cond` must have 3 frames of 4 samples for 12 samples, got 2: cut or pad")
+    refused(lambda: net(x, torch.randn(1, 3, 11)), "`cond` must have 12 frames of 1 samples for 12 samples, got 11")
 
 
 @pytest.mark.parametrize("kind", ["frames", "samples"])
@@ -140,25 +116,20 @@ def test_steps_end_where_the_conditioning_ends(kind: str) -> None:
     step = net.stepper(random_conditioning(2) if kind == "frames" else torch.randn(1, 3, 8))
     for _ in range(8):
         step(torch.zeros(1, 1))
-
-    with pytest.raises(ValueError, match="`cond` ends after"):
-        step(torch.zeros(1, 1))
+    refused(lambda: step(torch.zeros(1, 1)), "`cond` ends after")
 
 
 @pytest.mark.parametrize("center", [0.0, 2.0, 4.0])
 def test_interpolation_is_linear_between_centers(center: float) -> None:
     frames = torch.tensor([0.0, 1.0, 2.0, 3.0]).reshape(1, 4, 1)
     position = (torch.arange(16) + 0.5 - center) / 4  # of a sample, in frames
-
     samples = interpolate(frames, interpolation_weights(4, center))
-
     torch.testing.assert_close(samples.flatten(), position.clamp(0.0, 3.0), rtol=0, atol=1e-12)
 
 
 def test_interpolation_commutes_with_projection_and_takes_frames_one_by_one() -> None:
     cond, matrix = random_conditioning(5), torch.randn(3, 2)
     frames = cond.frames.transpose(1, 2)
-
     torch.testing.assert_close(cond.to_samples(frames, 20) @ matrix, cond.to_samples(frames @ matrix, 20))
     one_by_one = [cond.frame_to_samples(frames, frame) for frame in range(5)]
     torch.testing.assert_close(torch.cat(one_by_one, dim=1), cond.to_samples(frames, 20))
@@ -166,18 +137,15 @@ def test_interpolation_commutes_with_projection_and_takes_frames_one_by_one() ->
 
 @pytest.mark.parametrize("center", [-1.0, 5.0])
 def test_center_must_lie_in_the_frame(center: float) -> None:
-    with pytest.raises(ValueError, match="`center` must lie within the frame's 4 samples"):
-        interpolation_weights(4, center)
+    refused(lambda: interpolation_weights(4, center), "`center` must lie within the frame's 4 samples")
 
 
 def test_upsampling_mode_must_be_known() -> None:
-    with pytest.raises(ValueError, match="`mode` must be 'linear' or 'smoothing', got 'nearest'"):
-        Upsampler(8, 4, 16, 8, "nearest")
+    refused(lambda: Upsampler(8, 4, 16, 8, "nearest"), "`mode` must be 'linear' or 'smoothing', got 'nearest'")
 
 
 def test_smoothing_starts_as_linear_and_learns_its_kernel() -> None:
     kernels = [Upsampler(8, 4, 16, 8, mode).kernel for mode in ("linear", "smoothing")]
-
     torch.testing.assert_close(*(kernel.detach() for kernel in kernels))
     assert [isinstance(kernel, torch.nn.Parameter) for kernel in kernels] == [False, True]
 
@@ -206,10 +174,8 @@ def test_a_frame_is_felt_from_its_first_sample_on(
     mel, signal = random_log_mel(6), torch.randn(1, 96)
     after = mel.clone()
     after[..., 3] += 1.0
-
     with torch.no_grad():
         first = first_change(use(model, mel, signal), use(model, after, signal))
-
     assert first == 3 * 16 - model.upsampler.look_ahead
     assert model.upsampler.look_ahead == (32 if center or upsampling == "smoothing" else 24)
 
@@ -224,14 +190,12 @@ def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def test_one_graph_compiles_and_equals_eager(what: str) -> None:
     mel, signal = random_log_mel(2), torch.randn(1, 32)
     if what == "wavenet":
-        function, arguments = tiny_wavenet(), (signal.unsqueeze(1), random_conditioning(8))
+        function, arguments = tiny_wavenet(layers=3, dilation_cycle=2), (signal.unsqueeze(1), random_conditioning(8))
     elif what == "teacher log_prob":
-        function, arguments = tiny_teacher().log_prob, (signal, mel)
+        function, arguments = tiny_teacher(layers=2, whitening=2).log_prob, (signal, mel)
     else:
-        student = tiny_student()
+        student = tiny_student(layers=2, whitening=2)
         function, arguments = lambda mel, noise: student.draw(mel, noise)[:4], (mel, signal)
-
     with torch.no_grad():
         wanted, got = function(*arguments), compiled(function)(*arguments)
-
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6)

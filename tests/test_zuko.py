@@ -50,9 +50,7 @@ def assert_same_log_prob(flow: Flow, transforms: list[LazyTransform], features: 
     base = UnconditionalDistribution(DiagNormal, torch.zeros(features), torch.ones(features), buffer=True)
     theirs = zuko.flows.Flow(transforms, base)
     x, cond = 2 * torch.randn(40, features), torch.randn(40, context)
-
     ours = flow.log_prob(x.unsqueeze(-1), cond.unsqueeze(-1)).squeeze(-1)
-
     torch.testing.assert_close(ours, theirs(cond if context else None).log_prob(x), rtol=0, atol=1e-10)
     assert (ours - flow.base_log_prob(x.unsqueeze(-1)).squeeze(-1)).abs().min() > 1e-6, "the identity would prove nothing"
 
@@ -68,7 +66,6 @@ def test_masked_autoregressive_flow(tau: Bijection, univariate: Callable, contex
         copy_weights(randomized(layer).conditioner, peer.hyper, tau.n_params)
         ours.append(layer)
         theirs.append(peer)
-
     assert_same_log_prob(Flow(Chain(ours), Gaussian()), theirs, features, context)
 
 
@@ -85,5 +82,4 @@ def test_coupling_flow(tau: Bijection, univariate: Callable, context: int) -> No
         copy_weights(layer.conditioner, peer.hyper, tau.n_params)
         ours.append(layer)
         theirs.append(peer)
-
     assert_same_log_prob(Flow(Chain(ours), Gaussian()), theirs, features, context)

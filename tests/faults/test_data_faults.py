@@ -47,10 +47,8 @@ def test_a_file_that_breaks_in_training_is_named_and_left_out(
     data = AudioDataModule(tiny_mel(), sounds, segment_length=1024, validation=0.2)
     victim = data.train_files[0]
     break_after(monkeypatch, 2, lambda: damage(victim))
-
     with pytest.warns(UserWarning, match=f"dropped from training: .*{victim.name}.*{words}|{words}.*{victim.name}") as caught:
         succeeds("train", *options, f"output={tmp_path / 'run'}")
-
     assert len([each for each in caught if "dropped" in str(each.message)]) == 1
     assert len([row for row in trace(tmp_path / "run") if "train/loss" in row]) == 12
 
@@ -62,9 +60,7 @@ def test_a_run_ends_when_all_files_are_gone(
 ) -> None:
     break_after(monkeypatch, 2, lambda: [path.unlink(missing_ok=True) for path in sounds.iterdir()])
     options = [*teacher_options(sounds), "trainer.max_steps=50", "trainer.val_check_interval=60"]
-
     outcome = call("train", *options, f"data.num_workers={num_workers}", f"output={tmp_path / 'run'}")
-
     assert outcome.status == 1
     assert "wavflow: `files` must stay readable, but none of 2 is left: check the disk" in outcome.err
 
@@ -80,7 +76,6 @@ def test_silence_constants_and_square_waves_train(stage: str, sounds: Path, stud
         soundfile.write(sounds / f"{name}.wav", audio, 8000, subtype="PCM_16")
     options = student_options if stage == "student" else teacher_options(sounds)
     options += ["data.validation=0.2", "data.batch_size=8", "trainer.max_steps=6", "trainer.val_check_interval=3"]
-
     for seed in (0, 1):  # another one is held out
         run = tmp_path / f"run-{seed}"
         succeeds("train", *options, f"data.seed={seed}", f"output={run}")

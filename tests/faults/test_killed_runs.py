@@ -30,7 +30,6 @@ def test_a_run_killed_at_20_random_moments_is_the_run_never_killed(student_optio
 
     run("whole", 0)
     report = run("killed", 20)
-
     assert len(report["kills"]) == 20
     for number in range(report["runs"]):
         assert_same(tmp_path / "killed" / f"run-{number}", tmp_path / "whole" / "run-0")
@@ -51,7 +50,6 @@ def test_each_stage_goes_on_from_any_checkpoint(
     options += ["trainer.max_steps=7", "trainer.val_check_interval=4"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     succeeds("train", *options, f"output={whole}")
-
     write = CheckpointFile.write
     left = [0]
 
@@ -66,7 +64,6 @@ def test_each_stage_goes_on_from_any_checkpoint(
         with pytest.raises(Killed):
             call("train", *options, f"output={killed}", "resume=auto")
     succeeds("train", *options, f"output={killed}", "resume=auto")
-
     assert_same(killed, whole)
     assert [row["step"] for row in trace(whole) if "train/loss" in row] == list(range(7))
 
@@ -103,7 +100,6 @@ def test_the_checkpoint_before_a_damaged_one_is_taken(damage: str, tmp_path: Pat
         file.write()
     assert find_checkpoint("auto", tmp_path, task) == (last, 3)
     assert find_checkpoint(None, tmp_path, task) is None
-
     DAMAGE[damage](last)
     with pytest.warns(UserWarning, match=r"last\.ckpt is not a whole checkpoint.*The one before it is taken, .*previous\.ckpt"):
         found = find_checkpoint("auto", tmp_path, task)
@@ -112,7 +108,6 @@ def test_the_checkpoint_before_a_damaged_one_is_taken(damage: str, tmp_path: Pat
     file.write()
     assert find_checkpoint("auto", tmp_path, task) == (last, 4)
     assert find_checkpoint(str(found.path), tmp_path, task).step == 2, "the damaged one did not take its place"
-
     DAMAGE[damage](last)
     DAMAGE[damage](found.path)
     with pytest.warns(UserWarning, match="before it"), pytest.raises(ValueError, match=r"previous\.ckpt is not a whole"):

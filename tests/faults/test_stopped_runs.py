@@ -57,7 +57,6 @@ def test_a_signal_saves_and_says_how_to_go_on(
     with monkeypatch.context() as patch:
         in_each(patch, step, kill)
         outcome = call("train", *options, f"output={tmp_path / 'run'}")
-
     assert outcome.status == 128 + signum
     assert f"wavflow: stopped by {signum.name} and saved after {done} steps: go on with `python -m wavflow.train" in outcome.err
     assert len([line for line in outcome.err.splitlines() if "wavflow" in line]) == 1
@@ -85,7 +84,6 @@ def test_resume_auto_takes_up_the_newest_run_of_the_stage(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     options = [*teacher_options(sounds), "trainer.val_check_interval=9", "resume=auto"]
-
     first = succeeds("train", *options, "trainer.max_steps=1")
     assert "resume=auto: there is no checkpoint in any run of runs/teacher, so training begins from the beginning." in first.out
     (run,) = (tmp_path / "runs" / "teacher").iterdir()
@@ -93,7 +91,6 @@ def test_resume_auto_takes_up_the_newest_run_of_the_stage(
     assert f"Going on with runs/teacher/{run.name}/checkpoints/last.ckpt, after 1 steps." in second.out
     assert list((tmp_path / "runs" / "teacher").iterdir()) == [run]
     assert "there is no checkpoint in other, so" in succeeds("train", *options, "trainer.max_steps=1", "output=other").out
-
     sweep = call("train", "--multirun", *options, "trainer.max_steps=2,3", f"hydra.sweep.dir={tmp_path / 'sweeps'}")
     assert "`resume`: auto can't find the runs of a sweep by itself" in sweep.err
 
@@ -134,7 +131,6 @@ def test_a_full_disk_keeps_the_checkpoint_before(sounds: Path, tmp_path: Path, m
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", fill)
         outcome = call("train", *options, f"output={tmp_path / 'run'}")
-
     assert outcome.status == 1
     assert "No space left on device" in outcome.err
     assert "what was saved before is whole. Make room" in outcome.err
@@ -162,7 +158,6 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(
     in_each(monkeypatch, "training_step", spoil)
     with pytest.warns(UserWarning, match=r"A step is skipped, the \d\. so far: the loss or gradient of step \d") as caught:
         succeeds("train", *teacher_options(sounds), *STEPS, f"output={tmp_path}")
-
     assert all(vector.isfinite().all() for vector in weights)
     changed = [not torch.equal(one, two) for one, two in itertools.pairwise(weights)]
     assert changed[:2] == [True, False]
@@ -176,10 +171,8 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(
 def test_too_many_in_a_row_end_the_run_with_a_diagnosis(sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_each(monkeypatch, "training_step", lambda task, loss: loss * (torch.nan if task.global_step in (1, 3, 4, 5) else 1))
     options = [*teacher_options(sounds), "trainer.max_steps=9", "callbacks.skip.limit=3"]
-
     with pytest.warns(UserWarning, match="A step is skipped") as caught:
         outcome = call("train", *options, f"output={tmp_path / 'run'}")
-
     assert len([each for each in caught if "skipped" in str(each.message)]) == 2
     assert outcome.status == 1
     for words in ("3 steps in a row", "of step 5", "loss nan", "clamp fraction 0", "largest log scale", ".wav from ", "lr"):
