@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 import wavflow.models
 from wavflow import save_model
-from wavflow.benchmarking import resources
+from wavflow.benchmarking import memory
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def model_file(tmp_path: Path) -> Path:
 
 
 def test_costs_are_measured_in_processes_of_their_own(model_file: Path) -> None:
-    (row,) = resources.synthesis_costs(model_file, [0.1])
+    (row,) = memory.synthesis_costs(model_file, [0.1])
     assert row["seconds of audio"] == pytest.approx(0.1)
     assert row["x real time"] > 0
     assert row["MiB above idle"] >= 0
@@ -40,9 +40,9 @@ def test_a_process_that_fails_is_reported_and_costs_come_in_the_order_asked_for(
         return subprocess.CompletedProcess(command, len(told), "loading\n" + json.dumps({"seconds of audio": seconds}), told)
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert resources.synthesis_costs(model_file, [3, 1.5]) == [{"seconds of audio": 3}, {"seconds of audio": 1.5}]
+    assert memory.synthesis_costs(model_file, [3, 1.5]) == [{"seconds of audio": 3}, {"seconds of audio": 1.5}]
     with pytest.raises(RuntimeError, match=r"measuring 0\.1 s of .*model\.safetensors failed: there is no model file"):
-        resources.synthesis_costs(model_file, [0.1])
+        memory.synthesis_costs(model_file, [0.1])
 
 
 @pytest.mark.slow
@@ -54,7 +54,7 @@ def test_a_minute_is_synthesized_within_two_gibibytes(tmp_path: Path) -> None:
         cfg = compose("train", ["stage=student", "net=student_small", "audio=22k", "output=out"])
     student = wavflow.models.build(OmegaConf.to_container(cfg.net, resolve=True))
     save_model(randomized(student, 0.01), tmp_path / "model.safetensors")
-    short, long = resources.synthesis_costs(tmp_path / "model.safetensors", [4, 12])
+    short, long = memory.synthesis_costs(tmp_path / "model.safetensors", [4, 12])
     assert long["seconds of audio"] == pytest.approx(12, abs=0.1)
     assert long["MiB in all"] + 4 * long["MiB above idle"] < 2048
     assert 4 < long["MiB above idle"] < 3.6 * short["MiB above idle"], "memory must grow no faster than the length"
