@@ -15,6 +15,7 @@ from wavflow.evaluation import systems
 from wavflow.evaluation.anchors import griffin_lim
 from wavflow.evaluation.systems import Clip
 from wavflow.reporting.intervals import Interval
+from wavflow.vocoder import PASSES
 
 
 def make_clips(model: Vocoder, frames: tuple[int, ...] = (9, 5, 7), std: float = 0.1) -> list[Clip]:
@@ -107,7 +108,7 @@ def test_teacher_draws_clips_together_as_it_draws_each_alone(upsampling: str, ce
     mel = tiny_teacher().mel.spec | {"center": center}
     teacher = tiny_teacher(upsampling=upsampling, mel=mel)
     clips = make_clips(teacher)
-    together = systems._draw_together(teacher, clips, temperature=0.7)
+    together = systems._sample_together(teacher, clips, temperature=0.7)
     for i, (clip, audio) in enumerate(zip(clips, together, strict=True)):
         noise = teacher.noise(clip.mel, torch.Generator().manual_seed(i))
         alone = teacher.sample(clip.mel, noise, 0.7, passes=0)[0]
@@ -174,13 +175,13 @@ def test_draws_as_they_are_and_equalized_pulses_stand_beside_what_is_heard() -> 
     mel = voiced_log_mel(student.mel, 12)
     clips = [Clip("a", 0.1 * torch.randn(1, 12 * 64), mel)]
     made = systems.render(clips, {"student": student}, jobs=1)
-    assert list(made)[-4:] == ["pulses alone", "pulses alone, 2 passes", "student, 0 passes", "student"]
+    assert list(made)[-4:] == ["pulses alone", f"pulses alone, {PASSES} passes", "student, 0 passes", "student"]
     noise = student.noise(mel, torch.Generator().manual_seed(0))
-    for name, passes in (("student", 2), ("student, 0 passes", 0)):
+    for name, passes in (("student", PASSES), ("student, 0 passes", 0)):
         torch.testing.assert_close(made[name].audio[0], student.sample(mel, noise, passes=passes)[0].float())
     pulses = made["pulses alone"].audio[0][None].to(mel)
-    expected = student.equalizer(pulses, mel, 2)[0].float()
-    torch.testing.assert_close(made["pulses alone, 2 passes"].audio[0], expected, rtol=0, atol=1e-4)
+    expected = student.equalizer(pulses, mel, PASSES)[0].float()
+    torch.testing.assert_close(made[f"pulses alone, {PASSES} passes"].audio[0], expected, rtol=0, atol=1e-4)
     assert made["student"].speed <= made["student, 0 passes"].speed
 
 
