@@ -61,7 +61,7 @@ class LocationScale(Distribution):
     """Density `f((x - loc) / scale) / scale` of a standard member f that is symmetric about 0.
 
     A family defines its standard member: `_log_prob(z)`, `_log_cdf(z)`, `_log_mass(z, width)`, `_standard_entropy`,
-    `_quantile(log_cdf, log_sf)`, and `_fill(empty, generator)`, which draws.
+    `_quantile(log_cdf, log_sf)`, and `fill_standard(empty, generator)`, which draws.
 
     Args:
         loc: Center, in the unit of `x`.
@@ -108,7 +108,7 @@ class LocationScale(Distribution):
         device: torch.device | str | None = None,
     ) -> Tensor:
         """Draws from the standard member (`loc` 0, `log_scale` 0)."""
-        return cls._fill(torch.empty(shape, dtype=dtype, device=device), generator)
+        return cls.fill_standard(torch.empty(shape, dtype=dtype, device=device), generator)
 
     def _standardize(self, x: Tensor) -> Tensor:
         return (_real(x) - self.loc) * torch.exp(-self.log_scale)
@@ -120,7 +120,8 @@ class Gaussian(LocationScale):
     _standard_entropy = 0.5 + _HALF_LOG_TWO_PI
 
     @staticmethod
-    def _fill(empty: Tensor, generator: torch.Generator | None) -> Tensor:
+    def fill_standard(empty: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Fills a tensor with draws from the standard member, in place, and returns it."""
         return empty.normal_(generator=generator)
 
     @staticmethod
@@ -172,10 +173,11 @@ class Logistic(LocationScale):
     _log_cdf = staticmethod(F.logsigmoid)
 
     @staticmethod
-    def _fill(empty: Tensor, generator: torch.Generator | None) -> Tensor:
+    def fill_standard(empty: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Fills a tensor with draws from the standard member, in place, and returns it."""
         # A log-ratio of exponential variables: no uniform number that can be 0 or 1, and both tails equally fine.
         other = torch.empty_like(empty).exponential_(generator=generator)
-        return empty.exponential_(generator=generator).log() - other.log()
+        return empty.exponential_(generator=generator).log_().sub_(other.log_())
 
     @staticmethod
     def _log_prob(z: Tensor) -> Tensor:

@@ -335,9 +335,10 @@ class Vocoder(nn.Module):
 
     def _noise(self, like: Tensor, frames: int, generator: torch.Generator | None) -> Tensor:
         device = like.device if generator is None else generator.device
-        draw, shape = self.flow.base.standard_noise, (len(like), self.hop_length)
-        noise = [draw(shape, generator=generator, dtype=like.dtype, device=device) for _ in range(frames)]
-        return torch.cat(noise, dim=-1).to(like.device)
+        noise = torch.empty(frames, len(like), self.hop_length, dtype=like.dtype, device=device)
+        for frame in noise.unbind():
+            self.flow.base.fill_standard(frame, generator)
+        return noise.transpose(0, 1).flatten(1).to(like.device)
 
     def add_pulses(self, z: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
         """Maps noise z (B, 1, T) to v (B, 1, T), from which the flow draws; also log |dv/dz| (B, T)."""
