@@ -36,7 +36,7 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 def test_the_groups_are_those_that_a_user_reads_of() -> None:
     assert set(GROUPS) >= {"audio", "data", "stage", "net", "spectral", "trainer", "callbacks"}
     assert len(OPTIONS) >= 2 * len(GROUPS) - 2
-    assert {"cpu_small", "cpu_hours", "lj_h200"} <= {option for group, option in OPTIONS if group == "experiment"}
+    assert {"cpu_small", "cpu_hours", "cpu_fast", "lj_h200"} <= {option for group, option in OPTIONS if group == "experiment"}
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -102,7 +102,7 @@ def test_data_trainer_and_callbacks_are_built() -> None:
     assert list(callbacks).index("save") < list(callbacks).index("ema"), "see wavflow.callbacks.SaveModel"
 
 
-@pytest.mark.parametrize("experiment", ["lj_h200", "cpu_small", "cpu_hours"])
+@pytest.mark.parametrize("experiment", ["lj_h200", "cpu_small", "cpu_hours", "cpu_fast"])
 @pytest.mark.parametrize("stage", ["teacher", "student"])
 def test_an_experiment_is_a_recipe_for_each_stage(experiment: str, stage: str) -> None:
     options = [f"experiment={experiment}", f"stage={stage}", "data.path=wavs"]
