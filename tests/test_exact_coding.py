@@ -157,7 +157,7 @@ def test_symbols_come_back_at_the_size_that_their_intervals_tell(carries: bool) 
     coder = range_coding.writer(4 * len(symbols))
     range_coding.put_all(coder, np.stack([edges[symbols], widths[symbols]], axis=1))
     data = range_coding.written(coder)
-    bits = (range_coding.SHARE_BITS - np.log2(widths[symbols])).sum()
+    bits = (range_coding.PRECISION - np.log2(widths[symbols])).sum()
     assert 8 * len(data) <= bits + 16
     coder, read = range_coding.reader(data), []
     for _ in symbols:
