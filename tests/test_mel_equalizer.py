@@ -97,6 +97,14 @@ def test_gradients_are_those_of_finite_differences() -> None:
 
 
 @CONVENTIONS
+def test_compiled_passes_are_those_of_torch(mel: MelSpectrogram) -> None:
+    audio, log_mel = pair(mel, frames=23)
+    exact, compiled = MelEqualizer(mel)(audio, log_mel, 2), MelEqualizer(mel)(audio.float(), log_mel.float(), 2)
+    assert compiled.dtype == torch.float32
+    torch.testing.assert_close(compiled.double(), exact, rtol=0, atol=1e-4 * float(exact.abs().max()))
+
+
+@CONVENTIONS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("passes", [0, 1, 2, 3])
 def test_a_stream_is_the_whole_to_the_last_bit(passes: int, dtype: torch.dtype, mel: MelSpectrogram) -> None:
