@@ -499,9 +499,9 @@ def test_faults_of_ours_keep_their_traceback_and_a_user_may_ask_for_it(place: Pl
 
         return load_model
 
-    monkeypatch.setattr("wavflow.synthesize.load_model", fail(RuntimeError("a fault of ours")))
+    monkeypatch.setattr("wavflow.commands.synthesize.load_model", fail(RuntimeError("a fault of ours")))
     refused(lambda: call("synthesize", *given), "a fault of ours", RuntimeError)
-    monkeypatch.setattr("wavflow.synthesize.load_model", fail(KeyboardInterrupt()))
+    monkeypatch.setattr("wavflow.commands.synthesize.load_model", fail(KeyboardInterrupt()))
     outcome = call("synthesize", *given)
     assert (outcome.status, outcome.err) == (130, "wavflow: interrupted\n")
 
