@@ -27,6 +27,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from tqdm import tqdm
 
 from wavflow.files import lock, unlock_all
 from wavflow.help import help_text
@@ -169,11 +170,21 @@ def _found_below(node: dict[str, Any], key: str, prefix: str = "") -> list[str]:
     return found
 
 
+class Told(logging.Handler):
+    """Prints what is logged as a line on stderr, above a bar of progress."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(f"wavflow: {record.getMessage()}", file=sys.stderr)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Shows each warning as one line, and none that a user can't act on, such as Lightning's advertisements."""
-    lightning, form = logging.getLogger("pytorch_lightning"), warnings.formatwarning
-    before = lightning.level
+    """Shows each warning as one line, and none that a user can't act on, such as Lightning's advertisements.
+
+    A terminal is told what the package logs.
+    """
+    lightning, own, form = logging.getLogger("pytorch_lightning"), logging.getLogger("wavflow"), warnings.formatwarning
+    before = lightning.level, own.level, own.handlers
     with warnings.catch_warnings():
         for message in (
             r"`isinstance\(treespec, LeafSpec\)`",
@@ -184,10 +195,15 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=message)
         try:
             lightning.setLevel(logging.WARNING)
+            if sys.stderr.isatty():
+                own.setLevel(logging.INFO)
+                own.handlers = [Told()]
             warnings.formatwarning = lambda message, *_args, **_kwargs: f"wavflow: warning: {message}\n"
             yield
         finally:  # what comes after it, in a notebook, is the user's own
-            lightning.setLevel(before)
+            lightning.setLevel(before[0])
+            own.setLevel(before[1])
+            own.handlers = before[2]
             warnings.formatwarning = form
 
 

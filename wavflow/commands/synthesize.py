@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import joblib
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -53,6 +52,8 @@ def run(cfg: DictConfig) -> None:
     if count == 1:
         done = [synthesize(cfg, pairs, vocoder)]
     else:
+        import joblib  # a third of a second
+
         tasks = [joblib.delayed(load_and_synthesize)(cfg, pairs[i::count], path, device) for i, device in enumerate(devices)]
         with joblib.parallel_config("loky", inner_max_num_threads=max(1, joblib.cpu_count() // count)):
             done = joblib.Parallel(count)(tasks)
