@@ -20,7 +20,7 @@ import stat
 import tempfile
 import warnings
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +68,15 @@ def compiled(function: Callable) -> Callable:
     """Compiles at the first call, and says so; kept on disk, beside its file, in the user's cache or in a temporary folder."""
     if not compiles():
         return function
-    options = {"error_model": "numpy", "nogil": True}
+    jit = partial(njit, error_model="numpy", nogil=True)
     try:
-        dispatcher = njit(cache=True, **options)(function)
+        dispatcher = jit(cache=True)(function)
     except RuntimeError:  # a read-only installation, and no home
         try:
             _cache_in_temporary_folder()
         except OSError:  # nor is there any
-            return njit(**options)(function)
-        dispatcher = njit(cache=True, **options)(function)
+            return jit()(function)
+        dispatcher = jit(cache=True)(function)
     # Numba asks only the function's own file whether it has changed; what it calls may lie in another file, here or beside it.
     dispatcher._cache._cache_file._source_stamp = _stamp(Path(__file__).parent) + _stamp(Path(inspect.getfile(function)).parent)
     return dispatcher
