@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from wavflow import Vocoder, load_model, save_model
+from wavflow.commands.evaluate import hold_out
 from wavflow.data import AudioDataModule
 from wavflow.data.split import read_split
-from wavflow.evaluate import hold_out
 from wavflow.evaluation.metrics import log_spectral_distance
 from wavflow.evaluation.systems import Clip
 from wavflow.models import RELEASED

@@ -13,10 +13,10 @@ from helpers import MEL, NET, randomized, tiny_flow, tiny_student, tiny_teacher
 from torch.utils.flop_counter import FlopCounterMode
 
 import wavflow
-from wavflow.benchmark import with_random_weights
 from wavflow.benchmarking import synthesis, timing
 from wavflow.benchmarking.timing import Meter, operations_per_sample
 from wavflow.benchmarking.training import step, task
+from wavflow.commands.benchmark import with_random_weights
 
 CPU = torch.device("cpu")
 TINY = ["seconds=0.02", "lengths=0.01,0.03", "budget=0", "device=cpu"]

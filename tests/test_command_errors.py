@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import warnings
@@ -499,21 +498,16 @@ def test_faults_of_ours_keep_their_traceback_and_a_user_may_ask_for_it(place: Pl
 
         return load_model
 
-    monkeypatch.setattr("wavflow.synthesize.load_model", fail(RuntimeError("a fault of ours")))
+    monkeypatch.setattr("wavflow.commands.synthesize.load_model", fail(RuntimeError("a fault of ours")))
     refused(lambda: call("synthesize", *given), "a fault of ours", RuntimeError)
-    monkeypatch.setattr("wavflow.synthesize.load_model", fail(KeyboardInterrupt()))
+    monkeypatch.setattr("wavflow.commands.synthesize.load_model", fail(KeyboardInterrupt()))
     outcome = call("synthesize", *given)
     assert (outcome.status, outcome.err) == (130, "wavflow: interrupted\n")
 
 
 def test_ctrl_c_during_the_imports_of_a_command_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
-
-    def ended(*arguments: str) -> str:
-        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-        done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == -signal.SIGINT, "a shell counts that as 130"
-        return done.stderr
-
-    assert ended("-m", "wavflow.train") == "wavflow: interrupted\n"
-    assert "Traceback" in ended("-c", "import wavflow"), "a library leaves that to its user"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "wavflow.train"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "wavflow: interrupted\n")

@@ -262,7 +262,9 @@ def test_a_file_finds_the_released_model_that_coded_it(place: Path, monkeypatch:
     newest = place / "runs/teacher/run/model.safetensors"
     newest.parent.mkdir(parents=True)
     save_model(tiny_teacher(0.4).float(), newest)
-    monkeypatch.setattr("wavflow.compress.released_models", lambda: {"one": newest, "other": place / "teacher.safetensors"})
+    monkeypatch.setattr(
+        "wavflow.commands.compress.released_models", lambda: {"one": newest, "other": place / "teacher.safetensors"}
+    )
     succeeds("compress", f"model={place / 'teacher.safetensors'}", "input=a.wav", "output=a.wavflow")
     succeeds("compress", "input=a.wavflow", "output=b.wav")
     np.testing.assert_array_equal(soundfile.read("b.wav", dtype="int16")[0].T, noise(300, 2))

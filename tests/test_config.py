@@ -12,10 +12,10 @@ from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from wavflow.commands.train import net_config, time_limit
 from wavflow.data import AudioDataModule
 from wavflow.mel import MelSpectrogram
 from wavflow.models import build
-from wavflow.train import net_config, time_limit
 from wavflow.training import DistillationTask, LikelihoodTask
 
 CONF = resources.files("wavflow.conf")

@@ -14,6 +14,7 @@ import torch
 from helpers import refused
 
 from wavflow.audio import READABLE, read_audio
+from wavflow.audio_files import scan
 from wavflow.data import (
     AudioDataModule,
     ClipDataset,
@@ -22,7 +23,6 @@ from wavflow.data import (
     find_audio,
     usable_files,
 )
-from wavflow.data.files import scan
 from wavflow.mel import MelSpectrogram
 from wavflow.mel_files import read_with_mel
 

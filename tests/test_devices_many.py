@@ -18,8 +18,8 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
 import wavflow
+from wavflow.commands.synthesize import nth_device
 from wavflow.data.batches import Order
-from wavflow.synthesize import nth_device
 from wavflow.training import DistillationTask
 
 
@@ -31,7 +31,7 @@ def free_port() -> str:
 
 # Children of a process that has computed no gradient: torch refuses to compute any in a fork of one that has.
 FRESH = multiprocessing.get_context("forkserver")
-FRESH.set_forkserver_preload(["wavflow.train", "wavflow.synthesize"])
+FRESH.set_forkserver_preload(["wavflow.commands.train", "wavflow.commands.synthesize"])
 
 
 def live(work: bytes, rank: int, place: dict[str, str]) -> None:
@@ -189,7 +189,7 @@ def test_a_report_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_devices_are_counted(voice: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     is_refused(tmp_path, "synthesize", *voice, "devices=0", words="`devices` must be a whole number of at least 1, got 0")
     asked: list[str] = []
-    monkeypatch.setattr("wavflow.synthesize.pick_device", lambda name: asked.append(name) or torch.device(name))
+    monkeypatch.setattr("wavflow.commands.synthesize.pick_device", lambda name: asked.append(name) or torch.device(name))
     found = [nth_device(name, number) for name, number in (("cuda", 0), ("cuda", 2), ("cuda:1", 3), ("cpu", 4))]
     assert [str(device) for device in found] == ["cuda", "cuda:2", "cuda:1", "cpu"]
 

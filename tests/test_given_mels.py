@@ -17,9 +17,9 @@ from test_resident import assert_equal, stood_at
 from torch import Tensor
 
 from wavflow.audio import read_audio
+from wavflow.commands.prepare import prepare
 from wavflow.data import AudioDataModule, ClipDataset, CropDataset
 from wavflow.data.given import GivenMels, find_mels
-from wavflow.prepare import prepare
 
 HOP = 16
 LENGTHS = {"a": 3000, "deep/b": 2400, "deep/c": 900, "d": 9, "e": 1700, "f": 2000, "g": 2000}

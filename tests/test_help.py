@@ -84,6 +84,24 @@ def test_version(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert re.fullmatch(r"wavflow \d+\.\d+\.\d+\n", outcome.out)
 
 
+@pytest.mark.parametrize("command", [*COMMANDS, "prepare", "listen"])
+def test_what_is_typed_is_read_without_torch(command: str) -> None:
+    wrong = ["a", "b", "--audio=none"] if command == "prepare" else ["nonsense=1"] if command != "listen" else ["--nonsense"]
+    code = f"""
+import sys
+from wavflow.{command} import main
+for sys.argv[1:] in (["--help"], ["--version"], {wrong}):
+    try:
+        main()
+    except SystemExit as end:
+        print("status", end.code)
+print("imported", *{{"torch", "pytorch_lightning", "librosa", "numba", "matplotlib", "scipy"}} & sys.modules.keys())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    status = {"prepare": "1", "listen": "2"}.get(command, "1")
+    assert done.stdout.splitlines()[-2:] == [f"status {status}", "imported"], done.stderr
+
+
 @pytest.mark.slow
 def test_a_closed_pipe_is_no_error() -> None:
     command = [sys.executable, "-m", "wavflow.train", "--help"]

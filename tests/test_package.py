@@ -53,13 +53,16 @@ def test_wheel_holds_all_of_the_package_and_nothing_else(installed: Path) -> Non
 @pytest.mark.slow
 def test_wheel_is_what_runs_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     code = """
-import importlib.metadata, importlib.resources, runpy, sys, wavflow
+import importlib, importlib.metadata, importlib.resources, runpy, sys, wavflow
 print(wavflow.__file__)
 print(importlib.resources.files("wavflow.conf") / "train.yaml")
 print(importlib.resources.files("wavflow.assets") / "speech" / "alice-01.flac")
 (distribution,) = importlib.metadata.distributions(name="wavflow", path=[sys.argv[1]])
 for script in distribution.entry_points:
     script.load()
+for path in sorted((importlib.resources.files("wavflow") / "commands").iterdir()):
+    if path.suffix == ".py":
+        importlib.import_module(f"wavflow.commands.{path.stem}")
 sys.argv[1:] = ["--help"]
 for command in ("train", "synthesize", "evaluate"):
     del sys.modules[f"wavflow.{command}"]
@@ -76,6 +79,7 @@ for command in ("train", "synthesize", "evaluate"):
 
 def test_nothing_but_a_download_needs_torchaudio(tmp_path: Path) -> None:
     modules = [f"wavflow.{path.stem}" for path in (ROOT / "wavflow").glob("*.py") if path.stem != "__init__"]
+    modules += [f"wavflow.commands.{path.stem}" for path in (ROOT / "wavflow" / "commands").glob("[a-z]*.py")]
     names = ", ".join([*modules, "wavflow.data.shards"])
     run(sys.executable, "-c", f"import sys; sys.modules['torchaudio'] = None; import {names}", cwd=tmp_path)
 

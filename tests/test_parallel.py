@@ -11,10 +11,10 @@ from helpers import random_log_mel, refused, tiny_flow, tiny_mel, tiny_student, 
 from torch import Tensor
 
 from wavflow import Vocoder
+from wavflow.commands.synthesize import matrix_dtype
 from wavflow.kernels import vectors
 from wavflow.synthesis import blocks, parallel
 from wavflow.synthesis.parallel import Noise, ParallelEngine, dtypes, fastest_dtype
-from wavflow.synthesize import matrix_dtype
 
 SHAPES = [
     {"flows": 1, "layers": 1, "kernel_size": 2},

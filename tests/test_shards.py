@@ -22,11 +22,12 @@ from commands import call, contents, succeeds
 from helpers import refused, tiny_mel, tiny_teacher
 
 from wavflow import save_model
+from wavflow.commands.prepare import prepare
 from wavflow.data.making import Maker, read_notes
 from wavflow.data.pieces import LANES, Shards
 from wavflow.data.shards import SPLITS, ShardClips, ShardCrops, ShardDataModule
 from wavflow.loudness import loudness
-from wavflow.prepare import audio_settings, prepare
+from wavflow.prepare import audio_settings
 
 with warnings.catch_warnings():  # what litdata imports is not ours
     warnings.simplefilter("ignore")

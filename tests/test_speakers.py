@@ -180,7 +180,7 @@ def test_evaluation_gives_each_clip_its_speaker(place: Place, teacher: Path, mon
         seen.extend(clips)
         raise ValueError("that will do")
 
-    monkeypatch.setattr("wavflow.evaluate.report_on_models", report)
+    monkeypatch.setattr("wavflow.commands.evaluate.report_on_models", report)
     data = [option for option in place.options if option.startswith(("data=", "data.path", "data.table"))]
     (place.root / "split.json").write_text('{"train": ["0"], "validation": ["1"], "test": ["2", "5"]}')
     data += [f"output={place.root}", "clips=2", f"data.split={place.root / 'split.json'}"]

@@ -11,9 +11,9 @@ import soundfile
 from helpers import refused, tiny_mel, tiny_teacher
 
 import wavflow
+from wavflow.commands.evaluate import hold_out
 from wavflow.data import AudioDataModule, split_files
 from wavflow.data.split import SPLITS, file_name, follow_split, read_split
-from wavflow.evaluate import hold_out
 
 
 def paths(folder: Path, count: int, first: int = 0) -> list[Path]:

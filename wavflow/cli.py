@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import functools
+import importlib
 import io
 import itertools
 import logging
@@ -27,58 +27,54 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from tqdm import tqdm
 
 from wavflow.files import lock, unlock_all
 from wavflow.help import help_text
-from wavflow.models import released_models
 from wavflow.options import as_dict, overrides
 
 
-def command(
-    config: str, lists: tuple[str, ...] = (), plain: str | None = None
-) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Makes a command of a function: it reads conf/<config>.yaml and what was typed, and fails with one line.
+def command(name: str, lists: tuple[str, ...] = (), plain: str | None = None) -> Callable[[], None]:
+    """Returns a command: it reads conf/<name>.yaml and what was typed, and fails with one line.
 
-    Each run of a sweep (`-m`) has a numbered output.
+    What it does is `run` of wavflow.commands.<name>, imported only now: torch takes seconds, and help and errors in what was
+    typed need none of it. Each run of a sweep (`-m`) has a numbered output.
 
     Args:
-        config: Name of the configuration.
+        name: Name of the command and of its configuration.
         lists: Options that take several values as `key=a,b`, where Hydra itself wants `key=[a,b]`.
         plain: The option that arguments without a key are values of.
     """
 
-    def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
-        @functools.wraps(function)
-        def main() -> None:
-            typed = list(sys.argv)
+    def main() -> None:
+        typed = list(sys.argv)
 
-            @functools.wraps(function)
-            def job(cfg: DictConfig) -> None:
-                sys.argv = typed
-                with one_line_errors():  # here already, since Hydra prints a line of its own for what comes out of a job
-                    if HydraConfig.get().mode == RunMode.MULTIRUN:
-                        cfg.output = numbered(cfg.output, HydraConfig.get().job.num)
-                    check_kinds(cfg, config)
-                    function(cfg)
+        def job(cfg: DictConfig) -> None:
+            sys.argv = typed
+            with one_line_errors():  # here already, since Hydra prints a line of its own for what comes out of a job
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    cfg.output = numbered(cfg.output, HydraConfig.get().job.num)
+                check_kinds(cfg, name)
+                run = importlib.import_module(f"wavflow.commands.{name}").run
+                with quiet():  # once more: Lightning speaks up when it is imported
+                    run(cfg)
 
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print, and we word it
-            try:
-                with one_line_errors(), quiet():
-                    if "--version" in typed:
-                        return print(f"wavflow {version('wavflow')}")
-                    asked = {"-h", "--help"}.intersection(typed)
-                    options = overrides([item for item in typed[1:] if item not in asked], lists, plain)
-                    if asked:
-                        return print(help_text(config, options))
-                    sys.argv = [typed[0], *options]
-                    hydra.main(version_base="1.3", config_path="pkg://wavflow.conf", config_name=config)(job)()
-            finally:
-                sys.argv = typed
-                unlock_all()
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print, and we word it
+        try:
+            with one_line_errors(), quiet():
+                if "--version" in typed:
+                    return print(f"wavflow {version('wavflow')}")
+                asked = {"-h", "--help"}.intersection(typed)
+                options = overrides([item for item in typed[1:] if item not in asked], lists, plain)
+                if asked:
+                    return print(help_text(name, options))
+                sys.argv = [typed[0], *options]
+                hydra.main(version_base="1.3", config_path="pkg://wavflow.conf", config_name=name)(job)()
+        finally:
+            sys.argv = typed
+            unlock_all()
 
-        return main
-
-    return decorate
+    return main
 
 
 def check_kinds(cfg: DictConfig, config: str) -> None:
@@ -174,11 +170,21 @@ def _found_below(node: dict[str, Any], key: str, prefix: str = "") -> list[str]:
     return found
 
 
+class Told(logging.Handler):
+    """Prints what is logged as a line on stderr, above a bar of progress."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(f"wavflow: {record.getMessage()}", file=sys.stderr)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Shows each warning as one line, and none that a user can't act on, such as Lightning's advertisements."""
-    lightning, form = logging.getLogger("pytorch_lightning"), warnings.formatwarning
-    before = lightning.level
+    """Shows each warning as one line, and none that a user can't act on, such as Lightning's advertisements.
+
+    A terminal is told what the package logs.
+    """
+    lightning, own, form = logging.getLogger("pytorch_lightning"), logging.getLogger("wavflow"), warnings.formatwarning
+    before = lightning.level, own.level, own.handlers
     with warnings.catch_warnings():
         for message in (
             r"`isinstance\(treespec, LeafSpec\)`",
@@ -189,10 +195,15 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=message)
         try:
             lightning.setLevel(logging.WARNING)
+            if sys.stderr.isatty():
+                own.setLevel(logging.INFO)
+                own.handlers = [Told()]
             warnings.formatwarning = lambda message, *_args, **_kwargs: f"wavflow: warning: {message}\n"
             yield
         finally:  # what comes after it, in a notebook, is the user's own
-            lightning.setLevel(before)
+            lightning.setLevel(before[0])
+            own.setLevel(before[1])
+            own.handlers = before[2]
             warnings.formatwarning = form
 
 
@@ -205,6 +216,8 @@ def newest_model(stage: str, key: str | None = None, runs: str | Path = "runs") 
     Raises:
         FileNotFoundError: When there is none, with the command that makes one.
     """
+    from wavflow.models import released_models  # torch takes seconds, and `--help` needs none of it
+
     key = key or stage
     models = sorted(Path(runs).glob(f"{stage}/*/model.safetensors"), key=lambda path: path.stat().st_mtime)
     if not models and key == "model" and (released := released_models().get(f"lj-{stage}")):

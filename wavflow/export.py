@@ -1,58 +1,8 @@
 """`python -m wavflow.export model=... output=student.onnx`: a student for other runtimes; see conf/export.yaml."""
 
-from __future__ import annotations
+from wavflow.cli import command
 
-from pathlib import Path
-
-import torch
-from omegaconf import DictConfig
-
-from wavflow.arguments import about, at_least, choose
-from wavflow.cli import command, newest_model
-from wavflow.evaluation.exported import check
-from wavflow.models import load_model
-from wavflow.synthesis.export import export_library, export_step, export_whole, quantize
-from wavflow.synthesis.student import inverse_flows
-
-FORMS = {"whole": ["whole"], "step": ["step"], "both": ["whole", "step"]}
-
-
-@command("export", plain="model")
-def main(cfg: DictConfig) -> None:
-    """Writes the graphs, compares each with the model on some noise, and prints speed and differences."""
-    forms, output = choose("form", cfg.form, FORMS), Path(cfg.output)
-    at_least(0, passes=cfg.passes)
-    if output.suffix != ".onnx":
-        raise ValueError(f"`output` must be an .onnx file, got {output}: add the ending.")
-    for library in ("onnx", "onnxscript", "onnxruntime"):  # before minutes of work
-        export_library(library)
-    with about("model", "path", "vocoder"):
-        vocoder = load_model(cfg.model or newest_model("student", key="model")).float()
-        inverse_flows(vocoder)
-    # Half a second of noise, whose mel is one of real audio.
-    length = vocoder.sample_rate // 2 // vocoder.hop_length * vocoder.hop_length
-    mel = vocoder.mel(0.05 * torch.randn(1, length, generator=torch.Generator().manual_seed(0)))
-    noise = vocoder.noise(mel, torch.Generator().manual_seed(0))
-    speaker = None if vocoder.speakers is None else torch.zeros(1, dtype=torch.long)
-    for form in forms:
-        path = output if forms == [form] or form == "whole" else output.with_suffix(".step.onnx")
-        passes = 0
-        if form == "whole":
-            passes = cfg.passes
-            export_whole(vocoder, path, passes)
-        else:
-            export_step(vocoder, path)
-        paths = [path]
-        if cfg.int8:
-            paths.append(path.with_suffix(".int8.onnx"))
-            quantize(*paths)
-        for written in paths:
-            found = check(written, vocoder, mel, noise, speaker, passes)
-            print(
-                f"{written}: {found.megabytes:.1f} MB, {found.speed:.1f} x real time on one thread; differs from the model by "
-                f"{found.difference:.1g} at most, {found.distance:.3f} dB of log-spectral distance"
-            )
-
+main = command("export", plain="model")
 
 if __name__ == "__main__":
     main()

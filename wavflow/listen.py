@@ -6,8 +6,6 @@ import argparse
 from importlib.metadata import version
 
 from wavflow.cli import one_line_errors, output_folder
-from wavflow.evaluation.report.listening_results import score, write_scores
-from wavflow.reporting.tables import markdown_table
 
 
 def main() -> None:
@@ -18,6 +16,10 @@ def main() -> None:
     parser.add_argument("--version", action="version", version=f"wavflow {version('wavflow')}")
     with one_line_errors():
         options = parser.parse_args()
+
+        from wavflow.evaluation.report.listening_results import score, write_scores  # only now, see `wavflow.cli.command`
+        from wavflow.reporting.tables import markdown_table
+
         scores = score(options.results)
         for heading, rows in (("MUSHRA", scores.mushra), ("ABX", scores.abx)):
             if rows:

@@ -6,163 +6,15 @@ A command and not a script, so that it is installed with the package that reads 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
-import json
-import multiprocessing
 import os
-import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from hydra import compose, initialize_config_module
-from tqdm import tqdm
 
-from wavflow.audio import audio_length, check_audio
-from wavflow.cli import one_line_errors, output_folder, quiet
-from wavflow.data.corpora import find_corpus, read_table
-from wavflow.data.files import find_audio
-from wavflow.data.given import GivenMels, find_mels
-from wavflow.data.making import Maker, cut_up, mend_checkpoints, name_speakers, read_notes
-from wavflow.data.pieces import import_litdata
-from wavflow.data.split import SPLITS, file_name, split_files
-from wavflow.files import atomic_write
-from wavflow.mel import MelSpectrogram
-from wavflow.mel_files import read_scale
+from wavflow.cli import one_line_errors, quiet
 from wavflow.options import as_dict
-from wavflow.reporting.tables import markdown_table
-
-
-def prepare(
-    source: str | os.PathLike[str],
-    output: str | os.PathLike[str],
-    mel: MelSpectrogram,
-    *,
-    with_mel: bool = False,
-    trim: float | None = None,
-    level: float | None = None,
-    table: str | os.PathLike[str] | None = None,
-    corpus: str | None = None,
-    mels: str | os.PathLike[str] | None = None,
-    mel_scale: str | None = None,
-    mel_mean: float | str | None = None,
-    mel_std: float | str | None = None,
-    seconds: float = 30.0,
-    shard_megabytes: float = 64.0,
-    workers: int = 1,
-    validation: float = 0.05,
-    test: float = 0.1,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Makes shards of a folder of audio; called again after it was killed, it goes on.
-
-    Args:
-        source: Folder tree of audio files, of any rate.
-        output: Folder for the shards.
-        mel: Gives the sample rate.
-        with_mel: Whether to store the mels, too.
-        trim: See `Maker`.
-        level: See `Maker`.
-        table: A CSV file that lists the files to take, and their speakers; see `read_table`.
-        corpus: A published corpus to take, and to know the speakers of; see `find_corpus`.
-        mels: A folder of mels to store, so that none are computed; see `AudioDataModule`, as for the next three.
-        mel_scale: The scale that these mels have.
-        mel_mean: A number, or a file.
-        mel_std: A number, or a file.
-        seconds: Longer files are cut into equal pieces of at most that.
-        shard_megabytes: Size of a shard.
-        workers: Processes.
-        validation: Fraction of the files.
-        test: Fraction of the files.
-        seed: Of the split, and of the order of the pieces, which mixes the files of a shard.
-
-    Returns:
-        `splits`, rows of what each holds, and `skipped`, file and reason of each.
-
-    Raises:
-        FileNotFoundError: There is no such folder.
-        ValueError: litdata is missing, the folder holds no audio that can be used, or `output` was begun otherwise.
-    """
-    litdata = import_litdata()
-    for name, value in (("seconds", seconds), ("shard_megabytes", shard_megabytes), ("workers", workers)):
-        if not value > 0:
-            raise ValueError(f"`{name}` must be above 0, got {value}: raise it.")
-    if corpus is not None:
-        found = find_corpus(corpus, source)
-    else:
-        found = dict.fromkeys(find_audio(source)) if table is None else read_table(table, source)
-    output, lengths, skipped = Path(output), {}, {}
-    for path in tqdm(found, "Checking", unit=" files", mininterval=1.0):
-        try:
-            check_audio(path)
-            lengths[path] = audio_length(path, mel.sample_rate)
-        except (ValueError, OSError) as error:
-            skipped[str(path)] = str(error)
-    if not lengths:
-        raise ValueError(f"`source` must hold usable audio, but {source} holds none. The first: {next(iter(skipped.values()))}")
-    given, scale = None, read_scale(mel_scale, mel_mean, mel_std)
-    settings = {"mel": mel.spec, "with_mel": with_mel, "trim": trim, "level": level, "seconds": seconds}
-    if paths := find_mels(list(lengths), source, mels, table):
-        if trim is not None or level is not None:
-            raise ValueError("`trim` and `level` must be left out with `mels`, which are of the audio as it is.")
-        given = GivenMels(paths, mel, scale)
-        skipped |= {str(path): "It has no mel that fits." for path in lengths if path not in given.frames}
-        lengths = {path: given.samples(path, lengths[path]) for path in given.frames}
-        settings["mels"] = [str(mels), mel_scale, str(mel_mean), str(mel_std)]
-    settings |= {"shard_megabytes": shard_megabytes, "workers": workers, "validation": validation, "test": test, "seed": seed}
-    settings["lengths"] = {path.as_posix(): length for path, length in lengths.items()}
-    speakers = {str(path): who for path in lengths if (who := found[path]) is not None}
-    settings |= {"speakers": speakers or None, "split": "by hash"}
-    output_folder(output)
-    check_same(output / "settings.json", settings)
-    rows, parts = [], dict(zip(SPLITS, split_files(list(lengths), validation, test, seed, source), strict=True))
-    with atomic_write(output / "split.json") as part:
-        part.write_text(json.dumps({split: [file_name(path, source) for path in files] for split, files in parts.items()}))
-    for split, files in parts.items():
-        notes = output / split / "notes"
-        pieces = cut_up(files, lengths, round(seconds * mel.sample_rate), 1 if given is None else mel.hop_length)
-        np.random.default_rng(seed).shuffle(pieces)
-        if not (output / split / "index.json").exists():
-            notes.mkdir(parents=True, exist_ok=True)
-            mend_checkpoints(output / split)
-            maker = Maker(source, pieces, notes, MelSpectrogram(**mel.spec), with_mel, trim, level, speakers, given)
-            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():  # its bar goes to stderr, and stays
-                warnings.simplefilter("ignore")
-                litdata.optimize(
-                    maker,
-                    list(range(len(pieces))),
-                    str(output / split),
-                    chunk_bytes=round(shard_megabytes * 1e6),
-                    num_workers=min(workers, len(pieces)),
-                    reorder_files=False,
-                    use_checkpoint=True,
-                    start_method=multiprocessing.get_start_method(),
-                )
-        name_speakers(output / split / "index.json", sorted(set(speakers.values())))
-        made = read_notes(notes)
-        skipped |= {pieces[note["number"]][0]: note["problem"] for note in made if note["problem"]}
-        hours = sum(note["samples"] for note in made) / mel.sample_rate / 3600
-        shards = len(json.loads((output / split / "index.json").read_text())["chunks"])
-        if not hours:
-            raise ValueError(f"`source`: all {len(pieces)} pieces for {split} came out empty: raise `trim`, or add audio.")
-        rows.append({"split": split, "files": len(files), "pieces": len(pieces), "hours": hours, "shards": shards})
-    return {"splits": rows, "skipped": {os.path.relpath(path, source): problem for path, problem in skipped.items()}}
-
-
-def check_same(path: Path, settings: dict[str, Any]) -> None:
-    """Writes the settings to a file or, if it is there, raises ValueError unless it holds the same."""
-    if not path.exists():
-        with atomic_write(path) as part:
-            part.write_text(json.dumps(settings))
-        return
-    before = json.loads(path.read_text())
-    if differs := [name for name in settings if before.get(name) != json.loads(json.dumps(settings[name]))]:
-        raise ValueError(
-            f"`output`: {path.parent} was begun with other {', '.join(differs)}: give the same, or choose another folder."
-        )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -170,7 +22,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     with one_line_errors(), quiet():
         options = vars(parse_arguments(argv))
         audio = options.pop("audio")
-        found = prepare(mel=MelSpectrogram(**audio_settings(audio)), **options)
+        settings = audio_settings(audio)
+
+        from wavflow.commands.prepare import prepare  # only now, see `wavflow.cli.command`
+        from wavflow.mel import MelSpectrogram
+        from wavflow.reporting.tables import markdown_table
+
+        found = prepare(mel=MelSpectrogram(**settings), **options)
         print(markdown_table(found["splits"]))
         print(f"\n{len(found['skipped'])} files left out{':' if found['skipped'] else '.'}")
         for name, problem in found["skipped"].items():

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from wavflow.arguments import choose
-from wavflow.data.files import find_audio
+from wavflow.audio_files import find_audio
 
 
 class Corpus(NamedTuple):

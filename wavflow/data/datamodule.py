@@ -11,10 +11,10 @@ from torch.utils.data import DataLoader
 
 from wavflow.arguments import about
 from wavflow.audio import audio_length, audio_rate
+from wavflow.audio_files import find_audio, usable_files
 from wavflow.data.batches import Batches
 from wavflow.data.corpora import find_corpus, read_table
 from wavflow.data.datasets import ClipDataset, CropDataset
-from wavflow.data.files import find_audio, usable_files
 from wavflow.data.given import GivenMels, find_mels
 from wavflow.data.resident import ResidentCrops, as_is
 from wavflow.data.split import SPLITS, Split, file_name, follow_split, read_split, split_files

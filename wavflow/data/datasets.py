@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from wavflow.audio import audio_length
-from wavflow.data.files import common_folder
+from wavflow.audio_files import common_folder
 from wavflow.data.given import GivenMels
 from wavflow.mel import MEL_FLOOR, MelSpectrogram
 from wavflow.mel_files import read_with_mel

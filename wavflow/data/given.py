@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from wavflow.audio import audio_length, read_audio, read_segment
+from wavflow.audio_files import some
 from wavflow.data.corpora import read_table
-from wavflow.data.files import some
 from wavflow.mel import MelSpectrogram
 from wavflow.mel_files import MEL_FORMATS, load_mel, mel_frames, stored_mel
 from wavflow.mel_scale import SCALES, MelScale

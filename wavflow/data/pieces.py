@@ -1,7 +1,7 @@
 """Audio in litdata's shards: a few large files of many pieces each, read from a disk or streamed from a bucket.
 
-`prepare` (wavflow/prepare.py) writes them. A piece is a file, or a part of one longer than the limit: samples of 16 bits and,
-where wanted, their mel. A piece's ends are treated as a file's.
+`prepare` (wavflow/commands/prepare.py) writes them. A piece is a file, or a part of one longer than the limit: samples of 16
+bits and, where wanted, their mel. A piece's ends are treated as a file's.
 
 References:
     litdata, https://github.com/Lightning-AI/litdata

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wavflow.data.files import common_folder
+from wavflow.audio_files import common_folder
 
 SPLITS = ("train", "validation", "test")
 Split = dict[str, list[str]]

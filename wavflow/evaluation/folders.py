@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from wavflow.audio import audio_rate, read_audio
-from wavflow.data.files import find_audio
+from wavflow.audio_files import find_audio
 from wavflow.evaluation.comparison import RECORDING
 
 

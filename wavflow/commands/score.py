@@ -1,0 +1,132 @@
+"""What `python -m wavflow.score` does: likelihood of recordings, ranked by surprise."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+from tqdm import tqdm
+
+from wavflow.arguments import about
+from wavflow.audio import read_audio
+from wavflow.audio_files import common_folder, find_audio
+from wavflow.cli import listed, newest_model, number, output_folder
+from wavflow.devices import pick_device
+from wavflow.files import printable, write_text
+from wavflow.likelihood.bits import bits_per_sample
+from wavflow.likelihood.pictures import score_picture
+from wavflow.likelihood.scoring import Scores, check_scores, overall, score
+from wavflow.mel import MelSpectrogram
+from wavflow.models import load_model
+from wavflow.reporting.tables import csv_table, markdown_table
+from wavflow.speakers import speaker_id
+from wavflow.vocoder import Vocoder
+
+SHOWN = 20  # rows that are printed
+
+
+def run(cfg: DictConfig) -> None:
+    """Scores every file, writes the tables and pictures, and prints the most surprising files."""
+    pictures, files = number("pictures", cfg.pictures, 0), named_files(listed(cfg.input))
+    with about("model", "path"):
+        model = load_model(cfg.model or newest_model("teacher", key="model"), pick_device(cfg.device))
+    speaker = None if cfg.speaker is None and model.speakers is None else speaker_id(cfg.speaker, model)
+    check_scores(model)
+    folder = output_folder(cfg.output)
+    scores: dict[str, Scores] = {}
+    skipped: dict[str, Exception] = {}
+    for name, path in tqdm(files.items(), desc="scoring", unit="file", disable=None):
+        try:
+            with about("input", "path"):
+                audio, mel = read(path, model)
+        except (ValueError, OSError) as error:  # the other files are none the worse for it
+            skipped[name] = error
+            continue
+        scores[name] = score(model, audio, mel, speaker)
+        if cfg.frames:
+            write_text(folder / "frames" / f"{name}.csv", csv_table(frame_rows(scores[name], model)))
+    if not scores:
+        raise next(iter(skipped.values()))
+    rows = sorted((row_of(name, own, model) for name, own in scores.items()), key=lambda row: row["surprise"], reverse=True)
+    write_text(folder / "scores.csv", csv_table(rows))
+    bands = model.mel.n_mels or min(80, model.mel.n_fft // 8)  # a model without a mel is shown one all the same
+    shown = MelSpectrogram(**model.mel.spec | {"n_mels": bands}).to(model.device)
+    for row in rows[:pictures]:
+        name = row["file"]
+        title = f"{name}: {row['bits/sample']:.2f} bits/sample, surprise {row['surprise']:.1f}"
+        log_mel = read(files[name], model, shown)[1][0]
+        score_picture(folder / "pictures" / f"{name}.png", scores[name], log_mel, shown, title)
+    print(printable(markdown_table(rows[:SHOWN])))
+    print(f"{len(rows)} file(s), the most surprising first: {folder / 'scores.csv'}")
+    if skipped:
+        names, first = ", ".join(skipped), next(iter(skipped.values()))
+        raise ValueError(f"{len(skipped)} of {len(files)} files can't be used and were left out: {names}. The first: {first}")
+
+
+def named_files(sources: Sequence[str]) -> dict[str, Path]:
+    """Returns the audio files that sources name and those below them, by the names that the results give them.
+
+    Raises:
+        FileNotFoundError: When there is no such source.
+        ValueError: When a folder holds no audio.
+    """
+    files: list[tuple[str, Path]] = []
+    for source in map(Path, sources):
+        if not source.exists():
+            raise FileNotFoundError(f"`input`: there is no file or folder {source}: name audio, or a folder of it.")
+        if source.is_file():
+            files.append((source.name, source))
+        else:
+            with about("input", "folder"):
+                files += [(path.relative_to(source).as_posix(), path) for path in find_audio(source)]
+    if len(dict(files)) < len(files):  # a/x.wav and b/x.wav
+        top = common_folder([path for _, path in files])
+        files = [(path.absolute().relative_to(top).as_posix(), path) for _, path in files]
+    return dict(files)
+
+
+def read(path: Path, model: Vocoder, spectrogram: MelSpectrogram | None = None) -> tuple[Tensor, Tensor]:
+    """Reads a file as the model takes it: dequantized audio (1, F * hop_length) and its mel (1, n_mels, F), or another.
+
+    The noise of one 16-bit step depends on the file's name alone, so the scores of a file are always the same. A last
+    incomplete frame is left out, but a file shorter than one is filled up with silence.
+    """
+    audio, _ = read_audio(path, model.sample_rate)
+    frames = model.mel.frames_of(len(audio))
+    audio = torch.nn.functional.pad(audio, (0, max(0, model.hop_length - len(audio))))[None]
+    with torch.no_grad():
+        mel = (spectrogram or model.mel)(audio.to(model.device))[..., :frames]
+    seed = int.from_bytes(hashlib.sha256(path.name.encode(errors="surrogateescape")).digest()[:4], "big")
+    audio = audio[:, : frames * model.hop_length]
+    noise = torch.rand(audio.shape, generator=torch.Generator().manual_seed(seed), dtype=audio.dtype) - 0.5
+    return (audio + noise / 32768).to(model.device), mel
+
+
+def row_of(name: str, scores: Scores, model: Vocoder) -> dict[str, Any]:
+    """Returns the row of a file."""
+    strangest = int(scores.surprise.abs().argmax())
+    nats, hop = float(scores.log_prob.mean()), model.hop_length / model.sample_rate
+    return {
+        "file": name,
+        "surprise": overall(scores.surprise),
+        "nats/sample": nats,
+        "bits/sample": float(bits_per_sample(nats)),
+        "strangest frame": float(scores.surprise[strangest]),
+        "at second": strangest * hop,
+        "seconds": len(scores.surprise) * hop,
+    }
+
+
+def frame_rows(scores: Scores, model: Vocoder) -> list[dict[str, float]]:
+    """Returns the rows of a file's frames."""
+    hop = model.hop_length / model.sample_rate
+    columns = zip(scores.log_prob.tolist(), scores.surprise.tolist(), strict=True)
+    return [
+        {"second": i * hop, "nats/sample": nats, "bits/sample": float(bits_per_sample(nats)), "surprise": surprise}
+        for i, (nats, surprise) in enumerate(columns)
+    ]

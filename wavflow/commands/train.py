@@ -1,0 +1,286 @@
+"""What `python -m wavflow.train` does: trains one stage."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+from wavflow.arguments import about
+from wavflow.checkpoints import Stopped
+from wavflow.cli import given, newest_model, number, output_folder
+from wavflow.data.batches import Batches
+from wavflow.data.split import Split, read_split
+from wavflow.devices import pick_precision
+from wavflow.files import atomic_write, sweep
+from wavflow.mel import MelSpectrogram
+from wavflow.models import build, load_model
+from wavflow.options import as_dict
+from wavflow.progress import OneEventFile, ProgressBar, opening
+from wavflow.record import changed_options, newest_run, read_record, run_of
+from wavflow.resume import Checkpoint, check_unused, find_checkpoint, keep_curves
+from wavflow.speakers import speaker_names
+from wavflow.vocoder import Vocoder
+
+say = rank_zero_only(print)  # of several processes the first alone speaks
+
+
+def run(cfg: DictConfig) -> None:
+    """Trains one stage and prints where the results are."""
+    pl.seed_everything(number("seed", cfg.seed, 0), workers=True, verbose=False)
+    limit = time_limit(cfg)
+    torch.set_float32_matmul_precision("high")
+    if cfg.mel is None:
+        cfg.audio.n_mels = 0
+    run = run_to_go_on_with(cfg)
+    record = read_record(run)
+    teacher, start = load_models(cfg, record)
+    config = net_config(chosen_net(cfg, record, start, teacher is not None), teacher)
+    if start is not None:
+        check_start(cfg, start, config, teacher)
+    with about("audio", *cfg.audio, within=True):
+        mel = MelSpectrogram(**config["mel"])
+    data = instantiate(cfg.data, mel=mel)
+    keep_split(data, run, start or teacher)
+    if config["n_speakers"] and teacher is None:
+        config["n_speakers"] = count_speakers(config["n_speakers"], data.speakers)
+    cfg.net = config
+    changed = changed_options(record, as_dict(cfg)) if record else []
+    with about("net", *config, within=True):
+        net = build(config)
+    task = instantiate(cfg.stage, net=net, seed=cfg.seed, **({} if teacher is None else {"teacher": teacher}))
+    if start is not None:  # only now: a new student's task takes over parts of the teacher's
+        net.load_state_dict(start.state_dict())
+    data.setup()
+    name_speakers(net, data, teacher)
+    net.info["split"] = {part: names for part, names in data.split.items() if part != "train"}
+    resume = find_checkpoint(cfg.resume, cfg.output, task)
+    trainer = make_trainer(cfg, resume, limit)
+    if trainer.is_global_zero:  # of several processes the first alone writes
+        folder = output_folder(cfg.output, new=resume is None and not given("output"))
+        if folder != Path(cfg.output):  # another run has it
+            cfg.output = str(folder)
+            trainer = make_trainer(cfg, resume, limit)
+        prepare_output(cfg, resume, data.split, trainer.loggers[0])
+        if resume is not None:
+            print("\n  ".join([f"Going on with {resume.path}, after {resume.step} steps.", *changed]))
+        for logger in trainer.loggers:
+            logger.log_hyperparams(as_dict(cfg))
+        print(opening(task, data, trainer, cfg.output, None if teacher is None else cfg.teacher), flush=True)
+    events = next(logger for logger in trainer.loggers if isinstance(logger, OneEventFile))
+    with contextlib.closing(events), telling_how_to_go_on(cfg):
+        if resume is None:
+            trainer.validate(task, data, verbose=False)  # the curves start with the untrained model
+        trainer.fit(task, data, ckpt_path=resume and resume.path, weights_only=resume is not None)
+        trainer.validate(task, data, verbose=False)
+    if trainer.is_global_zero:
+        print(f"{cfg.output}/model.safetensors after {trainer.global_step} steps: " + in_words(trainer.callback_metrics))
+
+
+def run_to_go_on_with(cfg: DictConfig) -> Path | None:
+    """Returns the folder of the run that `resume` means, which is then the output where none was named; None for a new run.
+
+    Raises:
+        ValueError: In a sweep without `output`, where it is unknown which run goes on with which.
+    """
+    if cfg.resume == "auto" and not given("output"):
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise ValueError("`resume`: auto can't find the runs of a sweep by itself: name its folders with output=...")
+        cfg.output = str(newest_run(Path(cfg.output).parent) or cfg.output)
+    run = run_of(cfg.resume, cfg.output)
+    if cfg.resume == "auto" and run is None:
+        where = cfg.output if given("output") else f"any run of {Path(cfg.output).parent}"
+        say(f"resume=auto: there is no checkpoint in {where}, so training begins from the beginning.")
+    return run
+
+
+def load_models(cfg: DictConfig, record: dict[str, Any]) -> tuple[Vocoder | None, Vocoder | None]:
+    """Loads the teacher and the model to begin with, if there are any; a run that goes on has those of its record."""
+    teacher = start = None
+    if "DistillationTask" in cfg.stage._target_:
+        cfg.teacher = str(cfg.teacher or record.get("teacher") or newest_model("teacher"))
+        teacher = load_teacher(cfg.teacher, as_dict(cfg.audio))
+    if record:
+        cfg.start = cfg.start or record.get("start")  # a resumed run has its weights from its checkpoint
+    elif cfg.start is not None:
+        with about("start", "path"):
+            start = load_model(cfg.start)
+    return teacher, start
+
+
+def chosen_net(cfg: DictConfig, record: dict[str, Any], start: Vocoder | None, distils: bool) -> dict[str, Any]:
+    """Returns the configuration of the net: that of the model to begin with, or as asked for.
+
+    Raises:
+        ValueError: The net is none of the stage.
+    """
+    if start is not None or record.get("start"):
+        return record["net"] if start is None else config_of(start)
+    asked = HydraConfig.get().runtime.choices
+    if cfg.net._target_.endswith(".teacher" if distils else ".student"):  # flows of either kind may learn from a teacher
+        raise ValueError(
+            f"`net` must be one of the stage, got net={asked['net']} with stage={asked['stage']}: leave net=... out, or say "
+            f"{'net=student' if distils else 'stage=student'}."
+        )
+    return as_dict(cfg.net)
+
+
+def net_config(config: dict[str, Any], teacher: Vocoder | None) -> dict[str, Any]:
+    """Completes a student's configuration by what it takes from its teacher: mel, whitening, speakers."""
+    if teacher is None:
+        return config
+    shared = config_of(teacher)
+    return config | {name: shared[name] for name in ("mel", "whitening", "pitch", "n_speakers")}
+
+
+def config_of(model: Vocoder) -> dict[str, Any]:
+    """Returns the configuration that a loaded model has from its file."""
+    assert model.config is not None
+    return model.config
+
+
+def keep_split(data: Batches, run: Path | None, model: Vocoder | None) -> None:
+    """Splits the data as before: as the run that goes on, or as for the model that a new run begins with or learns from."""
+    if run is not None and (run / "split.json").is_file():
+        data.follow(read_split(run / "split.json"), must_fit=True)
+    elif model is not None and "split" in model.info:
+        data.follow(model.info["split"])
+
+
+def make_trainer(cfg: DictConfig, resume: Checkpoint | None, limit: str | timedelta | None) -> pl.Trainer:
+    """Returns Lightning's trainer, with its loggers and callbacks; see `time_limit` for `limit`."""
+    place = {"save_dir": cfg.output, "name": "", "version": "logs"}
+    loggers = [CSVLogger(**place), OneEventFile(**place, purge_step=resume and resume.step, default_hp_metric=False)]
+    callbacks = list(instantiate(cfg.callbacks).values())
+    if cfg.trainer.get("enable_progress_bar", True):
+        callbacks.append(ProgressBar())
+    precision = pick_precision(cfg.trainer.precision)
+    return instantiate(cfg.trainer, logger=loggers, callbacks=callbacks, precision=precision, max_time=limit)
+
+
+def time_limit(cfg: DictConfig) -> str | timedelta | None:
+    """Returns the limit of a training in all: `trainer.max_time` where it is given, else `minutes`."""
+    if cfg.trainer.max_time is not None or cfg.minutes is None:
+        return cfg.trainer.max_time
+    return timedelta(minutes=number("minutes", cfg.minutes, 0.0, above=True))
+
+
+def prepare_output(cfg: DictConfig, resume: Checkpoint | None, split: Split, logger: Logger) -> None:
+    """Makes the folder ready for a run that goes on from a checkpoint, or for a new one."""
+    if resume is None:
+        check_unused(cfg.output, cfg.overwrite)
+    else:
+        keep_curves(logger, resume.step)
+    for folder in ("", "checkpoints", "logs", "samples"):
+        sweep(Path(cfg.output) / folder)
+    OmegaConf.save(cfg, Path(cfg.output) / "config.yaml", resolve=True)  # only now: mistakes leave nothing behind
+    with atomic_write(Path(cfg.output) / "split.json") as part:
+        part.write_text(json.dumps(split, indent=1))
+
+
+@contextlib.contextmanager
+def telling_how_to_go_on(cfg: DictConfig) -> Iterator[None]:
+    """Prints the command to go on with, where a signal or the disk stopped a run."""
+    hydra = HydraConfig.get()
+    typed = list(hydra.overrides.task) if hydra.mode == RunMode.MULTIRUN else sys.argv[1:]  # of a sweep: this run's own
+    typed = [option for option in typed if option.partition("=")[0] not in ("output", "resume", "overwrite", "teacher")]
+    typed += [f"output={cfg.output}", "resume=auto", *([f"teacher={cfg.teacher}"] if cfg.teacher else [])]
+    go_on = f"go on with `{shlex.join(['python', '-m', 'wavflow.train', *typed])}`"
+    try:
+        yield
+    except Stopped as stop:
+        say(f"wavflow: {stop}: {go_on}", file=sys.stderr)
+        raise SystemExit(128 + stop.signum) from None  # as a shell counts it
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # before the first step or after the last; Lightning says nothing
+            raise KeyboardInterrupt from None
+        raise
+    except OSError as error:
+        raise OSError(f"{error}: what was saved before is whole. Make room, or put right what is wrong, and {go_on}") from error
+    except ValueError as error:
+        if "in DataLoader worker process" in str(error):  # torch puts the worker's traceback into the message
+            raise ValueError(str(error).splitlines()[-1].removeprefix("ValueError: ")) from error
+        raise
+
+
+def load_teacher(path: str | Path, audio: dict[str, Any]) -> Vocoder:
+    """Loads a teacher and compares its mel with the configured audio.
+
+    Raises:
+        ValueError: When it is no teacher, or of another mel or sample rate.
+    """
+    with about("teacher", "path"):
+        teacher = load_model(path)
+    if not teacher.scores_in_parallel:
+        raise ValueError(f"`teacher`: {path} is a student: name a model of stage=teacher.")
+    if teacher.mel.spec != audio:
+        differs = differences(teacher.mel.spec, audio)
+        raise ValueError(f"`teacher`: {path} was trained with {differs}: choose the same with audio=... as for the teacher.")
+    return teacher
+
+
+def check_start(cfg: DictConfig, start: Vocoder, config: dict[str, Any], teacher: Vocoder | None) -> None:
+    """Compares a model to begin with with the stage, the audio and what a student takes from its teacher.
+
+    Raises:
+        ValueError: When it does not fit one of them.
+    """
+    if start.scores_in_parallel != (teacher is None):
+        kind = "a teacher" if start.scores_in_parallel else "a student"
+        raise ValueError(f"`start`: {cfg.start} is {kind}: choose its stage.")
+    for there, here in ((start.mel.spec, as_dict(cfg.audio)), (config_of(start), config)):
+        if differs := differences(there, here):
+            raise ValueError(f"`start`: {cfg.start} has {differs}: choose audio=... and teacher=... as there.")
+
+
+def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """Returns, in words, which values differ."""
+    return ", ".join(f"{name} {value} instead of {here.get(name)}" for name, value in there.items() if value != here.get(name))
+
+
+def count_speakers(n_speakers: int | str, names: Sequence[str]) -> int:
+    """Returns how many speakers the data names.
+
+    Raises:
+        ValueError: It names none, or another number than was asked for; "auto" asks for all.
+    """
+    if not names:
+        raise ValueError(
+            f"`net.n_speakers` must be 0 for data that names no speakers, got {n_speakers}: leave it at 0, or take data=folder "
+            f"with data.table=<CSV file>, or a corpus of several speakers."
+        )
+    if n_speakers not in ("auto", len(names)):
+        raise ValueError(f"`net.n_speakers` must be the data's {len(names)}, got {n_speakers}: say net.n_speakers=auto.")
+    return len(names)
+
+
+def name_speakers(net: Vocoder, data: Batches, teacher: Vocoder | None) -> None:
+    """Stores the speakers' names, the teacher's if there is one, in a net that takes speakers, and numbers the data's.
+
+    Raises:
+        ValueError: When the data names none, or others than the teacher's.
+    """
+    if net.speakers is not None:
+        net.info["speakers"] = data.speakers if teacher is None else speaker_names(teacher)
+        data.number_speakers(net.info["speakers"])
+
+
+def in_words(metrics: dict[str, Any]) -> str:
+    """Returns the last metrics of the validation as one line."""
+    names = ("nats", "bits", "kl", "spectral", "rms_ratio")
+    found = {name: metrics[f"validation/{name}"] for name in names if f"validation/{name}" in metrics}
+    return ", ".join(f"{name} {float(value):.3f}" for name, value in found.items())
