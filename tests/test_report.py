@@ -58,6 +58,7 @@ def test_text_table_fits_a_terminal() -> None:
 
 def test_csv_table_keeps_full_precision() -> None:
     rows = list(csv.DictReader(io.StringIO(csv_table(ROWS))))
+
     assert rows[0] == {
         **{"system": "teacher | EMA", "bits": "8.25", "level": "-0.0321", "F1": "0.95678", "F1 ±": "0.0123"},
         **{"clips": "", "speed": ""},
@@ -84,8 +85,9 @@ def test_csv_table_keeps_full_precision() -> None:
     ],
 )
 def test_the_best_of_a_column_is_marked_and_the_recording_is_not(better: str, values: list, best: list[int]) -> None:
-    rows = [{"system": f"s{i}", "figure": value} for i, value in enumerate(values)]
-    page = html_table(rows, {"figure": Metric(better, "")}, "s0")
+    rows = [{"system": f"s{i}", "metric": value} for i, value in enumerate(values)]
+    page = html_table(rows, {"metric": better}, "s0")
+
     lines = re.findall(r"<tr><th scope=\"row\".*?</tr>", page)
     assert [i for i, line in enumerate(lines) if "<strong>" in line] == best
     assert ("is better" in page) == (better in ("low", "high"))
@@ -93,6 +95,7 @@ def test_the_best_of_a_column_is_marked_and_the_recording_is_not(better: str, va
 
 def test_html_table_says_what_it_is_sorted_by() -> None:
     page = html_table(ROWS)
+
     assert 'data-value="8.25"' in page
     assert 'data-value="0.95678">0.957 <span class="spread">± 0.012</span></td>' in page
     assert page.count("data-value") == 8, "what is missing has none"
@@ -159,6 +162,7 @@ def test_report_is_whole_and_escapes_what_it_is_given(tmp_path: Path) -> None:
     report = hostile_report()
     write_report(tmp_path / "report", report)
     folder = tmp_path / "report"
+
     page = Page((folder / "report.html").read_text(encoding="utf-8"))
     assert not any("onerror" in attributes for _, attributes in page.elements)
     assert page.text.count(HOSTILE) >= 12
@@ -170,6 +174,7 @@ def test_report_is_whole_and_escapes_what_it_is_given(tmp_path: Path) -> None:
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
+
     wavs = sorted(path.name for path in (folder / "clips").iterdir())
     assert len(wavs) == 6
     assert all(re.fullmatch(r"[\w.-]+\.wav", name) for name in wavs)
@@ -191,6 +196,7 @@ def test_report_is_whole_and_escapes_what_it_is_given(tmp_path: Path) -> None:
 def test_page_plays_what_the_wav_files_hold(tmp_path: Path) -> None:
     write_report(tmp_path, hostile_report())
     players = Page((tmp_path / "report.html").read_text(encoding="utf-8")).all("audio")
+
     assert [player["aria-label"] for player in players[:2]] == [f"{HOSTILE}, {HOSTILE}", f"{HOSTILE}, a b"]
     played = [
         soundfile.read(io.BytesIO(base64.b64decode(player["src"].removeprefix("data:audio/flac;base64,"))), dtype="int16")
@@ -207,6 +213,7 @@ def test_sounds_that_cannot_be_played_are_skipped(tmp_path: Path) -> None:
     good, bad = 0.1 * torch.randn(900), torch.full((900,), math.nan)
     sounds = {"a": {"recording": good, "x": bad, "y": good[:1]}, "b": {"recording": bad, "x": good}, "c": {"r": good[:0]}}
     write_report(tmp_path, Report("r", 8000, tiny_mel(), sounds=sounds))
+
     assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == ["a-recording.wav", "a-y.wav"]
     assert len(Page((tmp_path / "report.html").read_text(encoding="utf-8")).all("audio")) == 2
 
@@ -217,6 +224,7 @@ def test_sounds_of_an_earlier_report_go_and_other_files_stay(tmp_path: Path) -> 
     (tmp_path / "clips" / "mine.wav").touch()
     write_report(tmp_path, Report("one clip", 8000, tiny_mel(), sounds={"a": {"recording": sounds["a"]["recording"]}}))
     assert {path.name for path in (tmp_path / "clips").iterdir()} == {"a-recording.wav", "mine.wav"}
+
     (tmp_path / "other.wav").touch()
     for listed in ({"a": {"x": "clips/../other.wav", "y": "other.wav"}}, {"a": {"x": ["clips"]}}, ["a"], None):
         (tmp_path / "figures.json").write_text(json.dumps({"sounds": listed}))
@@ -230,6 +238,7 @@ def test_names_that_are_not_utf8_and_long_ones_are_written(tmp_path: Path) -> No
     rows = [{"system": name, "why": name}]
     report = Report(name, 8000, tiny_mel(), rows, {name: rows}, rows, rows, [name], sounds=sounds, links={name: "x"})
     write_report(tmp_path, report)
+
     assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == ["lat-in-recording.wav", "発" * 50 + ".wav"]
     assert "lat\\udce9in" in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))["title"] == name
