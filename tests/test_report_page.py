@@ -127,14 +127,12 @@ def test_switching_between_like_versions_cannot_be_heard(visit: Callable[..., An
         page.evaluate(f"players[0].deck.select({name!r})")
     page.wait_for_timeout(150)
     heard = np.array(page.evaluate("heard()"))
-
     sounding = heard[np.flatnonzero(heard)[0] + 100 :]
     assert len(sounding) > 0.5 * RATE
     # x[n + 1] + x[n - 1] = 2 cos(w) x[n] for a sine: any gap, jump, or slip of a sample breaks it.
     residual = sounding[2:] + sounding[:-2] - 2 * math.cos(2 * math.pi * HERTZ / RATE) * sounding[1:-1]
     assert np.abs(residual).max() < 2e-4, "16 bits, and no more"
     assert np.abs(sounding).max() == pytest.approx(0.4, abs=0.001)
-
     page.evaluate("players[0].deck.select('quiet')")
     page.wait_for_timeout(200)
     quiet = np.array(page.evaluate("heard()"))[-400:]
@@ -278,7 +276,6 @@ WITHOUT_NAME = """() => [...document.querySelectorAll("button, input, select, au
 def test_page_fits_and_every_control_has_a_name(visit: Callable[..., Any], path: Path, width: int) -> None:
     page = loaded(visit(path, width=width))
     page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
-
     assert page.evaluate("document.documentElement.scrollWidth") == width
     assert page.evaluate(WITHOUT_NAME) == []
     names = clip(page, 1).get_by_role("button").all()
@@ -319,7 +316,6 @@ CONTRASTS = """() => {
 def test_text_stands_out_in_both_themes(visit: Callable[..., Any], path: Path, scheme: str) -> None:
     page = loaded(visit(path, color_scheme=scheme, reduced_motion="reduce"))
     page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
-
     found = page.evaluate(CONTRASTS)
     assert len(found) > 100
     assert [entry for entry in found if entry[0] < 4.5] == []
@@ -333,7 +329,6 @@ def test_text_stands_out_in_both_themes(visit: Callable[..., Any], path: Path, s
 
 def test_without_script_everything_is_there(visit: Callable[..., Any], path: Path) -> None:
     page = visit(path, java_script_enabled=False)
-
     for player in page.locator("audio").all():
         assert player.is_visible()
     assert page.locator("audio").count() == 9

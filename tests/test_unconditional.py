@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 from commands import TRAIN, contents, is_refused, make_sounds, succeeds
-from helpers import MEL, assert_log_det_is_exact, random_log_mel, tiny_flow, tiny_mel, tiny_student, tiny_teacher
+from helpers import MEL, assert_log_det_is_exact, random_log_mel, refused, tiny_flow, tiny_mel, tiny_student, tiny_teacher
 
 import wavflow
 from wavflow.data import AudioDataModule
@@ -58,9 +58,7 @@ def test_every_way_to_draw_is_the_same_and_knows_its_density(name: str) -> None:
     noise, speaker = model.noise(mel, torch.Generator().manual_seed(1)), speaker_of(model, 2)
     assert mel.shape == (2, 0, 11)
     assert noise.shape == (2, 176)
-
     audio, log_prob = model.sample_and_log_prob(mel, noise, speaker=speaker)
-
     assert audio.std() > 1e-3
     kind = {"teacher": StepEngine, "student": ParallelEngine}.get(name)
     assert kind is None or isinstance(model.engine(), kind)
@@ -84,7 +82,6 @@ def test_untrained_it_is_noise_of_the_usual_spectrum_and_level() -> None:
     model = tiny_teacher(None, mel=mel.spec, whitening=32)
     nothing = model.no_mel(4.0)
     audio = model.unwhiten(model.noise(nothing).unsqueeze(1), nothing)[0][0]
-
     assert audio.square().mean().sqrt() == pytest.approx(0.1, rel=0.1)
     windows = audio[: len(audio) // 1024 * 1024].reshape(-1, 1024) * torch.hann_window(1024)
     power = torch.fft.rfft(windows).abs().square().mean(dim=0)
@@ -107,14 +104,10 @@ def test_what_the_model_does_not_take_is_refused() -> None:
     model, audio = tiny_teacher(**NO_MEL), 0.1 * torch.randn(1, 48)
     with pytest.raises(ValueError, match=r"`mel` must be float \(B, 0, F\).*\(1, 8, 3\): this model takes none"):
         model.log_prob(audio, random_log_mel())
-    with pytest.raises(ValueError, match=r"`mel` must be float \(B, 8, F\).*\(1, 0, 3\): compute it with"):
-        tiny_teacher().log_prob(audio)
-    with pytest.raises(ValueError, match="`mel` has 2 frames of 16 samples"):
-        model.log_prob(audio[:, :40])
-    with pytest.raises(ValueError, match="`teacher` was trained on another mel"):
-        check_pair(tiny_student(), model)
-    with pytest.raises(ValueError, match="`n_mels` must be a whole number >= 0, got -1"):
-        tiny_mel(n_mels=-1)
+    refused(lambda: tiny_teacher().log_prob(audio), r"`mel` must be float \(B, 8, F\).*\(1, 0, 3\): compute it with")
+    refused(lambda: model.log_prob(audio[:, :40]), "`mel` has 2 frames of 16 samples")
+    refused(lambda: check_pair(tiny_student(), model), "`teacher` was trained on another mel")
+    refused(lambda: tiny_mel(n_mels=-1), "`n_mels` must be a whole number >= 0, got -1")
 
 
 def test_a_file_brings_the_model_back_and_a_student_starts_from_its_teacher(tmp_path: Path) -> None:
@@ -123,10 +116,8 @@ def test_a_file_brings_the_model_back_and_a_student_starts_from_its_teacher(tmp_
     mel = teacher.no_mel(0.01)
     torch.testing.assert_close(student.conditioning(mel).frames, teacher.conditioning(mel).frames, rtol=0, atol=0)
     assert student.conditioning(mel).frames.std(dim=1).min() > 0, "each channel has a constant of its own"
-
     wavflow.save_model(teacher, tmp_path / "teacher.safetensors")
     again = wavflow.load_model(tmp_path / "teacher.safetensors")
-
     assert again.config == teacher.config
     assert again.mel.n_mels == 0
     audio = 0.1 * torch.randn(1, 160)

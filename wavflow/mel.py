@@ -11,6 +11,8 @@ from wavflow.arguments import as_tensor
 from wavflow.nn.exact_buffers import ExactBuffers
 
 MEL_FLOOR = 1e-5
+POWER_FLOOR = 1e-9
+"""Is added to the power of each bin: the gradient of its root stays finite on digital silence."""
 """Band magnitudes below this count as this: a mel's least value is its natural log, -11.5."""
 
 
@@ -131,8 +133,7 @@ class MelSpectrogram(ExactBuffers):
             audio = nn.functional.pad(audio, self.padding, mode="reflect")
             window = self.window.to(audio.dtype)
             stft = torch.stft(audio, self.n_fft, self.hop_length, self.win_length, window, center=False, return_complex=True)
-            # Not abs(): with the constant inside the root, the gradient stays finite on digital silence.
-            magnitude = torch.sqrt(stft.real.square() + stft.imag.square() + 1e-9)
+            magnitude = torch.sqrt(stft.real.square() + stft.imag.square() + POWER_FLOOR)
             mel = self.filterbank.to(audio.dtype) @ magnitude
             return torch.log(mel.clamp(min=MEL_FLOOR))[..., :frames]
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from wavflow.arguments import at_least
 from wavflow.kernels import compiles
-from wavflow.mel import MEL_FLOOR, MelSpectrogram
+from wavflow.mel import MEL_FLOOR, POWER_FLOOR, MelSpectrogram
 from wavflow.nn.exact_buffers import ExactBuffers
 
 LARGEST_GAIN = 4.0
@@ -56,7 +56,7 @@ class MelEqualizer(ExactBuffers):
         told = torch.arange(filterbank.shape[1]) * mel.sample_rate <= mel.f_max * mel.n_fft
         before = (mel.n_fft - mel.win_length) // 2
         window = functional.pad(mel.window.double(), (before, mel.n_fft - mel.win_length - before))
-        # Of the hops of a window's square, the sum of the first 0, 1 ... all of them.
+        # Sums of the first 0, 1 ... `overlap` hops of the squared window.
         squares = functional.pad(window.square(), (0, self.overlap * mel.hop_length - mel.n_fft)).unflatten(
             0, (-1, mel.hop_length)
         )
@@ -103,7 +103,7 @@ class MelEqualizer(ExactBuffers):
         spectrum = torch.fft.rfft(frames * window)
         if self._fits(spectrum):
             return torch.fft.irfft(self._corrected(spectrum, mel), self.n_fft) * window
-        magnitude = torch.sqrt(spectrum.real.square() + spectrum.imag.square() + 1e-9)
+        magnitude = torch.sqrt(spectrum.real.square() + spectrum.imag.square() + POWER_FLOOR)
         bands = (magnitude[..., self.runs] * self.run_weights.to(frames.dtype)).sum(dim=-1)
         off = (mel.transpose(1, 2) - torch.log(bands.clamp_min(MEL_FLOOR))).clamp(-LARGEST_GAIN, LARGEST_GAIN)
         fraction = self.fraction.to(frames.dtype)
@@ -118,14 +118,15 @@ class MelEqualizer(ExactBuffers):
         return spectrum.device.type == "cpu" and spectrum.dtype == torch.complex64 and not spectrum.requires_grad
 
     def _corrected(self, spectrum: Tensor, mel: Tensor) -> Tensor:
-        """Replaces spectra (B, F, bins) by what is to be added to them; as the lines of `correction`, to rounding."""
+        """Replaces spectra (B, F, bins) by their corrections: those that `correction` computes in torch, up to rounding."""
         from wavflow.kernels import mel_gain  # Numba takes a second to import
 
         weights, fraction = self.run_weights.float().numpy(), self.fraction.float().numpy()
         bands = self.runs.numpy(), weights, self.above.numpy(), fraction, int(self.told.sum())
         mel = mel.float().contiguous()
+        limits = np.float32(POWER_FLOOR), np.float32(MEL_FLOOR), np.float32(LARGEST_GAIN)
         for item, spectra in enumerate(torch.view_as_real(spectrum).numpy()):
-            mel_gain.correct(spectra, mel[item].numpy(), *bands, np.float32(MEL_FLOOR), np.float32(LARGEST_GAIN))
+            mel_gain.correct(spectra, mel[item].numpy(), *bands, *limits)
         return spectrum
 
 
@@ -205,20 +206,22 @@ class _Pass:
         self.padded = torch.cat([whole[:, 1 : self.skipped + 1].flip(-1), whole], dim=-1)
         self.end = whole  # to be reflected
         self.sums = audio.new_zeros(audio.shape[0], equalizer.overlap - 1, equalizer.hop_length)
-        self.hops = 0  # that were ready before
+        self.hops = 0  # returned so far
 
     def _overlap(self, correction: Tensor, last: bool) -> Tensor:
         """Overlaps and adds corrections (B, F, n_fft) of further frames, the oldest first; returns what is ready (B, N)."""
         equalizer, frames = self.equalizer, correction.shape[1]
         pieces = functional.pad(correction, (0, equalizer.overlap * equalizer.hop_length - equalizer.n_fft))
+        pieces = pieces.unflatten(-1, (equalizer.overlap, -1))
         total = functional.pad(self.sums, (0, 0, 0, frames))
         for k in reversed(range(equalizer.overlap)):  # from the oldest frame on
-            total[:, k : k + frames] += pieces.unflatten(-1, (equalizer.overlap, -1))[:, :, k]
+            total[:, k : k + frames] += pieces[:, :, k]
         total, self.sums = total.split([frames, equalizer.overlap - 1], dim=1)
         if last:
             total = torch.cat([total, self.sums], dim=1)
         hop = torch.arange(self.hops, self.hops + total.shape[1], device=total.device)
-        first = (hop - self.hops - frames + 1).clamp_min(0) if last else 0  # of a window's hops that there is a frame for
+        # After the last frame, the first hops of a window have no frame.
+        first = (hop - self.hops - frames + 1).clamp_min(0) if last else 0
         weights = equalizer.weights.to(total.dtype)
         weight = weights[(hop + 1).clamp_max(equalizer.overlap)] - weights[first]
         self.hops += frames

@@ -223,30 +223,15 @@ class Vocoder(nn.Module):
         mel, noise = self._inputs(mel, noise, generator)
         check_scale(mel, self.mel)
         warn_of_log10(mel, self.mel, stacklevel=3)
-        how = temperature, passes, segment_frames, fast, dtype
+        noise, sampler = temperature * noise, self._sampler(dtype, fast, segment_frames)
         if lengths is None:
-            return self._sample(mel, noise, speaker, *how)
+            return self.equalizer(sampler.sample(mel, noise, speaker), mel, passes)
         audio = torch.zeros_like(noise)
         for i, n in enumerate(lengths.tolist()):
             item, samples = slice(i, i + 1), n * self.hop_length
-            who = None if speaker is None else speaker[item]
-            audio[item, :samples] = self._sample(mel[item, :, :n], noise[item, :samples], who, *how)
+            frames, who = mel[item, :, :n], None if speaker is None else speaker[item]
+            audio[item, :samples] = self.equalizer(sampler.sample(frames, noise[item, :samples], who), frames, passes)
         return audio
-
-    def _sample(
-        self,
-        mel: Tensor,
-        noise: Tensor,
-        speaker: Tensor | None,
-        temperature: float,
-        passes: int,
-        segment_frames: int,
-        fast: bool,
-        dtype: torch.dtype,
-    ) -> Tensor:
-        """Draws audio whose items are all as long as the mel, see `sample`."""
-        audio = self._sampler(dtype, fast, segment_frames).sample(mel, temperature * noise, speaker)
-        return self.equalizer(audio, mel, passes)
 
     def stream(
         self,

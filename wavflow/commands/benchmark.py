@@ -62,11 +62,9 @@ def jobs(cfg: DictConfig, models: Mapping[str, Vocoder]) -> list[tuple[str, str,
     for part in parts:
         choose("part", part, dict.fromkeys([*PARTS, "all"]))
     parts = PARTS if "all" in parts else parts
-    seconds, given_lengths = (
-        number("seconds", cfg.seconds, 0.0),
-        cfg.lengths if OmegaConf.is_list(cfg.lengths) else [cfg.lengths],
-    )
-    lengths = [number("lengths", length, 0.0) for length in given_lengths]
+    seconds = number("seconds", cfg.seconds, 0.0)
+    asked = cfg.lengths if OmegaConf.is_list(cfg.lengths) else [cfg.lengths]
+    lengths = [number("lengths", length, 0.0) for length in asked]
     students = {name: model for name, model in models.items() if model.draws_in_parallel}
     if "synthesis" in parts:
         found += [("synthesis", name, partial(synthesis, name, model, seconds)) for name, model in models.items()]

@@ -9,8 +9,6 @@ import numpy as np
 from wavflow.kernels import VECTOR
 from wavflow.kernels.vectors import compiled, exp_twice, fill, load, store
 
-TINY = np.float32(1e-9)
-
 
 @compiled
 def correct(
@@ -21,6 +19,7 @@ def correct(
     above: np.ndarray,
     fraction: np.ndarray,
     told: int,
+    power_floor: np.float32,
     floor: np.float32,
     largest: np.float32,
 ) -> None:
@@ -34,6 +33,7 @@ def correct(
         above: (bins,) the band after each bin.
         fraction: (bins,) float32, how far the bin lies from the band before to that after it.
         told: Bins that the mel tells of; the others get no gain.
+        power_floor: Is added to the power of each bin.
         floor: The least magnitude of a band.
         largest: The largest gain, nats.
     """
@@ -43,7 +43,7 @@ def correct(
     gain = np.zeros(bins + VECTOR, np.float32)
     for f in range(spectra.shape[0]):
         for i in range(bins):
-            magnitude[i] = math.sqrt(spectra[f, i, 0] * spectra[f, i, 0] + spectra[f, i, 1] * spectra[f, i, 1] + TINY)
+            magnitude[i] = math.sqrt(spectra[f, i, 0] * spectra[f, i, 0] + spectra[f, i, 1] * spectra[f, i, 1] + power_floor)
         for band in range(n_mels):
             total = np.float32(0.0)
             for j in range(width):

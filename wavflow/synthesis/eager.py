@@ -1,7 +1,8 @@
-"""A model's own flow draws: any flow, on any device, in any dtype; a teacher's steps by their engine where there is one."""
+"""Sampling by the model's own flow, on any device and in any dtype; an engine takes a teacher's steps where there is one."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class EagerSampler:
-    """Draws audio as `ParallelEngine` does, by the model itself.
+    """Samples audio by the model itself; the same protocol as `ParallelEngine`.
 
     A flow whose context is short enough (a student's, a coupling's) draws in segments, so that the memory for its layers does
     not grow with the length. Each segment is read with its context: the audio is that of one pass.
@@ -52,6 +53,6 @@ class EagerSampler:
         left, right = (-(-int(samples) // hop) + 1 for samples in (before, after))
         drawn = []
         for segment in segments(cond.frames.shape[-1], size, left, right):
-            part = Conditioning(cond.frames[..., segment.read()], cond.kernel)
+            part = replace(cond, frames=cond.frames[..., segment.read()])
             drawn.append(flow.sample(z[..., segment.read(hop)], part)[..., segment.keep(hop)])
         return torch.cat(drawn, dim=-1)
