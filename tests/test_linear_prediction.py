@@ -8,8 +8,7 @@ import pytest
 import scipy.linalg
 import scipy.signal
 import torch
-from helpers import MEL, first_change, random_log_mel, tiny_mel
-from omegaconf import OmegaConf
+from helpers import MEL, first_change, preset, random_log_mel, tiny_mel
 from torch import Tensor, nn
 
 from wavflow import MelSpectrogram, read_audio
@@ -19,15 +18,6 @@ from wavflow.flows.whitening import Whitening
 from wavflow.nn import Upsampler
 
 PRESETS = ["16k", "22k", "24k", "44k", "48k", "tacotron2"]
-
-
-def preset(name: str) -> MelSpectrogram:
-    """A mel as `audio=<name>` configures it."""
-    folder = files("wavflow.conf") / "audio"
-    settings = [OmegaConf.create((folder / f"{part}.yaml").read_text()) for part in ("22k", name)]
-    merged = OmegaConf.to_container(OmegaConf.merge(*settings))
-    merged.pop("defaults", None)
-    return MelSpectrogram(**merged)
 
 
 def speech(frames: int, clip: str = "alice-01", start: int = 8000) -> Tensor:

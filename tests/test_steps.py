@@ -124,12 +124,6 @@ def apply_gate(out, y):
         vectors.store(out, i, vectors.gate(vectors.load(y, i), vectors.load(y, out.size + i)))
 
 
-def test_compiles_where_nothing_can_be_kept_on_disk() -> None:
-    names: dict = {}
-    exec(compile("def double(x):\n    return 2 * x", "<nowhere>", "exec"), names)
-    assert vectors.compiled(names["double"])(21) == 42
-
-
 def _flow(**changes: object) -> Flow:
     parts = {"tau": Affine(), "net": WaveNet(1, 2, 2, 4), "kind": Autoregressive} | changes
     return Flow(parts["kind"](parts["tau"], parts["net"]), Gaussian())

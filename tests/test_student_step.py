@@ -1,4 +1,4 @@
-"""A student frame by frame, its memory outside: what the graph of a stream is made of."""
+"""A student some frames at a time, its state outside: what streams and the graph of one are made of."""
 
 from functools import partial
 
@@ -14,14 +14,17 @@ from wavflow.synthesis.export_unwhitening import impulse_response
 from wavflow.synthesis.student import StudentStep
 
 
-def in_steps(student: Vocoder, mel: Tensor, noise: Tensor, speaker: Tensor | None = None) -> Tensor:
-    """Draws frame by frame."""
-    step, hop_length, pieces = StudentStep(student), student.hop_length, []
+def in_steps(
+    student: Vocoder, mel: Tensor, noise: Tensor, speaker: Tensor | None = None, size: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Draws some frames at a time; returns the audio and its log-density."""
+    step, hop_length, drawn = StudentStep(student), student.hop_length, []
     state, padded = step.initial(len(mel)), functional.pad(mel, (2, 2), value=float("nan"))
-    for f in range(mel.shape[-1]):
-        audio, _, state = step(padded[..., f : f + 5], noise[:, f * hop_length : (f + 1) * hop_length], state, speaker)
-        pieces.append(audio)
-    return torch.cat(pieces, dim=-1)
+    for f in range(0, mel.shape[-1], size):
+        *made, state = step(padded[..., f : f + size + 4], noise[:, f * hop_length :][:, : size * hop_length], state, speaker)
+        drawn.append(made)
+    audio, log_prob = (torch.cat(parts, dim=-1) for parts in zip(*drawn, strict=True))
+    return audio, log_prob
 
 
 @pytest.mark.parametrize(
@@ -48,7 +51,11 @@ def test_frames_are_those_of_one_pass(options: dict, frames: int) -> None:
     noise = student.noise(mel)
     speaker = torch.tensor([0, 2]) if "n_speakers" in options else None
     expected = student.sample(mel, noise, speaker=speaker, passes=0)
-    torch.testing.assert_close(in_steps(student, mel, noise, speaker), expected, rtol=0, atol=1e-9)
+    for size in (1, 3, 8):
+        audio, log_prob = in_steps(student, mel, noise, speaker, size)
+        torch.testing.assert_close(audio, expected, rtol=0, atol=1e-9)
+        density = student.sample_and_log_prob(mel, noise, speaker=speaker)[1]
+        torch.testing.assert_close(log_prob, density, rtol=0, atol=1e-9)
 
 
 def test_in_float32_they_are_the_same_to_rounding() -> None:
@@ -56,7 +63,7 @@ def test_in_float32_they_are_the_same_to_rounding() -> None:
     mel = random_log_mel(6, batch=2, n_mels=64).float()
     noise = student.noise(mel)
     torch.testing.assert_close(
-        in_steps(student, mel, noise), student.sample(mel, noise, passes=0, fast=False), rtol=0, atol=1e-5
+        in_steps(student, mel, noise)[0], student.sample(mel, noise, passes=0, fast=False), rtol=0, atol=1e-5
     )
 
 
@@ -65,7 +72,7 @@ def test_items_of_a_batch_may_end_apart() -> None:
     mel = random_log_mel(5, batch=2)
     noise, short = student.noise(mel), mel.clone()
     short[1, :, 3:] = float("nan")
-    audio = in_steps(student, short, noise)
+    audio, _ = in_steps(student, short, noise)
     torch.testing.assert_close(audio[:1], student.sample(mel[:1], noise[:1], passes=0), rtol=0, atol=1e-9)
     expected = student.sample(mel[1:, :, :3], noise[1:, : 3 * 16], passes=0)
     torch.testing.assert_close(audio[1:, : 3 * 16], expected, rtol=0, atol=1e-9)

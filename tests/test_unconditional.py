@@ -195,7 +195,7 @@ def test_wrong_calls_of_synthesis_are_refused(chain: Chain, tmp_path: Path, opti
 
 def test_a_model_is_given_what_it_draws_from(chain: Chain, tmp_path: Path) -> None:
     wavflow.save_model(tiny_student(), tmp_path / "with.safetensors")
-    words = "`seconds` must be left out, since this model draws as long as its mel is"
+    words = "`seconds` must be left out, since this model makes audio as long as its mel"
     is_refused(tmp_path, "synthesize", f"model={tmp_path / 'with.safetensors'}", "seconds=1", words=words)
     words = "`input` must be left out, since this model takes no mel, got|say seconds=5 instead"
     is_refused(tmp_path, "synthesize", f"model={chain.student}", f"input={chain.sounds}", f"output={tmp_path}", words=words)
