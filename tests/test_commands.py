@@ -186,9 +186,9 @@ def test_seed_and_temperature_fix_the_audio(chain: Chain, tmp_path: Path) -> Non
     streamed = synthesize("streamed.wav", "seed=3", "stream=true", "precision=float32")
     assert np.abs(streamed - first).max() <= 2.0**-15, "the mels of pieces and of the whole may differ in their last bits"
     synthesize("auto.wav", "seed=3", "stream=true", "precision=auto")
-    still = synthesize("still.wav", "seed=3", "temperature=0")
-    assert np.std(still) < 0.5 * np.std(first)
-    np.testing.assert_array_equal(still, synthesize("still2.wav", "seed=4", "temperature=0"))
+    still = synthesize("still.wav", "seed=3", "temperature=0", "passes=0")  # the equalizer would bring it to the mel's level
+    assert np.std(still) < 0.5 * np.std(synthesize("drawn.wav", "seed=3", "passes=0"))
+    np.testing.assert_array_equal(still, synthesize("still2.wav", "seed=4", "temperature=0", "passes=0"))
     lossy = synthesize("deep/lossy.mp3", "seed=3")
     assert np.corrcoef(lossy[: len(first)], first)[0, 1] > 0.8
     mp3 = tmp_path / "in.mp3"
