@@ -56,6 +56,7 @@ def test_compiling_is_said_once_and_not_where_a_cache_has_the_code(cache: Path, 
 
 def test_a_terminal_alone_is_told(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = logging.getLogger("wavflow").handlers
+    monkeypatch.setattr(logging.getLogger("wavflow"), "disabled", True)  # as Hydra leaves it
     for terminal, told in ((False, ""), (True, f"wavflow: {LINE}\n")):
         vectors._announcer.told = False
         monkeypatch.setattr(sys, "stderr", io.StringIO())

@@ -184,7 +184,7 @@ def quiet() -> Iterator[None]:
     A terminal is told what the package logs.
     """
     lightning, own, form = logging.getLogger("pytorch_lightning"), logging.getLogger("wavflow"), warnings.formatwarning
-    before = lightning.level, own.level, own.handlers
+    before = lightning.level, own.level, own.handlers, own.disabled
     with warnings.catch_warnings():
         for message in (
             r"`isinstance\(treespec, LeafSpec\)`",
@@ -195,6 +195,7 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=message)
         try:
             lightning.setLevel(logging.WARNING)
+            own.disabled = False  # Hydra disables the loggers that it finds
             if sys.stderr.isatty():
                 own.setLevel(logging.INFO)
                 own.handlers = [Told()]
@@ -203,7 +204,7 @@ def quiet() -> Iterator[None]:
         finally:  # what comes after it, in a notebook, is the user's own
             lightning.setLevel(before[0])
             own.setLevel(before[1])
-            own.handlers = before[2]
+            own.handlers, own.disabled = before[2:]
             warnings.formatwarning = form
 
 
