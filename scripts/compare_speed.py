@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wavflow import load_model
+from wavflow.vocoder import PASSES
 
 SECONDS = 5.0
 
@@ -84,13 +85,13 @@ def peers() -> dict[str, tuple[Callable[[], Tensor], float]]:
 
 
 def ours(name: str) -> dict[str, tuple[Callable[[], Tensor], float]]:
-    """Returns the same of one of our models, with 0 and 2 passes of the mel equalizer."""
+    """Returns the same of one of our models: without the mel equalizer, with two passes, and with those of `sample`."""
     model = load_model(name)
     mel = model.mel(0.1 * torch.randn(1, round(SECONDS * model.sample_rate)))
     noise, seconds = model.noise(mel), mel.shape[-1] * model.hop_length / model.sample_rate
     return {
         f"{name}, float32, {passes} passes": (lambda passes=passes: model.sample(mel, noise, passes=passes), seconds)
-        for passes in (0, 2)
+        for passes in (0, 2, PASSES)
     }
 
 
