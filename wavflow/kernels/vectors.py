@@ -70,15 +70,15 @@ def compiled(function: Callable) -> Callable:
     """Compiles at the first call, and says so; kept on disk, beside its file, in the user's cache or in a temporary folder."""
     if not compiles():
         return function
-    jit = partial(njit, error_model="numpy", nogil=True)
+    jit: Any = partial(njit, error_model="numpy", nogil=True)
     try:
-        dispatcher: Any = jit(cache=True)(function)
+        dispatcher = jit(cache=True)(function)
     except RuntimeError:  # a read-only installation, and no home
         try:
             _cache_in_temporary_folder()
         except OSError:  # nor is there any
             return jit()(function)
-        dispatcher: Any = jit(cache=True)(function)
+        dispatcher = jit(cache=True)(function)
     # Numba asks only the function's own file whether it has changed; what it calls may lie in another file, here or beside it.
     dispatcher._cache._cache_file._source_stamp = _stamp(Path(__file__).parent) + _stamp(Path(inspect.getfile(function)).parent)
     return dispatcher
