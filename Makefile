@@ -38,9 +38,10 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 test: $(STAMP) ## Run all tests (ARGS="-m 'not slow'" or ARGS=tests/test_flows.py runs some)
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(RUN) -m pytest -n 2 --dist worksteal $(ARGS)
 
-lint: $(STAMP) ## Check style, layers and formatting
+lint: $(STAMP) ## Check style, types, layers and formatting
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports --no-cache
 
 format: $(STAMP) ## Repair what `make lint` finds, as far as that goes by itself

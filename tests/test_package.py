@@ -41,7 +41,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_wheel_holds_all_of_the_package_and_nothing_else(installed: Path) -> None:
     def files(folder: Path, below: str) -> set[str]:
-        kept = {".py", ".yaml", ".flac", ".safetensors", ".md", ".html", ".css", ".js"}
+        kept = {".py", ".yaml", ".flac", ".safetensors", ".md", ".html", ".css", ".js", ".typed"}
         return {f"{below}/{path.relative_to(folder)}" for path in folder.rglob("*") if path.suffix in kept}
 
     expected = files(ROOT / "wavflow", "wavflow") | files(ROOT / "conf", "wavflow/conf")

@@ -11,6 +11,7 @@ computed in float32 at least. First derivatives are exact, also those of `quanti
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 class Distribution(ABC):
     """Contract of a density over the real line, elementwise."""
+
+    standard_noise: Callable[..., Tensor]  # of the base of a flow, see `LocationScale`; so is the next one
+    fill_standard: Callable[..., Tensor]
 
     @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor:
@@ -60,13 +64,18 @@ class Distribution(ABC):
 class LocationScale(Distribution):
     """Density `f((x - loc) / scale) / scale` of a standard member f that is symmetric about 0.
 
-    A family defines its standard member: `_log_prob(z)`, `_log_cdf(z)`, `_log_mass(z, width)`, `_standard_entropy`,
-    `_quantile(log_cdf, log_sf)`, and `fill_standard(empty, generator)`, which draws.
+    A family defines its standard member: what is declared below, and `fill_standard(empty, generator)`, which draws.
 
     Args:
         loc: Center, in the unit of `x`.
         log_scale: Natural log of the scale; broadcasts with `loc`.
     """
+
+    _standard_entropy: float
+    _log_prob: Callable[[Tensor], Tensor]
+    _log_cdf: Callable[[Tensor], Tensor]
+    _log_mass: Callable[[Tensor, Tensor], Tensor]  # of a width
+    _quantile: Callable[[Tensor, Tensor], Tensor]  # of log_cdf and log_sf
 
     def __init__(self, loc: Tensor | float = 0.0, log_scale: Tensor | float = 0.0) -> None:
         self.loc, self.log_scale = _real(loc), _real(log_scale)

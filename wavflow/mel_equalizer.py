@@ -38,6 +38,14 @@ class MelEqualizer(ExactBuffers):
         The inverse STFT: Griffin & Lim, Signal estimation from modified short-time Fourier transform (1984), equation 6.
     """
 
+    runs: Tensor
+    run_weights: Tensor
+    above: Tensor
+    fraction: Tensor
+    told: Tensor
+    window: Tensor
+    weights: Tensor
+
     def __init__(self, mel: MelSpectrogram) -> None:
         super().__init__()
         self.n_fft, self.hop_length, self.n_mels = mel.n_fft, mel.hop_length, mel.n_mels
@@ -168,6 +176,10 @@ class _Pass:
         frame f    |xxxxx|             |
         frame f+1        |                   |
     """
+
+    draw: Tensor
+    mel: Tensor
+    end: Tensor  # of the audio
 
     def __init__(self, equalizer: MelEqualizer) -> None:
         self.equalizer = equalizer

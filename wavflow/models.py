@@ -134,7 +134,7 @@ def _check_numbers(config: dict[str, Any], info: dict[str, Any], tensors: int) -
     for name in ("layers", "scales"):
         if config.get(name, 0) > tensors:
             raise ValueError(f"`{name}` {config[name]} for {tensors} tensors")
-    mel = MelSpectrogram.__init__.__kwdefaults__ | (config.get("mel") or {})
+    mel = (MelSpectrogram.__init__.__kwdefaults__ or {}) | (config.get("mel") or {})
     if not mel["n_mels"] <= mel["n_fft"] <= LARGEST_FFT or config.get("whitening", 0) > mel["n_fft"]:
         raise ValueError(f"a mel of {mel['n_mels']} bands, whitened by {config.get('whitening')}, by an FFT of {mel['n_fft']}")
     names = info.get("speakers", [])

@@ -123,14 +123,15 @@ class Vocoder(nn.Module):
         """Returns what the flow is conditioned on, for a mel (B, n_mels, F) and speaker ids (B,)."""
         self.check_speaker(speaker)
         features = self.upsampler(mel)
-        if speaker is not None:
+        if speaker is not None and self.speakers is not None:
             features = features + self.speakers(speaker).unsqueeze(-1)
         return Conditioning(features, self.upsampler.kernel)
 
     def check_speaker(self, speaker: Tensor | None) -> None:
         """Raises ValueError where speaker ids are missing or unknown, or given to a model that knows no speakers."""
-        known = speaker is None or self.speakers is None or torch.compiler.is_compiling()
-        known = known or bool(((speaker >= 0) & (speaker < self.speakers.num_embeddings)).all())
+        known = True
+        if speaker is not None and self.speakers is not None and not torch.compiler.is_compiling():
+            known = bool(((speaker >= 0) & (speaker < self.speakers.num_embeddings)).all())
         if (speaker is None) != (self.speakers is None) or not known:
             needed = "no speaker" if self.speakers is None else f"speaker ids (B,) below {self.speakers.num_embeddings}"
             raise ValueError(f"`speaker`: this model takes {needed}, got {speaker}.")
@@ -279,8 +280,8 @@ class Vocoder(nn.Module):
             mel = self._input("mel", mel)
             self._check(mel, None)
             mel = mel.split(chunk_frames, dim=-1)
-        for chunk in mel:
-            chunk = self._input("mel", chunk)
+        for frames in mel:
+            chunk = self._input("mel", frames)
             if chunk.ndim == 3 and not chunk.shape[-1]:
                 continue
             self.mel.check(chunk)

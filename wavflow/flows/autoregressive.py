@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wavflow.arguments import at_least
-from wavflow.flows.base import Transform, check_channels
+from wavflow.flows.base import Transform, check_channels, log_det_of_identity
 from wavflow.flows.elementwise import Bijection
 from wavflow.flows.reshape import fold, fold_cond, unfold
 from wavflow.flows.solver import Solution, fixed_point
@@ -44,7 +44,7 @@ class Autoregressive(Transform):
         super().__init__()
         at_least(1, group=group)
         self.tau = tau
-        self.conditioner = conditioner
+        self.conditioner: Any = conditioner
         self.group = group
 
     def context_of(self, direction: str) -> tuple[float, float]:
@@ -127,7 +127,7 @@ class MaskedAutoregressive(Autoregressive):
         """Returns x (B, C, T) and log |dx/dz| (B, T), in C passes."""
         stepper = getattr(self.conditioner, "stepper", None)
         step = None if stepper is None else stepper(cond, batch=z.shape[0])
-        x, log_det = torch.zeros_like(z), 0.0
+        x, log_det = torch.zeros_like(z), log_det_of_identity(z)
         for c, channel in enumerate(z.split(1, dim=1)):  # what comes after c is 0 still, as good as anything
             if step is None:
                 params = self.params(x, cond).unflatten(1, (self.tau.n_params, -1))[:, :, c]

@@ -8,12 +8,14 @@ likelihoods are known sample by sample.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from wavflow.distributions import Distribution
+from wavflow.nn.containers import module_list
 
 
 class Transform(nn.Module):
@@ -66,9 +68,9 @@ class Inverse(Transform):
 class Chain(Transform):
     """Transforms in a row: forward applies the first one first, inverse the last one first."""
 
-    def __init__(self, transforms: list[Transform]) -> None:
+    def __init__(self, transforms: Sequence[Transform]) -> None:
         super().__init__()
-        self.transforms = nn.ModuleList(transforms)
+        self.transforms = module_list(transforms)
 
     @torch.no_grad()
     def initialize(self, x: Tensor, cond: Any = None) -> None:

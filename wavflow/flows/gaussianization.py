@@ -31,6 +31,8 @@ class Gaussianization(FromData):
         which the width of the kernels would add to.
     """
 
+    tau: MixtureCDF
+
     def __init__(self, channels: int, n_components: int = 16) -> None:
         super().__init__(MixtureCDF(Logistic, Gaussian(), n_components), channels)
 

@@ -13,6 +13,8 @@ per utterance, not per sample. So this is a map for students alone.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -56,12 +58,12 @@ class HarmonicSource(MelBlocks):
         self.share = share
         self.width = max(1, round(9e-5 * mel.sample_rate))  # of the short pulse, samples
 
-    def forward(self, x: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Takes the pulses out of v (B, 1, T); returns z and -log sigma (B, T)."""
         pulses, log_sigma = self._of_whole(x, cond)
         return (x - pulses) * torch.exp(-log_sigma), -at_least_float32(log_sigma.squeeze(1))
 
-    def inverse(self, z: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Adds the pulses to noise z (B, 1, T); returns v and log sigma (B, T)."""
         pulses, log_sigma = self._of_whole(z, cond)
         return pulses + torch.exp(log_sigma) * z, at_least_float32(log_sigma.squeeze(1))
@@ -93,5 +95,6 @@ class HarmonicSource(MelBlocks):
     @torch.no_grad()
     def _of_whole(self, x: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
         self.in_blocks(x, mel)  # checks them
-        pulses, log_sigma, _ = self.source(*self.pitch(self.at_blocks(mel)), self.initial(mel.shape[0], mel))
+        period, strength = self.pitch(self.at_blocks(mel))
+        pulses, log_sigma, _ = self.source(period, strength, self.initial(mel.shape[0], mel))
         return pulses.to(x.dtype), log_sigma.to(x.dtype)

@@ -19,6 +19,8 @@ class Permutation(Transform):
         index: A permutation of 0 .. C - 1.
     """
 
+    index: Tensor
+
     def __init__(self, index: list[int]) -> None:
         super().__init__()
         if sorted(index) != list(range(len(index))):
@@ -41,7 +43,9 @@ class Reverse(Transform):
         """Returns z (B, C, T) and zeros (B, T)."""
         return x.flip(1), log_det_of_identity(x)
 
-    inverse = forward
+    def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
+        """Returns x (B, C, T) and zeros (B, T)."""
+        return self.forward(z)
 
 
 class InvertibleLinear(Transform):
@@ -58,6 +62,8 @@ class InvertibleLinear(Transform):
         Glow (Kingma & Dhariwal, 2018), section 3.2, https://arxiv.org/abs/1807.03039. There a fixed permutation P stands
         before L; here not, since the random rotation P L U with other rows first, L U, is a random rotation as well.
     """
+
+    sign: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ could leave the stable region.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,6 +62,11 @@ class LinearPrediction(MelBlocks):
         https://arxiv.org/abs/1810.11846. There the net predicts what is left; here that is a map of a flow.
     """
 
+    to_spectrum: Tensor
+    spectrum_offset: Tensor
+    extrapolation: Tensor
+    to_autocorrelation: Tensor
+
     def __init__(
         self,
         mel: MelSpectrogram,
@@ -94,14 +100,14 @@ class LinearPrediction(MelBlocks):
         coefficients, error = levinson_durbin(autocorrelation)
         return coefficients, 0.5 * error.log()
 
-    def forward(self, x: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Whitens audio x (B, 1, T) by its mel (B, n_mels, F), T = F * hop_length; returns u and -log g (B, T)."""
         blocks, coefficients, log_gain = self._blocks(x, cond)
         predicted = prediction(x[:, 0], coefficients.expand(len(x), -1, -1)).reshape(blocks.shape)
         u = (blocks - predicted) * torch.exp(-log_gain).unsqueeze(-1).to(x.dtype)
         return u.reshape(x.shape), -self._per_sample(log_gain, x)
 
-    def inverse(self, z: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Unwhitens u (B, 1, T) by the mel; returns the audio x (B, 1, T) and log g (B, T)."""
         blocks, coefficients, log_gain = self._blocks(z, cond)
         excitation = blocks * torch.exp(log_gain).unsqueeze(-1)  # in float64

@@ -20,6 +20,8 @@ class MelBlocks(ExactBuffers, Transform):
         mel: The convention of the conditioning mel.
     """
 
+    kernel: Tensor
+
     def __init__(self, mel: MelSpectrogram) -> None:
         super().__init__()
         self.hop_length = mel.hop_length

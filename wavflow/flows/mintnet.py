@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from wavflow.arguments import at_least
 from wavflow.flows.base import Transform, at_least_float32, check_channels
 from wavflow.flows.solver import Solution, fixed_point
+from wavflow.nn.containers import module_list
 
 
 class TriangularConv(nn.Module):
@@ -35,6 +36,8 @@ class TriangularConv(nn.Module):
         kernel_size: Taps in time, of which the last one is the present.
         std: Standard deviation that the `past` weights give to the output of unit inputs, at the start.
     """
+
+    mask: Tensor
 
     def __init__(self, channels: int, inputs: int, outputs: int, kernel_size: int, std: float = 1.0) -> None:
         super().__init__()
@@ -85,12 +88,14 @@ class MintLayer(Transform):
         MintNet (Song et al., 2019), sections 3.1 to 3.3, https://arxiv.org/abs/1907.07945
     """
 
+    mirror: Tensor
+
     def __init__(self, channels: int, hidden: int = 16, kernel_size: int = 1, upper: bool = False) -> None:
         super().__init__()
         at_least(1, channels=channels, hidden=hidden, kernel_size=kernel_size)
         self.channels = channels
         self.upper = upper
-        self.convs = nn.ModuleList(
+        self.convs = module_list(
             [
                 TriangularConv(channels, 1, hidden, kernel_size),
                 TriangularConv(channels, hidden, hidden, kernel_size),

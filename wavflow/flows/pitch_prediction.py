@@ -13,6 +13,7 @@ through this comb and the envelope hums where plain noise through the envelope w
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +41,11 @@ class MelPitch(ExactBuffers):
         ValueError: When the mel does not resolve harmonics, see `resolves`.
     """
 
+    log_pitches: Tensor
+    log_weight: Tensor
+    flatten: Tensor
+    templates: Tensor
+
     def __init__(self, mel: MelSpectrogram, strongest: float = 0.95) -> None:
         super().__init__()
         if not self.resolves(mel):
@@ -54,14 +60,14 @@ class MelPitch(ExactBuffers):
         n_bands = int((filterbank @ hertz / weight < RIPPLE_BELOW).sum())
         flatten = _less_local_mean(n_bands)
         pitches = torch.exp(torch.linspace(math.log(LOWEST), math.log(HIGHEST), 256, dtype=torch.float64))
-        templates = []
+        spectra = []
         for pitch in pitches:
             harmonics = torch.arange(pitch, 2.0 * RIPPLE_BELOW, pitch, dtype=torch.float64)
             offset = (hertz[:, None] - harmonics) * mel.win_length / mel.sample_rate  # in bins of the window
             lobe = torch.sinc(offset) + 0.5 * torch.sinc(offset - 1.0) + 0.5 * torch.sinc(offset + 1.0)  # Hann
             spectrum = lobe.abs().amax(dim=1) + 0.02  # and a noise floor
-            templates.append((filterbank @ spectrum / weight).log()[:n_bands] @ flatten)
-        templates = torch.stack(templates)
+            spectra.append((filterbank @ spectrum / weight).log()[:n_bands] @ flatten)
+        templates = torch.stack(spectra)
         self.register_buffer("log_pitches", pitches.log(), persistent=False)
         self.register_buffer("log_weight", weight[:n_bands].log(), persistent=False)
         self.register_buffer("flatten", flatten, persistent=False)
@@ -138,13 +144,13 @@ class PitchPrediction(MelBlocks):
         self.pitch = pitch
         self.stride = next(n for n in range(min(self.block_length, pitch.shortest_lag), 0, -1) if self.block_length % n == 0)
 
-    def forward(self, x: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Takes the prediction out of u (B, 1, T); returns e and zeros (B, T)."""
         u = self.in_blocks(x, cond).flatten(1)
         lag, weights = self._comb(x, cond)
         return (u - prediction(u, weights, lag)).unsqueeze(1), log_det_of_identity(x)
 
-    def inverse(self, z: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Puts the prediction back into e (B, 1, T); returns u and zeros (B, T)."""
         e = self.in_blocks(z, cond).flatten(1)
         lag, weights = self._comb(z, cond)

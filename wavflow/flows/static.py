@@ -48,6 +48,8 @@ class FromData(Static):
     So a resumed run goes on from what it learnt: the buffer `initialized` is saved. A subclass defines `_start`.
     """
 
+    initialized: Tensor
+
     def __init__(self, tau: Bijection, channels: int) -> None:
         super().__init__(tau, channels)
         self.register_buffer("initialized", torch.tensor(False))
@@ -81,6 +83,8 @@ class ActNorm(FromData):
         Glow (Kingma & Dhariwal, 2018), section 3.1, https://arxiv.org/abs/1807.03039. There the first training batch
         is taken silently; here the start is a call of its own.
     """
+
+    tau: Affine
 
     def __init__(self, channels: int) -> None:
         super().__init__(Affine(bound=80.0), channels)  # the widest whose exponential float32 holds: no net makes these

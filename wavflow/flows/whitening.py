@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 from wavflow.flows.base import Chain
 from wavflow.flows.linear_prediction import LinearPrediction
@@ -26,10 +28,12 @@ class Whitening(Chain):
         pitch: Whether the pitch is used.
     """
 
+    transforms: Sequence[Any]  # a `LinearPrediction`, then a `PitchPrediction` if the pitch is used
+
     def __init__(self, mel: MelSpectrogram, order: int = 32, pitch: bool = True) -> None:
         self_pitch = MelPitch(mel) if pitch and MelPitch.resolves(mel) else None
-        maps = [LinearPrediction(mel, order, pitch=self_pitch)]
-        super().__init__(maps if self_pitch is None else [*maps, PitchPrediction(mel, self_pitch)])
+        combs = [] if self_pitch is None else [PitchPrediction(mel, self_pitch)]
+        super().__init__([LinearPrediction(mel, order, pitch=self_pitch), *combs])
         self.order = order
         self.pitch = self_pitch is not None
         self._past = order + (0 if self_pitch is None else self_pitch.longest_lag)

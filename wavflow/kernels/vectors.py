@@ -26,11 +26,13 @@ from typing import Any
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import config, njit, types
+from numba import config, extending, njit, types
 from numba.core import event
-from numba.extending import intrinsic, models, overload, register_model
+from numba.extending import models, overload, register_model
 
 from wavflow.kernels import TILE, VECTOR, compiles
+
+intrinsic: Callable[[Callable], Callable] = extending.intrinsic  # Numba's own type has the caller give `typing` too
 
 
 class _BFloat(ir.Type):
@@ -68,7 +70,7 @@ def compiled(function: Callable) -> Callable:
     """Compiles at the first call, and says so; kept on disk, beside its file, in the user's cache or in a temporary folder."""
     if not compiles():
         return function
-    jit = partial(njit, error_model="numpy", nogil=True)
+    jit: Any = partial(njit, error_model="numpy", nogil=True)
     try:
         dispatcher = jit(cache=True)(function)
     except RuntimeError:  # a read-only installation, and no home
@@ -122,7 +124,7 @@ def _stamp(folder: Path) -> tuple[tuple[int, int], ...]:
     return tuple((file.stat().st_mtime_ns, file.stat().st_size) for file in sorted(folder.glob("*.py")))
 
 
-def _address(context: Any, builder: ir.IRBuilder, array_type: Any, array: Any, index: Any, element: ir.Type) -> Any:
+def _address(context: Any, builder: ir.IRBuilder, element: ir.Type, array_type: Any, array: Any, index: Any) -> Any:
     if array_type.dtype not in (types.float32, types.uint32, types.uint16) or array_type.layout != "C":
         raise TypeError(f"a vector comes from a contiguous array of float32, uint32 or uint16, not from {array_type}")
     start = context.make_array(array_type)(context, builder, array).data
@@ -147,10 +149,10 @@ def load(typing: Any, array: Any, index: Any) -> Any:
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
         if array.dtype == types.uint16:
-            halves = _load(builder, _address(context, builder, signature.args[0], *values, _SHORTS), align=2)
+            halves = _load(builder, _address(context, builder, _SHORTS, signature.args[0], *values), align=2)
             words = builder.shl(builder.zext(halves, _WORDS), ir.Constant(_WORDS, [16] * VECTOR))
             return builder.bitcast(words, _FLOATS)
-        return _load(builder, _address(context, builder, signature.args[0], *values, _FLOATS))
+        return _load(builder, _address(context, builder, _FLOATS, signature.args[0], *values))
 
     return Vector(array, types.intp), emit
 
@@ -162,8 +164,8 @@ def load_odd(typing: Any, array: Any, index: Any) -> Any:
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
         if array.dtype == types.float32:
             index = builder.add(values[1], ir.Constant(values[1].type, TILE))
-            return _load(builder, _address(context, builder, signature.args[0], values[0], index, _FLOATS))
-        words = _load(builder, _address(context, builder, signature.args[0], *values, _WORDS))
+            return _load(builder, _address(context, builder, _FLOATS, signature.args[0], values[0], index))
+        words = _load(builder, _address(context, builder, _WORDS, signature.args[0], *values))
         return builder.bitcast(builder.shl(words, ir.Constant(_WORDS, [16] * VECTOR)), _FLOATS)
 
     return Vector(array, types.intp), emit
@@ -177,7 +179,7 @@ def store(typing: Any, array: Any, index: Any, vector: Any) -> Any:
         array, index, vector = values
         if signature.args[0].dtype != types.float32:
             vector = builder.fptrunc(vector, _HALVES)
-        builder.store(vector, _address(context, builder, signature.args[0], array, index, vector.type)).align = 2
+        builder.store(vector, _address(context, builder, vector.type, signature.args[0], array, index)).align = 2
         return context.get_dummy_value()
 
     return types.void(array, types.intp, Vector), emit
@@ -198,7 +200,7 @@ def repeat(typing: Any, array: Any, index: Any) -> Any:
     """Returns a vector of 16 times the number at a flat index of a float32 array."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
-        address = _address(context, builder, signature.args[0], *values, ir.FloatType())
+        address = _address(context, builder, ir.FloatType(), signature.args[0], *values)
         return _all_lanes(builder, builder.load(address))
 
     return Vector(array, types.intp), emit
@@ -212,10 +214,10 @@ def add_product(typing: Any, total: Any, x: Any, i: Any, weights: Any, at: Any) 
         total, x, i, weights, at = values
         single = signature.args[1].dtype == types.float32
         element, vector = (ir.FloatType(), _FLOATS) if single else (ir.IntType(32), _WORDS)
-        word = builder.load(_address(context, builder, signature.args[1], x, i, element))
+        word = builder.load(_address(context, builder, element, signature.args[1], x, i))
         operands = [
             _all_lanes(builder, word),
-            _load(builder, _address(context, builder, signature.args[3], weights, at, vector)),
+            _load(builder, _address(context, builder, vector, signature.args[3], weights, at)),
         ]
         if single:
             return builder.call(_instruction(builder, "llvm.fma.v16f32", [_FLOATS] * 3), [*operands, total])

@@ -86,20 +86,22 @@ class DensityDistillation(nn.Module):
 
     def _rao_blackwell(self, draw: Draw, student: Flow, teacher: Flow, cond: Any) -> Divergence:
         entropy = student.base.entropy() + draw.log_scale
-        params = teacher.transform.params(draw.u, cond)
+        transform: Any = teacher.transform  # an `Autoregressive`, see `check`
+        params = transform.params(draw.u, cond)
         scale = draw.log_scale.exp().unsqueeze(1)
         loc = draw.u - scale * draw.z
         cross_entropy = torch.zeros_like(entropy)
         for _ in range(self.draws):
             u = loc + scale * student.base.standard_noise(draw.u.shape, dtype=draw.u.dtype, device=draw.u.device)
-            z, log_slope = teacher.transform.tau.forward(u, params)
+            z, log_slope = transform.tau.forward(u, params)
             cross_entropy = cross_entropy - (teacher.base.log_prob(z) + log_slope).sum(dim=1) / self.draws
         return Divergence(cross_entropy - entropy, entropy, cross_entropy, torch.zeros_like(entropy))
 
     def _closed(self, draw: Draw, student: Flow, teacher: Flow, cond: Any) -> Divergence:
         q_log_scale = draw.log_scale.unsqueeze(1)
         q = Gaussian(draw.u - q_log_scale.exp() * draw.z, q_log_scale)
-        p = Gaussian(*teacher.transform.tau.loc_and_log_scale(teacher.transform.params(draw.u, cond)))
+        transform: Any = teacher.transform  # an `Autoregressive` with `Affine`, see `check`
+        p = Gaussian(*transform.tau.loc_and_log_scale(transform.params(draw.u, cond)))
         kl = gaussian_kl(q, p).sum(dim=1)
         entropy = q.entropy().sum(dim=1)
         regularizer = self.regularization * (p.log_scale - q.log_scale).square().sum(dim=1)

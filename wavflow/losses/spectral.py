@@ -19,6 +19,8 @@ class _Magnitude(nn.Module):
     Bins above `band`, a share of the Nyquist frequency, are left out.
     """
 
+    window: Tensor
+
     def __init__(self, n_fft: int, hop_length: int, win_length: int, eps: float, band: float = 1.0) -> None:
         super().__init__()
         if not 0 < win_length <= n_fft:

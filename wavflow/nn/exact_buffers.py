@@ -18,6 +18,7 @@ class ExactBuffers(nn.Module):
         exact = dict(self._buffers)
         super()._apply(fn, recurse)
         for name, buffer in exact.items():
-            if buffer is not None:
-                self._buffers[name] = buffer.to(self._buffers[name].device)
+            moved = self._buffers[name]
+            if buffer is not None and moved is not None:
+                self._buffers[name] = buffer.to(moved.device)
         return self

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wavflow.nn.containers import module_list
+
 
 class MLP(nn.Module):
     """Maps x (B, in_channels, T), and `cond` (B, cond_channels, T), to (B, out_channels, T), each time step by itself.
@@ -38,7 +40,7 @@ class MLP(nn.Module):
         self.in_channels, self.cond_channels = in_channels, cond_channels
         self.activation, self.squash = activation, squash
         widths = [in_channels + cond_channels, *hidden, out_channels]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.layers = module_list(nn.Linear(a, b) for a, b in pairwise(widths))
         nn.init.zeros_(self.layers[-1].weight)
         nn.init.zeros_(self.layers[-1].bias)
 
@@ -111,4 +113,4 @@ class MADE(MLP):
             layer.register_buffer("mask", mask, persistent=False)
 
     def _weights(self) -> list[Tensor]:
-        return [layer.weight * layer.mask for layer in self.layers]
+        return [layer.weight * layer.get_buffer("mask") for layer in self.layers]

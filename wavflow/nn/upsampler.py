@@ -63,8 +63,9 @@ class Conditioning:
         """
         if self.hop_length % factor:
             raise ValueError(f"`factor` must divide a frame's {self.hop_length} samples, got {factor}.")
-        assert self.kernel is not None or factor == 1
-        return self if factor == 1 else replace(self, kernel=self.kernel.unflatten(1, (-1, factor)).mean(dim=2))
+        if self.kernel is None or factor == 1:
+            return self
+        return replace(self, kernel=self.kernel.unflatten(1, (-1, factor)).mean(dim=2))
 
     def to_samples(self, frames: Tensor, length: int) -> Tensor:
         """Upsamples projected features (B, context + F + context, C) to (B, length, C)."""
@@ -103,6 +104,9 @@ class Upsampler(nn.Module):
             (nearest-neighbor repetition followed by a smoothing filter that spans three frames).
     """
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, n_mels: int, channels: int, hop_length: int, frame_center: float, mode: str = "linear") -> None:
         super().__init__()
         if mode not in ("linear", "smoothing"):
@@ -129,5 +133,6 @@ class Upsampler(nn.Module):
             x = torch.cat([x[..., :1], x, x[..., -1:]], dim=-1)  # edges held, as in `interpolate`
             mixed = self.mix(x.to(self.mix.weight.dtype))
         else:
+            assert self.mix.bias is not None
             mixed = self.mix.bias.unsqueeze(-1).expand(mel.shape[0], -1, mel.shape[-1])
         return torch.nn.functional.leaky_relu(self.refine(torch.nn.functional.leaky_relu(mixed, 0.2)), 0.2)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from wavflow.arguments import at_least
+from wavflow.nn.containers import module_list
 from wavflow.nn.gated_layers import fits, gated_layers
 from wavflow.nn.upsampler import Conditioning
 
@@ -72,9 +75,9 @@ class WaveNet(nn.Module):
         self.causal = causal
         self.compiled_layers = True  # on a CPU, where `fits` says so; false for the plain layers
         self.input = nn.Linear(in_channels, channels)
-        self.gates = nn.ModuleList(nn.Linear(rows * kernel_size * channels, 2 * channels) for _ in self.dilations)
+        self.gates = module_list(nn.Linear(rows * kernel_size * channels, 2 * channels) for _ in self.dilations)
         # The last layer's residual would go nowhere.
-        self.outputs = nn.ModuleList(nn.Linear(channels, skip + (channels if i < layers - 1 else 0)) for i in range(layers))
+        self.outputs = module_list(nn.Linear(channels, skip + (channels if i < layers - 1 else 0)) for i in range(layers))
         self.features = nn.Linear(cond_channels, 2 * channels * layers, bias=False) if cond_channels else None
         self.head = nn.Linear(skip, skip)
         self.last = nn.Linear(skip, out_channels)
@@ -98,14 +101,14 @@ class WaveNet(nn.Module):
 
     def forward(self, x: Tensor, cond: Conditioning | Tensor | None = None) -> Tensor:
         """Returns parameters (B, out_channels, T) for x (B, in_channels, T) and features."""
-        cond, projected = self._project(cond)
-        h = self._enter(x.transpose(1, 2))
-        if self.compiled_layers and cond is not None and fits(h, cond.kernel, [*self.gates, *self.outputs]):
-            cond.to_samples(projected[0, ..., :0], x.shape[-1])  # checks the length
+        cond = self._project(cond)
+        h, kernel = self._enter(x.transpose(1, 2)), None if cond is None else cond.kernel
+        if self.compiled_layers and cond is not None and kernel is not None and fits(h, kernel, [*self.gates, *self.outputs]):
+            cond.to_samples(cond.frames[0, ..., :0], x.shape[-1])  # checks the length
             ahead = 0 if self.causal else self.kernel_size // 2
-            skip = gated_layers(h, projected, cond.kernel, self.gates, self.outputs, self.dilations, ahead)
+            skip = gated_layers(h, cond.frames, kernel, self.gates, self.outputs, self.dilations, ahead)
         else:
-            skip, _ = self._layers(h, cond, projected, None)
+            skip, _ = self._layers(h, cond, None)
         return self._params(skip).transpose(1, 2)
 
     def initial(self, batch: int) -> list[Tensor]:
@@ -121,22 +124,20 @@ class WaveNet(nn.Module):
             cond: The features of these samples.
             past: Of the samples before, from `initial` or the last call: (B, ..., channels) for each layer.
         """
-        cond, projected = self._project(cond)
-        skip, past = self._layers(self._enter(x.transpose(1, 2)), cond, projected, past)
+        skip, past = self._layers(self._enter(x.transpose(1, 2)), self._project(cond), past)
         return self._params(skip).transpose(1, 2), past
 
-    def _layers(
-        self, h: Tensor, cond: Conditioning | None, projected: Tensor | None, past: list[Tensor] | None
-    ) -> tuple[Tensor, list[Tensor]]:
+    def _layers(self, h: Tensor, cond: Conditioning | None, past: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
         """Returns the summed skips of all layers, and their past after h (B, T, C); without a past, zeros lie around h."""
-        length, after, skip = h.shape[1], [], 0.0
+        length, after = h.shape[1], []
+        skip: Any = 0.0
         for i, dilation in enumerate(self.dilations):
             span = (self.kernel_size - 1) * dilation
             ahead = 0 if self.causal else span // 2
             inputs = functional.pad(h, (0, 0, span - ahead, ahead)) if past is None else torch.cat([past[i], h], dim=1)
             taps = torch.cat([inputs[:, k * dilation : k * dilation + length] for k in range(self.kernel_size)], dim=-1)
             after.append(inputs[:, length:])
-            features = None if projected is None else cond.to_samples(projected[i], length)
+            features = None if cond is None else cond.to_samples(cond.frames[i], length)
             h, skip = self._layer(i, h, taps, features, skip)
         return skip, after
 
@@ -151,23 +152,24 @@ class WaveNet(nn.Module):
         """
         if not self.causal:
             raise ValueError("`causal` must be true for a step by step pass: build this WaveNet with causal=True.")
-        cond, projected = self._project(cond)
+        cond = self._project(cond)
         zeros = self.input.weight.new_zeros(batch, self.channels)
         rings = [[zeros] * ((self.kernel_size - 1) * dilation) for dilation in self.dilations]
-        clock, samples = itertools.count(), None
+        clock, samples = itertools.count(), zeros
 
         def step(x: Tensor) -> Tensor:
             nonlocal samples
             t = next(clock)
-            if projected is not None and t % cond.hop_length == 0:  # a frame at a time: (hop_length, layers, B, 2 C)
-                samples = cond.frame_to_samples(projected, t // cond.hop_length).permute(2, 0, 1, 3)
-            h, skip = self._enter(x), 0.0
+            if cond is not None and t % cond.hop_length == 0:  # a frame at a time: (hop_length, layers, B, 2 C)
+                samples = cond.frame_to_samples(cond.frames, t // cond.hop_length).permute(2, 0, 1, 3)
+            h = self._enter(x)
+            skip: Any = 0.0
             for i, (dilation, ring) in enumerate(zip(self.dilations, rings, strict=True)):
                 # ring[t % size] is the oldest input, size = (kernel_size - 1) * dilation samples ago
                 size = len(ring)
                 taps = torch.cat([*(ring[(t + k * dilation) % size] for k in range(self.kernel_size - 1)), h], dim=-1)
                 ring[t % size] = h
-                features = None if projected is None else samples[t % cond.hop_length, i]
+                features = None if cond is None else samples[t % cond.hop_length, i]
                 h, skip = self._layer(i, h, taps, features, skip)
             return self._params(skip)
 
@@ -177,7 +179,7 @@ class WaveNet(nn.Module):
         """The input layer, for x (..., in_channels) of any float type: a net of half precision stands among float32 maps."""
         return self.input(x.to(self.input.weight.dtype))
 
-    def _layer(self, i: int, h: Tensor, taps: Tensor, features: Tensor | None, skip: Tensor | float) -> tuple[Tensor, Tensor]:
+    def _layer(self, i: int, h: Tensor, taps: Tensor, features: Tensor | None, skip: Any) -> tuple[Tensor, Tensor]:
         """Layer i on its input h (..., C) and taps (..., kernel_size * C), the oldest first; returns the next h and skip."""
         y = self.gates[i](taps)
         if features is not None:
@@ -196,12 +198,12 @@ class WaveNet(nn.Module):
             skip = functional.relu(skip.to(self.head.weight.dtype) * math.sqrt(1.0 / len(self.gates)))
             return self.last(functional.relu(self.head(skip)))
 
-    def _project(self, cond: Conditioning | Tensor | None) -> tuple[Conditioning | None, list[Tensor] | None]:
-        """Projects the features for all layers at frame rate: (layers, B, F, 2 * channels)."""
+    def _project(self, cond: Conditioning | Tensor | None) -> Conditioning | None:
+        """Returns the conditioning, its frames projected for all layers: (layers, B, F, 2 * channels)."""
         if self.features is None:
-            return None, None
+            return None
         if cond is None:
             raise ValueError(f"`cond` is needed: this WaveNet was built with {self.cond_channels} conditioning channels.")
         cond = cond if isinstance(cond, Conditioning) else Conditioning(cond)
         projected = self.features(cond.frames.transpose(1, 2)).unflatten(-1, (len(self.gates), -1))
-        return cond, projected.permute(2, 0, 1, 3)
+        return replace(cond, frames=projected.permute(2, 0, 1, 3))

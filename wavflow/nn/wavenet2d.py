@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,19 +35,20 @@ class WaveNet2d(WaveNet):
         WaveFlow (Ping et al., 2020), sections 3.1 and 3.2, https://arxiv.org/abs/1912.01219
     """
 
-    def __init__(self, n_params: int, height_kernel_size: int = 3, **options: int) -> None:
+    def __init__(self, n_params: int, height_kernel_size: int = 3, **options: Any) -> None:
         at_least(1, height_kernel_size=height_kernel_size)
         super().__init__(1, n_params, causal=False, rows=height_kernel_size, **options)
         self.height_kernel_size = height_kernel_size
 
     def forward(self, x: Tensor, cond: Conditioning | Tensor | None = None) -> Tensor:
         """Returns parameters (B, n_params * H, T) for rows (B, H, T) and features at the rate of the columns."""
-        cond, projected = self._project(cond)
+        cond = self._project(cond)
         rows = functional.pad(x, (0, 0, 1, -1))  # row i is given row i - 1
-        h, skip = self._enter(rows.transpose(1, 2).unsqueeze(-1)), 0.0  # (B, T, H, C)
+        h = self._enter(rows.transpose(1, 2).unsqueeze(-1))  # (B, T, H, C)
+        skip: Any = 0.0
         for i in range(len(self.dilations)):
             above = [_down(h, k) for k in reversed(range(self.height_kernel_size))]
-            features = None if projected is None else cond.to_samples(projected[i], x.shape[-1]).unsqueeze(2)
+            features = None if cond is None else cond.to_samples(cond.frames[i], x.shape[-1]).unsqueeze(2)
             h, skip = self._layer(i, h, self._taps(above, i), features, skip)
         return self._params(skip).permute(0, 3, 2, 1).flatten(1, 2)
 
@@ -55,16 +57,17 @@ class WaveNet2d(WaveNet):
 
         Each layer keeps its rows of before, so that all H steps together cost one forward.
         """
-        cond, projected = self._project(cond)
+        cond = self._project(cond)
         past: list[list[Tensor]] = [[] for _ in self.dilations]
 
         def step(row: Tensor) -> Tensor:
-            h, skip = self._enter(row.unsqueeze(-1)), 0.0  # (B, T, C)
+            h = self._enter(row.unsqueeze(-1))  # (B, T, C)
+            skip: Any = 0.0
             for i, rows in enumerate(past):
                 rows.append(h)
                 missing = max(0, self.height_kernel_size - len(rows))
                 above = [torch.zeros_like(h)] * missing + rows[-self.height_kernel_size :]
-                features = None if projected is None else cond.to_samples(projected[i], row.shape[-1])
+                features = None if cond is None else cond.to_samples(cond.frames[i], row.shape[-1])
                 h, skip = self._layer(i, h, self._taps(above, i), features, skip)
             return self._params(skip).transpose(1, 2)
 

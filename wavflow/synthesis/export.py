@@ -168,7 +168,7 @@ def _write_onnx(program: ExportedProgram, path: str | os.PathLike[str], inputs: 
     optimizer = export_library("onnxscript.optimizer")
     with inference():
         # Not its whole optimizer, which takes "+ floor", 1e-10 in the whitening, for "+ 0": runtimes bring their own.
-        graph = torch.onnx.export(
+        graph: Any = torch.onnx.export(
             program,
             dynamo=True,
             opset_version=OPSET,

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wavflow.flows.linear_prediction import LinearPrediction
+from wavflow.flows.pitch_prediction import PitchPrediction
 from wavflow.flows.whitening import Whitening
 
 State = dict[str, Tensor]
@@ -24,6 +26,11 @@ class Unwhitening(nn.Module):
     Args:
         whitening: The map to invert.
     """
+
+    envelope: LinearPrediction
+    comb: PitchPrediction | None
+    response_index: Tensor
+    past_index: Tensor
 
     def __init__(self, whitening: Whitening) -> None:
         super().__init__()

@@ -116,8 +116,8 @@ def tiles(matrices: Tensor, dtype: torch.dtype, words: Callable[[np.ndarray], np
     """Cuts matrices (n, inputs, outputs) into (n * outputs / TILE, inputs / 2, 2 * TILE floats, or TILE words)."""
     n, inputs, outputs = matrices.shape
     cut = matrices.reshape(n, inputs // 2, 2, outputs // TILE, TILE).permute(0, 3, 1, 2, 4)
-    cut = np.ascontiguousarray(cut.reshape(n * outputs // TILE, inputs // 2, 2, TILE).numpy())
-    return cut.reshape(len(cut), inputs // 2, 2 * TILE) if dtype == torch.float32 else (words or shared_words)(cut)
+    pairs = np.ascontiguousarray(cut.reshape(n * outputs // TILE, inputs // 2, 2, TILE).numpy())
+    return pairs.reshape(len(pairs), inputs // 2, 2 * TILE) if dtype == torch.float32 else (words or shared_words)(pairs)
 
 
 def paired_words(pairs: np.ndarray) -> np.ndarray:

@@ -66,8 +66,8 @@ class ParallelEngine:
         steps = [step.transform for step in reversed(vocoder.flow.transform.transforms)]  # from noise to audio
         self.flows, self.group, self.bound = len(steps), steps[0].group, steps[0].tau.bijection.diagonal.bound
         packed = [pack(step.conditioner, dtype, paired_words) for step in steps]
-        self.net = PackedWaveNet(
-            *(np.concatenate(parts) if isinstance(parts[0], np.ndarray) else parts[0] for parts in zip(*packed, strict=True))
+        self.net = PackedWaveNet._make(
+            np.concatenate(parts) if isinstance(parts[0], np.ndarray) else parts[0] for parts in zip(*packed, strict=True)
         )
         self.kernel = np.ascontiguousarray(_numpy(vocoder.upsampler.kernel).reshape(3, -1, self.group).mean(axis=2))
         self._pack_frames(steps)
@@ -78,7 +78,7 @@ class ParallelEngine:
     def supports(vocoder: Any) -> bool:
         """Whether the engine can draw for a model."""
         chain = vocoder.flow.transform
-        steps = list(chain.transforms) if isinstance(chain, Chain) else []
+        steps: list[Any] = list(chain.transforms) if isinstance(chain, Chain) else []
         if not steps or not all(isinstance(step, Inverse) and _is_affine(step.transform) for step in steps):
             return False
         flows = [step.transform for step in steps]
@@ -130,7 +130,7 @@ class ParallelStream:
         net, vocoder = engine.net, engine.vocoder
         vocoder.check_speaker(speaker)
         self.engine, self.batch = engine, batch
-        self.embedding = None if speaker is None else engine.embedding[speaker.numpy()]
+        self.embedding = None if speaker is None or engine.embedding is None else engine.embedding[speaker.numpy()]
         words = net.gates.shape[1] * net.gates.shape[2] // TILE
         spans = (net.kernel_size - 1) * net.dilations
         self.room = max(ROOM, ROWS)
@@ -329,7 +329,7 @@ def fastest_dtype(vocoder: Any) -> torch.dtype:
             started = time.perf_counter()
             engine.sample_and_log_prob(mel, noise)
             seconds[dtype] = time.perf_counter() - started
-    return min(seconds, key=seconds.get)
+    return min(seconds, key=seconds.__getitem__)
 
 
 def with_spare(rows: np.ndarray) -> np.ndarray:

@@ -42,24 +42,21 @@ class StepEngine:
     """
 
     def __init__(self, flow: Flow, dtype: torch.dtype = torch.float32) -> None:
-        if not self.supports(flow):
+        parts = _parts(flow)
+        if parts is None:
             raise ValueError(
                 "`flow` must be one causal WaveNet over audio with an affine or a mixture density, as "
                 f"wavflow.models.teacher makes, got {_describe(flow)}: draw with its own `sample`."
             )
         if dtype not in (torch.float32, torch.bfloat16):
             raise ValueError(f"`dtype` must be torch.float32 or torch.bfloat16, got {dtype}.")
-        self._flow = flow
-        self._net = pack(flow.transform.conditioner, dtype)
+        self._tau, self._conditioner = parts
+        self._net = pack(self._conditioner, dtype)
 
     @staticmethod
     def supports(flow: Flow) -> bool:
         """Whether the engine can draw from a flow."""
-        transform = flow.transform
-        if type(transform) is not Autoregressive or type(transform.tau) not in (Affine, MixtureCDF):
-            return False
-        net = transform.conditioner
-        return type(net) is WaveNet and net.causal and transform.group == net.input.in_features == 1
+        return _parts(flow) is not None
 
     @torch.no_grad()
     def sample(self, z: Tensor, cond: Conditioning | None = None, progress: Callable[[int], None] | None = None) -> Tensor:
@@ -76,8 +73,8 @@ class StepEngine:
         from wavflow.synthesis import kernels  # Numba takes a second to import
 
         cond = self._check(z, cond)
-        kernel = torch.tensor([[0.0], [1.0], [0.0]]) if cond.kernel is None else cond.kernel
-        kernel = kernel.detach().float().cpu().contiguous().numpy()
+        weights = torch.tensor([[0.0], [1.0], [0.0]]) if cond.kernel is None else cond.kernel
+        kernel = weights.detach().float().cpu().contiguous().numpy()
         net, density, hop = self._net, self._density(), cond.hop_length
         batch, length, piece = len(z), z.shape[-1], whole(PIECE, hop)
         # Each layer's inputs: as many as its taps look back, then those of a piece.
@@ -100,12 +97,12 @@ class StepEngine:
 
     def _density(self) -> tuple[int, float, bool]:
         """What `kernels.run` is told of the bijection."""
-        tau = self._flow.transform.tau
+        tau = self._tau
         return (0, tau.bound, True) if isinstance(tau, Affine) else (tau.n_components, tau.bound, tau.component is Gaussian)
 
     def _features(self, cond: Conditioning, first: int, n: int) -> np.ndarray:
         """Projects frames first - 1 ... first + n, the edge frames held: (B, n + 2, layers, 2 C), padded."""
-        net = self._flow.transform.conditioner
+        net = self._conditioner
         count, batch = cond.frames.shape[-1], len(cond.frames)
         projected = torch.zeros(batch, n + 2, len(net.dilations), 2, self._net.channels, dtype=torch.float32)
         if net.features is not None:
@@ -117,7 +114,7 @@ class StepEngine:
 
     def _noise(self, z: Tensor) -> np.ndarray:
         """Returns noise (B, n) as (B, n, 1), or for a mixture as (B, n, 3), what `kernels.quantile` takes of it."""
-        z, tau = z.double().cpu(), self._flow.transform.tau
+        z, tau = z.double().cpu(), self._tau
         if isinstance(tau, Affine):
             return z.unsqueeze(-1).contiguous().numpy()
         log_cdf, log_sf = tau.base.log_cdf(z), tau.base.log_sf(z)
@@ -131,7 +128,7 @@ class StepEngine:
         """Returns the conditioning; where the WaveNet takes none, one that tells nothing."""
         if z.dim() != 3 or z.shape[1] != 1:
             raise ValueError(f"`z` must be noise (B, 1, T), got {tuple(z.shape)}: add a dimension for the channel.")
-        net = self._flow.transform.conditioner
+        net = self._conditioner
         if net.features is None:
             return Conditioning(z.new_zeros(len(z), 0, whole(z.shape[-1], PIECE) // PIECE), torch.zeros(3, PIECE))
         if cond is None:
@@ -148,6 +145,16 @@ class StepEngine:
                 "samples: draw no more."
             )
         return cond
+
+
+def _parts(flow: Flow) -> tuple[Affine | MixtureCDF, WaveNet] | None:
+    """Returns the density and the net of a flow that the engine can draw from; None for another."""
+    transform = flow.transform
+    if type(transform) is Autoregressive:
+        tau, net = transform.tau, transform.conditioner
+        if (type(tau) is Affine or type(tau) is MixtureCDF) and type(net) is WaveNet and net.causal:
+            return (tau, net) if transform.group == net.input.in_features == 1 else None
+    return None
 
 
 def _describe(flow: Flow) -> str:

@@ -113,8 +113,8 @@ class StudentStep(nn.Module):
         source = self.vocoder.source
         if source is None:
             return z, log_det_of_identity(z), {}
-        pitch = (source.inner(part) for part in source.pitch(source.at_blocks(mel)))
-        pulses, log_sigma, phase = source.source(*pitch, state["source.phase"])
+        period, strength = (source.inner(part) for part in source.pitch(source.at_blocks(mel)))
+        pulses, log_sigma, phase = source.source(period, strength, state["source.phase"])
         log_sigma = log_sigma.to(z.dtype)
         return pulses.to(z.dtype) + torch.exp(log_sigma) * z, log_sigma.squeeze(1), {"source.phase": phase}
 
@@ -170,14 +170,16 @@ def inverse_flows(vocoder: Vocoder) -> list[Autoregressive]:
     """
     transform = vocoder.flow.transform
     steps = list(transform.transforms) if isinstance(transform, Chain) else [transform]
-    for step in steps:
+    flows = []
+    for step in reversed(steps):
         inner = step.transform if isinstance(step, Inverse) else None
         if type(inner) is not Autoregressive or type(inner.conditioner) is not WaveNet or not inner.conditioner.causal:
             raise ValueError(
                 "`vocoder` must be a student, a chain of inverse autoregressive flows as wavflow.models.student makes, got "
                 f"{type(step).__name__}{'' if inner is None else ' of ' + type(inner).__name__}: distil one from a teacher."
             )
-    return [step.transform for step in reversed(steps)]
+        flows.append(inner)
+    return flows
 
 
 def outside(mel: Tensor) -> Tensor:

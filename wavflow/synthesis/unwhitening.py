@@ -7,7 +7,7 @@ used. Sums go in one order however many frames come at once, so that a stream is
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -51,7 +51,7 @@ def filters(whitening: Whitening) -> Filters:
     n_bins = len(prediction.to_autocorrelation)
     pitch = next((part.pitch for part in rest if isinstance(part, PitchPrediction)), None)
     told, response = len(prediction.spectrum_offset), np.zeros(n_bins)
-    of_pitch = np.zeros((0, 0)), np.zeros(0), np.zeros((0, 0)), np.zeros(0), response[:told], 1.0, 0.0, 0, 0
+    of_pitch: tuple[Any, ...] = np.zeros((0, 0)), np.zeros(0), np.zeros((0, 0)), np.zeros(0), response[:told], 1.0, 0.0, 0, 0
     if pitch is not None:
         response = _array(1.0 - pitch.innovation_share(pitch.templates.new_ones(1, 1).double(), n_bins)[0, 0])
         arrays = map(_array, [pitch.flatten, pitch.log_weight, pitch.templates.T, pitch.log_pitches])

@@ -10,6 +10,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Timer
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
@@ -49,7 +50,7 @@ class Task(pl.LightningModule):
         """Makes what a step draws a function of seed, process and batch alone: a resumed training draws the same."""
         torch.manual_seed(seed_of(self.seed, self.global_rank, self.trainer.fit_loop.total_batch_idx))
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Returns Adam or what the configuration names, with warm-up and decay per step."""
         optimizer = self.optimizer(self.net.parameters())
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
@@ -72,7 +73,8 @@ class Task(pl.LightningModule):
 
     def _spent(self, step: int) -> float:
         """Share of the budget that is spent: of `max_steps` or of `max_time`, whichever is nearer its end."""
-        trainer, spent = self.trainer, 0.0
+        trainer: Any = self.trainer  # Lightning declares no `callbacks`
+        spent = 0.0
         if trainer.max_steps > 0:
             spent = step / trainer.max_steps
         for timer in (callback for callback in trainer.callbacks if isinstance(callback, Timer)):
