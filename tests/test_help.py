@@ -15,7 +15,7 @@ import wavflow.__main__
 from wavflow.help import CONF, help_text, options, words_of
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ["train", "synthesize", "evaluate", "score", "compress", "export", "density", "benchmark"]
+COMMANDS = ["train", "synthesize", "evaluate", "score", "compress", "export", "density", "benchmark", "speak"]
 CHOICES = {name: re.findall(r"^  - (\w+): \S+ # ", (CONF / f"{name}.yaml").read_text(), re.MULTILINE) for name in COMMANDS}
 SHOWN = {f"{group}={option}": name for name in COMMANDS for group in CHOICES[name] for option in options(name, group)}
 

@@ -311,7 +311,7 @@ def test_saving_that_breaks_off_keeps_the_old_file(model_file: Path, monkeypatch
 def test_a_model_put_together_by_hand_cannot_be_saved(tmp_path: Path) -> None:
     teacher = tiny_teacher()
     by_hand = Vocoder(teacher.mel, teacher.upsampler, teacher.flow)
-    refused(lambda: save_model(by_hand, tmp_path / "model.safetensors"), "`vocoder` has no config", "models.teacher")
+    refused(lambda: save_model(by_hand, tmp_path / "model.safetensors"), "`model` has no config", "models.teacher")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,8 +6,9 @@ import sys
 from importlib.metadata import version
 
 COMMANDS = {
-    "train": "train a teacher, distil a student from one, or train a flow in one stage",
+    "train": "train a teacher, distil a student from one, or train a flow or a text model in one stage",
     "synthesize": "make audio from mels, or from other audio by way of its mel",
+    "speak": "make speech from text, by a text model and a vocoder",
     "evaluate": "figures, a report page and a listening test, of models or of folders of sounds",
     "score": "how likely recordings are under a teacher, and which of them are strange",
     "compress": "lossless coding of 16-bit audio with a teacher, and decoding",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib.image
 import pytorch_lightning as pl
@@ -16,8 +15,8 @@ from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
 from wavflow.models import save_model
-from wavflow.reporting.pictures import spectrogram_picture
-from wavflow.vocoder import Vocoder
+from wavflow.reporting.pictures import alignment_picture, spectrogram_picture
+from wavflow.training.task import Task
 from wavflow.writing import write_audio
 
 
@@ -56,10 +55,9 @@ class SaveModel(pl.Callback):
 
     def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            assert isinstance(pl_module.net, Vocoder)
             seconds = round(time.monotonic() - self._started, 1)
             info = {"steps": trainer.global_step, "stage": type(pl_module).__name__, "seconds": seconds}
-            save_model(pl_module.net, self.path, info)
+            save_model(cast(Task, pl_module).net, self.path, info)
 
 
 def warm_ema(decay: float = 0.999) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
@@ -98,6 +96,8 @@ class MovingAverage(WeightAveraging):
 class Listen(pl.Callback):
     """Samples the first validation clip, always from the same noise: as a file, and as sound and picture for TensorBoard.
 
+    A text model speaks its sentence, and its alignment is drawn too.
+
     Args:
         folder: Where the files go.
         seconds: Of the clip, for a model that samples in parallel.
@@ -114,29 +114,21 @@ class Listen(pl.Callback):
     def on_validation_epoch_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        net, batch = pl_module.net, next(iter(trainer.val_dataloaders))
-        assert isinstance(net, Vocoder)
-        seconds = self.seconds if net.draws_in_parallel else self.stepwise_seconds
-        if net.device.type != "cpu" and not net.draws_in_parallel:
-            net = copy.deepcopy(net).cpu()  # a GPU takes some hundred of such steps a second, the engine thousands
-        # A quarter into the clip, where a short segment is likely to be speech.
-        frames = max(1, min(batch["mel"].shape[-1], int(seconds * net.sample_rate / net.hop_length)))
-        first = (batch["mel"].shape[-1] - frames) // 4
-        mel = batch["mel"][:1, :, first : first + frames].to(net.device)
-        recording = batch["audio"][0, first * net.hop_length : (first + frames) * net.hop_length]
-        noise = net.noise(mel, torch.Generator().manual_seed(0))
-        speaker = batch["speaker"].to(net.device) if "speaker" in batch else None
-        audio = net.sample(mel, noise, self.temperature, speaker=speaker).float().cpu()[0]
+        batch, task = next(iter(trainer.val_dataloaders)), cast(Task, pl_module)
+        example = task.example(batch, self.seconds, self.stepwise_seconds, self.temperature)
+        audio, sample_rate = example.sounds["model"], task.net.mel.sample_rate
         stem = self.folder / f"step-{trainer.global_step:07d}"
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_audio(stem.with_suffix(".wav"), audio, net.sample_rate)
-        spectrogram_picture(stem.with_suffix(".png"), {"recording": recording, "model": audio}, net.sample_rate)
+        write_audio(stem.with_suffix(".wav"), audio, sample_rate)
+        spectrogram_picture(stem.with_suffix(".png"), example.sounds, sample_rate)
+        if example.alignment is not None:
+            alignment_picture(stem.with_name(f"{stem.name}-alignment.png"), *example.alignment)
         for logger in trainer.loggers:
             if isinstance(logger, pl.loggers.TensorBoardLogger):
                 picture = matplotlib.image.imread(stem.with_suffix(".png"))
                 # two tags: of one tag TensorBoard shows neither
                 logger.experiment.add_image("spectrogram", picture, trainer.global_step, dataformats="HWC")
-                logger.experiment.add_audio("sound", audio.clamp(-1, 1), trainer.global_step, net.sample_rate)
+                logger.experiment.add_audio("sound", audio.clamp(-1, 1), trainer.global_step, sample_rate)
 
 
 class SkipNonFinite(pl.Callback):

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,6 +23,7 @@ from wavflow.architectures import flowavenet, student, teacher, waveflow, wavegl
 from wavflow.arguments import choose
 from wavflow.files import atomic_write
 from wavflow.mel import MelSpectrogram
+from wavflow.text_to_mel import TextToMel, text_to_mel
 from wavflow.vocoder import Vocoder
 
 FORMAT = "wavflow"
@@ -31,10 +32,13 @@ LARGEST_FFT = 2**15
 RELEASED = Path(__file__).parent / "assets" / "models"
 HALVES = (torch.float16, torch.bfloat16)
 
-MODELS = {f"{__name__}.{build.__name__}": build for build in (teacher, student, waveglow, flowavenet, waveflow)}
+MODELS = {f"{__name__}.{build.__name__}": build for build in (teacher, student, waveglow, flowavenet, waveflow, text_to_mel)}
+Model = Vocoder | TextToMel
+M = TypeVar("M", Vocoder, TextToMel)
+KINDS = {Vocoder: "a vocoder", TextToMel: "a text model"}
 
 
-def build(config: dict[str, Any]) -> Vocoder:
+def build(config: dict[str, Any]) -> Any:
     """Builds a model from `{"_target_": "wavflow.models.teacher", **arguments}`; only what this module makes.
 
     Raises:
@@ -54,7 +58,7 @@ def released_models() -> dict[str, Path]:
 
 
 def save_model(
-    vocoder: Vocoder,
+    model: Model,
     path: str | os.PathLike[str],
     info: dict[str, Any] | None = None,
     dtype: torch.dtype | None = None,
@@ -62,19 +66,19 @@ def save_model(
     """Writes weights, configuration and mel convention to one .safetensors file, aside first and then renamed.
 
     Args:
-        vocoder: A model from this module.
+        model: A model from this module.
         path: The file.
-        info: JSON-able facts to keep with it (steps, data, commit ...), beside those of `vocoder.info`.
+        info: JSON-able facts to keep with it (steps, data, commit ...), beside those of `model.info`.
         dtype: float16 or bfloat16 halves the file; what is loaded is in float32 again, but rounded. None: as they are.
 
     Raises:
         ValueError: For a model that has no configuration, another dtype, or weights that are beyond the dtype's range.
     """
-    if vocoder.config is None:
-        raise ValueError("`vocoder` has no config: build it with wavflow.models.teacher or another function there.")
+    if model.config is None:
+        raise ValueError("`model` has no config: build it with wavflow.models.teacher or another function there.")
     if dtype is not None and dtype not in HALVES:
         raise ValueError(f"`dtype` must be torch.float16, torch.bfloat16 or None, got {dtype}.")
-    weights = {name: tensor.contiguous() for name, tensor in vocoder.state_dict().items()}
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     if dtype is not None:
         rounded = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
         if lost := [name for name, tensor in rounded.items() if (tensor.isfinite() != weights[name].isfinite()).any()]:
@@ -84,15 +88,19 @@ def save_model(
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
-        "config": json.dumps(vocoder.config),
-        "info": json.dumps(vocoder.info | (info or {})),
+        "config": json.dumps(model.config),
+        "info": json.dumps(model.info | (info or {})),
     }
     with atomic_write(path) as part:
         save_file(weights, part, metadata)
 
 
 @torch.inference_mode(False)  # of its parameters, for a caller that has it on: they could never be trained
-def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Vocoder:
+def load_model(
+    path: str | os.PathLike[str],
+    device: str | torch.device = "cpu",
+    kind: type[M] = Vocoder,  # type: ignore[assignment]  # a default of a type variable comes with Python 3.13
+) -> M:
     """Loads a model written by `save_model`, in eval mode. Nothing is unpickled and only our own classes are built.
 
     It is in float32, whatever torch's default dtype, or in float64 where its file is.
@@ -100,10 +108,11 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
     Args:
         path: A file, or the name of a model that comes with the package; a file of that name goes first.
         device: Where to.
+        kind: What is needed: `Vocoder`, or `TextToMel`.
 
     Raises:
         FileNotFoundError: When there is no such file.
-        ValueError: When the file is not a whole wavflow model, or is of a newer format.
+        ValueError: When the file is not a whole wavflow model, is of a newer format, or holds another kind of model.
     """
     path = Path(path) if Path(path).is_file() else released_models().get(os.fspath(path), Path(path))
     metadata, weights = _read(path)
@@ -120,13 +129,15 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
             _default_dtype(torch.float64 if double else torch.float32),
             _no_larger_than(sum(map(torch.numel, weights.values()))),
         ):
-            vocoder = build(config)
-        vocoder.load_state_dict(weights)
-        vocoder.info = info
+            model = build(config)
+        model.load_state_dict(weights)
+        model.info = info
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"`path`: {path} does not hold what its configuration says ({reason}): get it again.") from error
-    return vocoder.to(device).eval().requires_grad_(False)
+    if not isinstance(model, kind):
+        raise ValueError(f"`path`: {path} holds {KINDS[type(model)]}, and {KINDS[kind]} is needed: name one.")
+    return model.to(device).eval().requires_grad_(False)
 
 
 def _check_numbers(config: dict[str, Any], info: dict[str, Any], tensors: int) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from wavflow.text_to_mel import TextToMel
 from wavflow.vocoder import Vocoder
 
 
-def speaker_id(speaker: int | str, vocoder: Vocoder) -> torch.Tensor:
+def speaker_id(speaker: int | str, vocoder: Vocoder | TextToMel) -> torch.Tensor:
     """Returns the id of a speaker, given by name or id, as the model takes it, (1,).
 
     Where names are numbers themselves, as LibriTTS's, a number is a name.
@@ -26,7 +27,7 @@ def speaker_id(speaker: int | str, vocoder: Vocoder) -> torch.Tensor:
     return torch.tensor([speaker], device=vocoder.device)
 
 
-def speaker_names(vocoder: Vocoder) -> list[str]:
+def speaker_names(vocoder: Vocoder | TextToMel) -> list[str]:
     """Returns the names of a model's speakers, in the order of their ids; none for a model without.
 
     Raises:

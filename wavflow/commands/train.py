@@ -25,15 +25,17 @@ from wavflow.checkpoints import Stopped
 from wavflow.cli import given, newest_model, number, output_folder
 from wavflow.data.batches import Batches
 from wavflow.data.split import Split, read_split
+from wavflow.data.utterances import TextDataModule
 from wavflow.devices import pick_precision
 from wavflow.files import atomic_write, sweep
 from wavflow.mel import MelSpectrogram
-from wavflow.models import build, load_model
+from wavflow.models import Model, build, load_model
 from wavflow.options import as_dict
 from wavflow.progress import OneEventFile, ProgressBar, opening
 from wavflow.record import changed_options, newest_run, read_record, run_of
 from wavflow.resume import Checkpoint, check_unused, find_checkpoint, keep_curves
 from wavflow.speakers import speaker_names
+from wavflow.text_to_mel import TextToMel
 from wavflow.vocoder import Vocoder
 
 say = rank_zero_only(print)  # of several processes the first alone speaks
@@ -54,10 +56,15 @@ def run(cfg: DictConfig) -> None:
         check_start(cfg, start, config, teacher)
     with about("audio", *cfg.audio, within=True):
         mel = MelSpectrogram(**config["mel"])
+    if speaks(cfg):
+        cfg.data._target_ = "wavflow.data.TextDataModule"
     data = instantiate(cfg.data, mel=mel)
     keep_split(data, run, start or teacher)
     if config["n_speakers"] and teacher is None:
         config["n_speakers"] = count_speakers(config["n_speakers"], data.speakers)
+    if isinstance(data, TextDataModule):
+        with about("net", "alphabet"):
+            config["symbols"] = data.use_symbols(config["alphabet"], config["symbols"] or None)
     cfg.net = config
     changed = changed_options(record, as_dict(cfg)) if record else []
     with about("net", *config, within=True):
@@ -108,7 +115,7 @@ def run_to_go_on_with(cfg: DictConfig) -> Path | None:
     return run
 
 
-def load_models(cfg: DictConfig, record: dict[str, Any]) -> tuple[Vocoder | None, Vocoder | None]:
+def load_models(cfg: DictConfig, record: dict[str, Any]) -> tuple[Vocoder | None, Model | None]:
     """Loads the teacher and the model to begin with, if there are any; a run that goes on has those of its record."""
     teacher = start = None
     if "DistillationTask" in cfg.stage._target_:
@@ -118,11 +125,11 @@ def load_models(cfg: DictConfig, record: dict[str, Any]) -> tuple[Vocoder | None
         cfg.start = cfg.start or record.get("start")  # a resumed run has its weights from its checkpoint
     elif cfg.start is not None:
         with about("start", "path"):
-            start = load_model(cfg.start)
+            start = load_model(cfg.start, kind=TextToMel) if speaks(cfg) else load_model(cfg.start)
     return teacher, start
 
 
-def chosen_net(cfg: DictConfig, record: dict[str, Any], start: Vocoder | None, distils: bool) -> dict[str, Any]:
+def chosen_net(cfg: DictConfig, record: dict[str, Any], start: Model | None, distils: bool) -> dict[str, Any]:
     """Returns the configuration of the net: that of the model to begin with, or as asked for.
 
     Raises:
@@ -131,12 +138,24 @@ def chosen_net(cfg: DictConfig, record: dict[str, Any], start: Vocoder | None, d
     if start is not None or record.get("start"):
         return record["net"] if start is None else config_of(start)
     asked = HydraConfig.get().runtime.choices
-    if cfg.net._target_.endswith(".teacher" if distils else ".student"):  # flows of either kind may learn from a teacher
+    made = cfg.net._target_.rpartition(".")[2]
+    if made == ("teacher" if distils else "student") or (made == "text_to_mel") != speaks(
+        cfg
+    ):  # flows may learn from a teacher
+        fitting = {"student": "stage=student", "text_to_mel": "stage=text"}.get(made, "net=student")
+        hint = "" if speaks(cfg) else f", or say {'net=student' if distils else fitting}"
         raise ValueError(
-            f"`net` must be one of the stage, got net={asked['net']} with stage={asked['stage']}: leave net=... out, or say "
-            f"{'net=student' if distils else 'stage=student'}."
+            f"`net` must be one of the stage, got net={asked['net']} with stage={asked['stage']}: leave net=... out{hint}."
         )
-    return as_dict(cfg.net)
+    config = as_dict(cfg.net)
+    if speaks(cfg) and record:
+        config["symbols"] = record["net"]["symbols"]
+    return config
+
+
+def speaks(cfg: DictConfig) -> bool:
+    """Returns whether the stage is that of text to mel."""
+    return cfg.stage._target_.endswith(".TextTask")
 
 
 def net_config(config: dict[str, Any], teacher: Vocoder | None) -> dict[str, Any]:
@@ -147,13 +166,13 @@ def net_config(config: dict[str, Any], teacher: Vocoder | None) -> dict[str, Any
     return config | {name: shared[name] for name in ("mel", "whitening", "pitch", "n_speakers")}
 
 
-def config_of(model: Vocoder) -> dict[str, Any]:
+def config_of(model: Model) -> dict[str, Any]:
     """Returns the configuration that a loaded model has from its file."""
     assert model.config is not None
     return model.config
 
 
-def keep_split(data: Batches, run: Path | None, model: Vocoder | None) -> None:
+def keep_split(data: Batches, run: Path | None, model: Model | None) -> None:
     """Splits the data as before: as the run that goes on, or as for the model that a new run begins with or learns from."""
     if run is not None and (run / "split.json").is_file():
         data.follow(read_split(run / "split.json"), must_fit=True)
@@ -233,13 +252,13 @@ def load_teacher(path: str | Path, audio: dict[str, Any]) -> Vocoder:
     return teacher
 
 
-def check_start(cfg: DictConfig, start: Vocoder, config: dict[str, Any], teacher: Vocoder | None) -> None:
+def check_start(cfg: DictConfig, start: Model, config: dict[str, Any], teacher: Vocoder | None) -> None:
     """Compares a model to begin with with the stage, the audio and what a student takes from its teacher.
 
     Raises:
         ValueError: When it does not fit one of them.
     """
-    if start.scores_in_parallel != (teacher is None):
+    if isinstance(start, Vocoder) and start.scores_in_parallel != (teacher is None):
         kind = "a teacher" if start.scores_in_parallel else "a student"
         raise ValueError(f"`start`: {cfg.start} is {kind}: choose its stage.")
     for there, here in ((start.mel.spec, as_dict(cfg.audio)), (config_of(start), config)):
@@ -268,7 +287,7 @@ def count_speakers(n_speakers: int | str, names: Sequence[str]) -> int:
     return len(names)
 
 
-def name_speakers(net: Vocoder, data: Batches, teacher: Vocoder | None) -> None:
+def name_speakers(net: Model, data: Batches, teacher: Vocoder | None) -> None:
     """Stores the speakers' names, the teacher's if there is one, in a net that takes speakers, and numbers the data's.
 
     Raises:

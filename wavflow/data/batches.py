@@ -118,7 +118,7 @@ class Batches(pl.LightningDataModule):
             batch_size,
             sampler=order,
             num_workers=self.num_workers,
-            worker_init_fn=_leave_signals_to_the_main_process,
+            worker_init_fn=leave_signals_to_the_main_process,
             pin_memory=torch.cuda.is_available(),
         )
 
@@ -164,7 +164,7 @@ class Order(DistributedSampler):
         return len(range(self.start, self.length, self.step))
 
 
-def _leave_signals_to_the_main_process(_: int) -> None:
+def leave_signals_to_the_main_process(_: int) -> None:
     """Lets a worker survive Ctrl-C and SIGTERM, which reach the whole group: the main process saves first, then ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -124,3 +125,36 @@ class Partial(Transform):
         if x.shape[1] < self.channels:
             raise ValueError(f"`x` must have at least {self.channels} channels, got {x.shape[1]}.")
         return x[:, : self.channels], x[:, self.channels :]
+
+
+class Grouped(Transform):
+    """One transform of a few channels for all groups of so many: two neighbors of the first half and their two of the second.
+
+    So a mixing of 4 channels costs no more weights however many channels there are, and still mixes what a `Coupling` parts.
+
+    Args:
+        transform: Of 4 channels, each time step by itself.
+
+    References:
+        Glow-TTS (Kim et al., 2020), appendix A.1, https://arxiv.org/abs/2005.11129
+    """
+
+    def __init__(self, transform: Transform) -> None:
+        super().__init__()
+        self.transform = transform
+
+    def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
+        """Returns z (B, C, T) and log |dz/dx| (B, T)."""
+        return self._each(self.transform.forward, x)
+
+    def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
+        """Returns x (B, C, T) and log |dx/dz| (B, T)."""
+        return self._each(self.transform.inverse, z)
+
+    def _each(self, function: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor) -> tuple[Tensor, Tensor]:
+        if x.shape[1] % 4:
+            raise ValueError(f"`x` must have a multiple of 4 channels to be grouped, got {x.shape[1]}: fold it first.")
+        groups = x.unflatten(1, (2, -1, 2)).transpose(1, 2)  # (B, C / 4, 2, 2, T)
+        y, log_det = function(groups.flatten(0, 1).flatten(1, 2))
+        y = y.unflatten(0, groups.shape[:2]).unflatten(2, (2, 2)).transpose(1, 2).reshape(x.shape)
+        return y, log_det.unflatten(0, groups.shape[:2]).sum(dim=1)

@@ -41,14 +41,17 @@ class Conditioning:
     """Features at frame rate and the kernel that takes frames to samples; what a conditioner is conditioned on.
 
     Args:
-        frames: Features (B, K, context + F + context).
+        frames: Features (B, K, context + F + context); without a kernel (B, K, 1) for features that are the same at all times.
         kernel: Interpolation weights (3, hop_length); none where the features already come one a sample.
         context: 1 where there is one more frame on either side, which is interpolated with; 0 where the edges are held.
+        mask: (B, T), 1 on the signal and 0 on what only fills up a batch of several lengths; a net then sees zeros there,
+            as it does beyond the ends of a signal. None for a batch of one length.
     """
 
     frames: Tensor
     kernel: Tensor | None = None
     context: int = 0
+    mask: Tensor | None = None
 
     @property
     def hop_length(self) -> int:
@@ -61,14 +64,20 @@ class Conditioning:
         Raises:
             ValueError: When a frame is no whole number of such steps.
         """
+        if factor == 1:
+            return self
+        mask = None if self.mask is None else self.mask[:, ::factor]
+        if self.kernel is None:
+            same = self.frames.shape[-1] == 1
+            return replace(self, frames=self.frames if same else self.frames.unflatten(-1, (-1, factor)).mean(-1), mask=mask)
         if self.hop_length % factor:
             raise ValueError(f"`factor` must divide a frame's {self.hop_length} samples, got {factor}.")
-        if self.kernel is None or factor == 1:
-            return self
-        return replace(self, kernel=self.kernel.unflatten(1, (-1, factor)).mean(dim=2))
+        return replace(self, kernel=self.kernel.unflatten(1, (-1, factor)).mean(dim=2), mask=mask)
 
     def to_samples(self, frames: Tensor, length: int) -> Tensor:
-        """Upsamples projected features (B, context + F + context, C) to (B, length, C)."""
+        """Upsamples projected features (B, context + F + context, C) to (B, length, C), or (B, 1, C) if always the same."""
+        if self.kernel is None and frames.shape[1] == 1:
+            return frames
         if (frames.shape[1] - 2 * self.context) * self.hop_length != length:
             raise ValueError(
                 f"`cond` must have {length / self.hop_length:g} frames of {self.hop_length} samples for {length} samples, "

@@ -102,7 +102,7 @@ class WaveNet(nn.Module):
     def forward(self, x: Tensor, cond: Conditioning | Tensor | None = None) -> Tensor:
         """Returns parameters (B, out_channels, T) for x (B, in_channels, T) and features."""
         cond = self._project(cond)
-        h, kernel = self._enter(x.transpose(1, 2)), None if cond is None else cond.kernel
+        h, kernel = self._enter(x.transpose(1, 2)), None if cond is None or cond.mask is not None else cond.kernel
         if self.compiled_layers and cond is not None and kernel is not None and fits(h, kernel, [*self.gates, *self.outputs]):
             cond.to_samples(cond.frames[0, ..., :0], x.shape[-1])  # checks the length
             ahead = 0 if self.causal else self.kernel_size // 2
@@ -130,8 +130,10 @@ class WaveNet(nn.Module):
     def _layers(self, h: Tensor, cond: Conditioning | None, past: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
         """Returns the summed skips of all layers, and their past after h (B, T, C); without a past, zeros lie around h."""
         length, after = h.shape[1], []
+        mask = None if cond is None or cond.mask is None else cond.mask.unsqueeze(-1)
         skip: Any = 0.0
         for i, dilation in enumerate(self.dilations):
+            h = h if mask is None else h * mask
             span = (self.kernel_size - 1) * dilation
             ahead = 0 if self.causal else span // 2
             inputs = functional.pad(h, (0, 0, span - ahead, ahead)) if past is None else torch.cat([past[i], h], dim=1)

@@ -5,7 +5,7 @@ They use matplotlib's `Figure` objects and never pyplot, so that no global state
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import librosa
@@ -56,6 +56,25 @@ def spectrogram_picture(
     bar.set_label("dB re full-scale sine")
     if title:
         figure.suptitle(title, fontsize=13, parse_math=False)
+    with atomic_write(path) as part:
+        figure.savefig(part, format="png", dpi=110)
+
+
+def alignment_picture(path: str | Path, symbols: Sequence[str], durations: Tensor) -> None:
+    """Draws which frames each symbol of a text takes.
+
+    Args:
+        path: The PNG to write.
+        symbols: S of them, named beside the rows.
+        durations: (S,) frames.
+    """
+    ends = durations.cumsum(0)
+    figure = Figure(figsize=(11, max(2.5, 0.14 * len(symbols))), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(range(len(symbols)), durations, left=ends - durations, height=1.0)
+    axes.set_yticks(range(len(symbols)), symbols, fontsize=7, parse_math=False)
+    axes.set_ylim(len(symbols) - 0.5, -0.5)
+    axes.set_xlabel("frames")
     with atomic_write(path) as part:
         figure.savefig(part, format="png", dpi=110)
 

@@ -3,5 +3,6 @@
 from wavflow.training.distillation import DistillationTask
 from wavflow.training.likelihood import LikelihoodTask
 from wavflow.training.task import Task
+from wavflow.training.text import TextTask
 
-__all__ = ["DistillationTask", "LikelihoodTask", "Task"]
+__all__ = ["DistillationTask", "LikelihoodTask", "Task", "TextTask"]

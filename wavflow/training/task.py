@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -14,10 +15,15 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from wavflow.vocoder import Vocoder
-
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Batch = dict[str, Any]
+
+
+class Example(NamedTuple):
+    """What a model makes of a held-out clip."""
+
+    sounds: dict[str, Tensor]  # "recording" and "model", each (T,)
+    alignment: tuple[list[str], Tensor] | None = None  # of a text model: symbols, and the frames of each
 
 
 class Task(pl.LightningModule):
@@ -33,7 +39,7 @@ class Task(pl.LightningModule):
 
     def __init__(
         self,
-        net: Vocoder,
+        net: Any,
         optimizer: OptimizerFactory,
         warmup_steps: int = 100,
         final_fraction: float = 0.05,
@@ -65,6 +71,29 @@ class Task(pl.LightningModule):
                 factor = group["lr"] / before if before else 1.0
                 group.update(settings | {"lr": factor * fresh["lr"], "initial_lr": fresh["lr"]})
             schedule["base_lrs"] = [fresh["lr"]] * len(schedule["base_lrs"])
+
+    @torch.no_grad()
+    def example(self, batch: Batch, seconds: float, stepwise_seconds: float, temperature: float) -> Example:
+        """Returns a part of a held-out clip and a sample of the model for its mel, always from the same noise.
+
+        Args:
+            batch: Of one clip.
+            seconds: Of the sample, for a model that samples in parallel.
+            stepwise_seconds: For one that samples step by step, for which the engine for CPUs does it, on a GPU too.
+            temperature: Of the noise.
+        """
+        net, mel = self.net, batch["mel"]
+        if net.device.type != "cpu" and not net.draws_in_parallel:
+            net = copy.deepcopy(net).cpu()  # a GPU takes some hundred of such steps a second, the engine thousands
+        longest = seconds if net.draws_in_parallel else stepwise_seconds
+        # A quarter into the clip, where a short segment is likely to be speech.
+        frames = max(1, min(mel.shape[-1], int(longest * net.sample_rate / net.hop_length)))
+        first = (mel.shape[-1] - frames) // 4
+        mel = mel[:1, :, first : first + frames].to(net.device)
+        recording = batch["audio"][0, first * net.hop_length : (first + frames) * net.hop_length]
+        speaker = batch["speaker"].to(net.device) if "speaker" in batch else None
+        audio = net.sample(mel, net.noise(mel, torch.Generator().manual_seed(0)), temperature, speaker=speaker)
+        return Example({"recording": recording, "model": audio.float().cpu()[0]})
 
     def _learning_rate_factor(self, step: int) -> float:
         warmup = min(1.0, (step + 1) / max(1, self.warmup_steps))

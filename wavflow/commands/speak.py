@@ -1,0 +1,108 @@
+"""What `python -m wavflow.speak` does: speech from text, sentence by sentence."""
+
+from __future__ import annotations
+
+import struct
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+from tqdm import tqdm
+
+from wavflow.arguments import about
+from wavflow.cli import newest_model, number
+from wavflow.devices import pick_device
+from wavflow.models import load_model
+from wavflow.speakers import speaker_id
+from wavflow.text import sentences
+from wavflow.text_to_mel import TextToMel
+from wavflow.vocoder import Vocoder
+from wavflow.writing import write_chunks
+
+
+def run(cfg: DictConfig) -> None:
+    """Speaks a text and prints how fast that was."""
+    parts = sentences(read_text(cfg))
+    if not parts:
+        raise ValueError("`text` must hold a word at least, got none: say what to speak.")
+    device, started = pick_device(cfg.device), time.perf_counter()
+    with about("model", "path"):
+        model = load_model(cfg.model or newest_model("text", key="model"), device, TextToMel)
+    with about("vocoder", "path"):
+        vocoder = load_model(cfg.vocoder, device)
+    if model.mel.spec != vocoder.mel.spec:
+        raise ValueError(
+            f"`vocoder` must have the mel convention of the text model, {model.mel.spec}, got {cfg.vocoder} with "
+            f"{vocoder.mel.spec}: name another one."
+        )
+    first: list[float] = []
+
+    def chunks() -> Iterator[Tensor]:
+        for chunk in spoken(cfg, parts, model, vocoder):
+            first.append(time.perf_counter() - started) if not first else None
+            yield chunk
+
+    if cfg.output == "-":
+        samples = pipe(chunks(), vocoder.sample_rate)
+    else:
+        with about("output", "path"):
+            samples = write_chunks(cfg.output, chunks(), vocoder.sample_rate)
+    seconds, elapsed = samples / vocoder.sample_rate, time.perf_counter() - started
+    print(
+        f"{seconds:.1f} s of speech in {elapsed:.1f} s, {seconds / elapsed:.2f} x real time, the first sound after "
+        f"{first[0]:.2f} s: {cfg.output}",
+        file=sys.stderr if cfg.output == "-" else sys.stdout,
+    )
+
+
+def read_text(cfg: DictConfig) -> str:
+    """Returns the text to speak.
+
+    Raises:
+        ValueError: There are two, or it is not UTF-8.
+        FileNotFoundError: There is no such file.
+    """
+    if cfg.text is not None and cfg.input is not None:
+        raise ValueError("`text` and `input` exclude each other: leave one out.")
+    if cfg.text is not None:
+        return str(cfg.text)
+    try:
+        if cfg.input is None or cfg.input == "-":
+            return sys.stdin.buffer.read().decode("utf-8-sig")
+        if not Path(cfg.input).is_file():
+            raise FileNotFoundError(f"`input`: there is no text file {cfg.input}: check the name.")
+        return Path(cfg.input).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"`input` must be text in UTF-8, got {cfg.input or 'standard input'} ({error}).") from error
+
+
+def spoken(cfg: DictConfig, parts: list[str], model: TextToMel, vocoder: Vocoder) -> Iterator[Tensor]:
+    """Yields the audio (T,) of each sentence, chunk by chunk, and a pause behind all but the last."""
+    voice = None if cfg.speaker is None and model.speakers is None else speaker_id(cfg.speaker or 0, model)
+    generator = torch.Generator().manual_seed(number("seed", cfg.seed, 0))
+    temperature, scale = number("temperature", cfg.temperature, 0.0), number("length_scale", cfg.length_scale, 0.0, above=True)
+    pause = torch.zeros(round(number("pause", cfg.pause, 0.0) * vocoder.sample_rate))
+    for i, part in enumerate(tqdm(parts, desc="speaking", unit="sentence", disable=None)):
+        mel = model.sample(part, temperature, scale, voice, generator)
+        for chunk in vocoder.stream(mel, generator=generator, passes=number("passes", cfg.passes, 0)):
+            yield chunk[0].float().cpu()
+        if i < len(parts) - 1 and len(pause):
+            yield pause
+
+
+def pipe(chunks: Iterable[Tensor], sample_rate: int) -> int:
+    """Writes audio (T,) as 16-bit WAV of unknown length to standard output as it comes; returns the number of samples."""
+    endless, samples = 2**31 - 1, 0
+    header = struct.pack(
+        "<4sI8sIHHIIHH4sI", b"RIFF", endless, b"WAVEfmt ", 16, 1, 1, sample_rate, 2 * sample_rate, 2, 16, b"data", endless - 36
+    )
+    sys.stdout.buffer.write(header)
+    for chunk in chunks:
+        sys.stdout.buffer.write((chunk.clamp(-1, 1) * 32767).round().short().numpy().astype("<i2").tobytes())
+        sys.stdout.buffer.flush()
+        samples += len(chunk)
+    return samples

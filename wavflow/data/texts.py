@@ -1,0 +1,66 @@
+"""What is said in each audio file: from a table, the lists of LJSpeech and CMU ARCTIC, or text files of the same names."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from wavflow.data.corpora import read_table
+
+
+def find_texts(files: Sequence[Path], folder: Path, table: str | Path | None = None) -> dict[Path, str]:
+    """Returns the text of each file that has one.
+
+    Args:
+        files: Audio files.
+        folder: That they lie below.
+        table: A CSV file with the columns `path` and `text`, see `read_table`. Without one, what lies in `folder` or beside
+            the files is read: `metadata.csv`, LJSpeech's or one with the columns `id` and `text`, CMU ARCTIC's `txt.done.data`,
+            and text files with the names of the audio, as LibriTTS and VCTK have them.
+
+    Raises:
+        ValueError: No file has a text.
+    """
+    texts: dict[Path, str] = {}
+    if table is not None:
+        texts = {path: text for path, text in read_table(table, folder, "text").items() if text}
+    else:
+        by_name = dict(_listed(folder))
+        for path in files:
+            stem = re.sub("_mic[12]$", "", path.stem)
+            place = next(
+                (file for name in (f"{stem}.normalized.txt", f"{stem}.txt") if (file := path.with_name(name)).is_file()), None
+            )
+            text = (
+                by_name.get(path.stem) or by_name.get(stem) or (place.read_text(encoding="utf-8-sig").strip() if place else "")
+            )
+            if text:
+                texts[path] = text
+    found = {path: texts[path] for path in files if path in texts}
+    if not found:
+        raise ValueError(
+            f"`data` must tell what is said, but no text was found for the {len(files)} files below {folder}: name a CSV file "
+            "with the columns path and text by data.table=..., or put a text file beside each audio file."
+        )
+    return found
+
+
+def _listed(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yields names of files, without ending, and their texts, from the lists of corpora below a folder."""
+    for path in sorted(folder.rglob("metadata.csv")):
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.reader(file, delimiter="|", quoting=csv.QUOTE_NONE))
+        header = rows[0] if rows and "text" in rows[0] else None
+        for row in rows[1:] if header else rows:
+            values = (
+                dict(zip(header, row, strict=False))
+                if header
+                else {"id": row[0] if row else "", "text": row[-1] if row else ""}
+            )
+            yield values.get("id", ""), values["text"].strip()
+    for path in sorted(folder.rglob("txt.done.data")):
+        yield from re.findall(r'\(\s*(\S+)\s+"(.*)"\s*\)', path.read_text(encoding="utf-8"))
+    for path in sorted(folder.rglob("txt/*/*.txt")):  # VCTK's
+        yield path.stem, path.read_text(encoding="utf-8-sig").strip()

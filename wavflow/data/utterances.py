@@ -1,0 +1,155 @@
+"""Whole utterances with their texts, in batches of about one length."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import pad
+from torch.utils.data import DataLoader, Dataset
+
+from wavflow.audio import audio_length
+from wavflow.data.batches import leave_signals_to_the_main_process
+from wavflow.data.datamodule import AudioDataModule
+from wavflow.data.texts import find_texts
+from wavflow.mel import MelSpectrogram
+from wavflow.mel_files import read_with_mel
+from wavflow.text import symbols_of
+
+BATCHES_SORTED = 8
+"""So many batches are sorted by length together: some padding, and still another order in each epoch."""
+
+
+class Utterances(Dataset[dict[str, Any]]):
+    """Mels of whole files, and the symbols of their texts; an item is a function of seed and number.
+
+    Args:
+        files: Audio files, of any rate.
+        symbols: The numbers of the symbols of each.
+        mel: Its settings are used.
+        speakers: Ids, one for each file.
+        batch_size: Of a training: numbers go on for ever then, and those of a batch are about as long as each other. 0 for
+            each file once, in order.
+        seed: Of the order.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        symbols: Sequence[Sequence[int]],
+        mel: MelSpectrogram,
+        speakers: Sequence[int] | None = None,
+        batch_size: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self.files, self.symbols, self.speakers = list(files), list(symbols), speakers
+        self.mel = MelSpectrogram(**mel.spec)
+        self.batch_size, self.seed = batch_size, seed
+        self.lengths = np.array([audio_length(path, mel.sample_rate) for path in files])
+        self._epoch, self._order = -1, np.arange(len(self.files))
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        which = int(self._of_epoch(index // len(self.files))[index % len(self.files)]) if self.batch_size else index
+        path = self.files[which]
+        frames = self.mel.frames_of(int(self.lengths[which])) // 2 * 2
+        audio, mel = read_with_mel(path, self.mel, 0, frames, int(self.lengths[which]))
+        item = {"audio": audio, "mel": mel[:, :frames], "symbols": torch.tensor(self.symbols[which]), "name": path.stem}
+        return item if self.speakers is None else {**item, "speaker": self.speakers[which]}
+
+    def _of_epoch(self, epoch: int) -> np.ndarray:
+        """Returns the order of an epoch: shuffled, sorted by length in blocks, and the batches of a block shuffled."""
+        if epoch != self._epoch:
+            rng = np.random.default_rng([self.seed, epoch])
+            order = rng.permutation(len(self.files))
+            parts = []
+            for block in np.array_split(order, max(1, len(order) // (BATCHES_SORTED * self.batch_size))):
+                block = block[np.argsort(self.lengths[block], kind="stable")]
+                batches = np.split(block, range(self.batch_size, len(block), self.batch_size))
+                parts += [batches[i] for i in rng.permutation(len(batches))]
+            self._epoch, self._order = epoch, np.concatenate(parts)
+        return self._order
+
+
+def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Pads a batch: mel (B, n_mels, F), frames (B,), symbols (B, S), lengths (B,), name; audio and speaker where they are."""
+    frames, lengths = ([item[key].shape[-1] for item in items] for key in ("mel", "symbols"))
+    batch = {
+        "mel": torch.stack([pad(item["mel"], (0, max(frames) - item["mel"].shape[1])) for item in items]),
+        "symbols": torch.stack([pad(item["symbols"], (0, max(lengths) - len(item["symbols"]))) for item in items]),
+        "frames": torch.tensor(frames),
+        "lengths": torch.tensor(lengths),
+        "name": [item["name"] for item in items],
+    }
+    if len(items) == 1:
+        batch["audio"] = items[0]["audio"][None]
+    return batch | ({"speaker": torch.tensor([item["speaker"] for item in items])} if "speaker" in items[0] else {})
+
+
+class TextDataModule(AudioDataModule):
+    """Utterances with their texts; of the arguments of `AudioDataModule` those of crops do not count.
+
+    Attributes:
+        alphabet: How texts become symbols; see `wavflow.text`.
+        table_of_symbols: The symbols of a model; those of the training texts until a model's own are set.
+    """
+
+    alphabet = "phones"
+    table_of_symbols: list[str] | None = None
+
+    def use_symbols(self, alphabet: str, symbols: Sequence[str] | None = None) -> list[str]:
+        """Chooses the alphabet, and returns the table of symbols: the given one, or all that the training texts hold."""
+        self.alphabet = alphabet
+        self.setup()
+        self.texts = find_texts(self._all_files(), self.path, None if self.table is None else Path(self.table))
+        assert self._split is not None
+        if without := [path for path in self._all_files() if path not in self.texts]:
+            warnings.warn(f"{len(without)} files have no text and are left out, the first: {without[0]}", stacklevel=2)
+        self.written = {path: symbols_of(text, alphabet) for path, text in self.texts.items()}
+        kept = {path for path, written in self.written.items() if written and len(written) <= self._frames(path)}
+        if odd := [path for path in self.texts if path not in kept]:
+            warnings.warn(f"{len(odd)} files are left out, whose texts are empty or too long for them: {odd[0]}", stacklevel=2)
+        train, validation, test = ([path for path in part if path in kept] for part in self._split)
+        self._split = train, validation or train[-1:], test
+        if not train:
+            raise ValueError(f"`data` must hold audio with texts to train on, but none is left below {self.path}.")
+        self.table_of_symbols = list(symbols or sorted({symbol for path in train for symbol in self.written[path]}))
+        return self.table_of_symbols
+
+    def train_dataloader(self) -> DataLoader:
+        files = self.train_files
+        ids = self.speaker_ids(files)
+        utterances = Utterances(files, self._numbers(files), self.mel, ids, self.batch_size, self.seed)
+        return DataLoader(
+            utterances,
+            self.batch_size,
+            sampler=self.order(),
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            worker_init_fn=leave_signals_to_the_main_process,
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        return self._whole(self.validation_files)
+
+    def test_dataloader(self) -> DataLoader:
+        return self._whole(self.test_files)
+
+    def _whole(self, files: list[Path]) -> DataLoader:
+        utterances = Utterances(files, self._numbers(files), self.mel, self.speaker_ids(files))
+        return DataLoader(utterances, 1, sampler=self.clip_loader(utterances, len(utterances)).sampler, collate_fn=collate)
+
+    def _numbers(self, files: Sequence[Path]) -> list[list[int]]:
+        """Returns the numbers of each text's symbols; those that the table lacks are left out."""
+        assert self.table_of_symbols is not None
+        numbers = {symbol: number for number, symbol in enumerate(self.table_of_symbols)}
+        return [[numbers[symbol] for symbol in self.written[path] if symbol in numbers] for path in files]
+
+    def _frames(self, path: Path) -> int:
+        return self.mel.frames_of(audio_length(path, self.mel.sample_rate)) // 2 * 2

@@ -1,0 +1,297 @@
+"""From text to mel: a flow whose base is a Gaussian around what the text says of each frame, given the alignment."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from wavflow.arguments import at_least
+from wavflow.distributions import Gaussian
+from wavflow.flows.base import Chain, Flow
+from wavflow.flows.coupling import Coupling
+from wavflow.flows.elementwise import Affine
+from wavflow.flows.linear import InvertibleLinear
+from wavflow.flows.reshape import Folded, Grouped
+from wavflow.flows.static import ActNorm
+from wavflow.kernels.alignment import align_monotonically
+from wavflow.mel import MelSpectrogram
+from wavflow.nn.text_encoder import DurationPredictor, TextEncoder
+from wavflow.nn.upsampler import Conditioning
+from wavflow.nn.wavenet import WaveNet
+from wavflow.text import PAUSES, symbols_of
+
+FOLD = 2
+"""Frames that the flow takes at once: it maps whole pairs."""
+
+
+class Aligned(NamedTuple):
+    """A mel and its text, brought together."""
+
+    log_prob: Tensor  # (B, F) of each frame, nats, given the durations
+    durations: Tensor  # (B, S) frames of each symbol, those of the most likely alignment
+    log_durations: Tensor  # (B, S) log of what the model expects of them
+
+
+class TextToMel(nn.Module):
+    """Density of a mel given its text, by Glow-TTS: `mel <-> flow <-> z`, and z[f] is Gaussian around the mean of its symbol.
+
+    log p(mel | text, durations) = sum over f of log N(z[f]; mean of the symbol at f, 1) + log |dz/dmel|, exactly. The
+    durations are those that make it greatest, and a net learns to predict them.
+
+    Args:
+        mel: The convention of the mels, which a vocoder must share.
+        symbols: The table of symbols.
+        alphabet: How a text becomes symbols, see `wavflow.text`.
+        encoder: Features of the symbols.
+        durations: Their expected frames.
+        flow: Density of mels (B, n_mels, F), F even.
+        channels: Width of the encoder.
+        voice_channels: Width of the embedding of a voice.
+        n_speakers: How many voices; 0 for one that has no name.
+
+    Attributes:
+        config: How `wavflow.models` builds this model again.
+        info: Facts that its file told.
+
+    References:
+        Glow-TTS (Kim et al., 2020), https://arxiv.org/abs/2005.11129
+    """
+
+    def __init__(
+        self,
+        mel: MelSpectrogram,
+        symbols: Sequence[str],
+        alphabet: str,
+        encoder: TextEncoder,
+        durations: DurationPredictor,
+        flow: Flow,
+        channels: int,
+        voice_channels: int,
+        n_speakers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.mel = mel
+        self.alphabet = alphabet
+        self.numbers = {symbol: number for number, symbol in enumerate(symbols)}
+        self.encoder = encoder
+        self.means = nn.Linear(channels, mel.n_mels)
+        self.durations = durations
+        self.flow = flow
+        self.voices = nn.Embedding(max(1, n_speakers), voice_channels)
+        self.n_speakers = n_speakers
+        self.config: dict[str, Any] | None = None
+        self.info: dict[str, Any] = {}
+        self._missing: set[str] = set()  # that were warned of
+
+    @property
+    def speakers(self) -> nn.Embedding | None:
+        """The embedding of the voices that have names; None where there is one voice."""
+        return self.voices if self.n_speakers else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.means.weight.device
+
+    def initialize(self, mel: Tensor) -> None:
+        """Lets the flow's normalizations start from a mel (1, n_mels, F), F even."""
+        self.flow.initialize(mel, self._conditioning(self.voices.weight[:1]))
+
+    def encode(self, text: str) -> Tensor:
+        """Returns the numbers (1, S) of a text's symbols; those that the table lacks are left out and named once, in a warning.
+
+        Raises:
+            ValueError: When nothing is left.
+        """
+        symbols = symbols_of(text, self.alphabet)
+        missing = {symbol for symbol in symbols if symbol not in self.numbers}
+        if new := sorted(missing - self._missing):
+            self._missing.update(new)
+            warnings.warn(f"The model has never heard {' '.join(map(repr, new))}, which it leaves out.", stacklevel=2)
+        known = [self.numbers[symbol] for symbol in symbols if symbol in self.numbers]
+        if not any(symbol in self.numbers and symbol not in (" ", *PAUSES) for symbol in symbols):
+            raise ValueError(f"`text` must hold something that can be spoken, got {text[:80]!r}.")
+        return torch.tensor([known], device=self.device)
+
+    def log_prob(
+        self,
+        mel: Tensor,
+        symbols: Tensor,
+        speaker: Tensor | None = None,
+        frames: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> Aligned:
+        """Aligns mels and texts, and returns the exact log-density of the mels given that.
+
+        Args:
+            mel: (B, n_mels, F), F even.
+            symbols: (B, S) numbers, see `encode`.
+            speaker: Ids (B,), for a model with speakers.
+            frames: (B,) frames of each mel, even; F where it is left out.
+            lengths: (B,) symbols of each text; S where it is left out.
+
+        Raises:
+            ValueError: A text has more symbols than its mel has frames.
+        """
+        symbol_mask, frame_mask = _mask(symbols, lengths), _mask(mel, frames)
+        n_symbols, n_frames = symbol_mask.sum(dim=1).long(), frame_mask.sum(dim=1).long()
+        if (n_symbols > n_frames).any():
+            which = int((n_symbols > n_frames).long().argmax())
+            raise ValueError(
+                f"`symbols` must be no more than the frames of the mel, got {n_symbols[which]} for {n_frames[which]}: "
+                "each takes a frame at least; check that text and audio belong together."
+            )
+        voice = self._voice(speaker, len(mel))
+        means, log_durations = self._read(symbols, symbol_mask, voice)
+        z, log_det = self.flow.transform(mel, self._conditioning(voice, frame_mask))
+        with torch.no_grad():
+            durations = best_durations(z, means, n_symbols, n_frames)
+        log_prob = self.flow.base_log_prob(z - _spread(means, durations, mel.shape[-1])) + log_det
+        return Aligned(log_prob * frame_mask, durations, log_durations)
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        text: str,
+        temperature: float = 0.5,
+        length_scale: float = 1.0,
+        speaker: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Returns a mel (1, n_mels, F) of a text, in the model's mel convention.
+
+        Args:
+            text: One sentence, or a few: what it costs grows with the square of its length.
+            temperature: Multiplies the noise around the means.
+            length_scale: Multiplies the durations: 2 is half as fast.
+            speaker: Id (1,), for a model with speakers.
+            generator: Of the noise.
+
+        Raises:
+            ValueError: An argument does not fit.
+        """
+        return self.speak(self.encode(text), temperature, length_scale, speaker, generator)
+
+    def speak(
+        self,
+        symbols: Tensor,
+        temperature: float = 0.5,
+        length_scale: float = 1.0,
+        speaker: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Returns a mel (1, n_mels, F) of symbols (1, S), see `encode`; otherwise as `sample`."""
+        if not (temperature >= 0 and length_scale > 0):
+            raise ValueError(
+                f"`temperature` must be at least 0 and `length_scale` above 0, got {temperature} and {length_scale}."
+            )
+        voice = self._voice(speaker, 1)
+        means, log_durations = self._read(symbols, _mask(symbols, None), voice)
+        ends = (log_durations.double().exp() * length_scale).cumsum(dim=1).round().long()
+        durations = ends.diff(dim=1, prepend=ends.new_zeros(1, 1)).clamp_min(1)
+        durations[:, -1] += -durations.sum() % FOLD
+        length = int(durations.sum())
+        means = _spread(means, durations, length)
+        z = means + self.flow.noise(tuple(means.shape), temperature, generator, like=means)
+        return self.flow.sample(z, self._conditioning(voice))
+
+    def _voice(self, speaker: Tensor | None, batch: int) -> Tensor:
+        """Returns the embedding (B, voice_channels) of each item's voice."""
+        if (speaker is None) != (self.n_speakers == 0):
+            needed = f"ids (B,) below {self.n_speakers}" if self.n_speakers else "None"
+            raise ValueError(f"`speaker` must be {needed} for this model, got {speaker}.")
+        return self.voices(torch.zeros(batch, dtype=torch.long, device=self.device) if speaker is None else speaker)
+
+    def _read(self, symbols: Tensor, mask: Tensor, voice: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the means (B, n_mels, S) of the symbols and their log durations (B, S)."""
+        mask = mask.unsqueeze(-1)
+        features = self.encoder(symbols, mask)
+        # durations teach the encoder nothing: they come from the alignment, which comes from it
+        seen = torch.cat([features.detach(), voice.unsqueeze(1).expand(-1, symbols.shape[1], -1)], dim=-1)
+        return self.means(features).transpose(1, 2), self.durations(seen, mask)
+
+    def _conditioning(self, voice: Tensor, mask: Tensor | None = None) -> Conditioning:
+        return Conditioning(voice.unsqueeze(-1), mask=mask)
+
+
+def best_durations(z: Tensor, means: Tensor, n_symbols: Tensor, n_frames: Tensor) -> Tensor:
+    """Returns the durations (B, S) that make z (B, C, F) most likely as Gaussians of deviation 1 around means (B, C, S)."""
+    scores = z.transpose(1, 2) @ means - 0.5 * means.square().sum(dim=1, keepdim=True)  # up to what all symbols share
+    durations = torch.zeros(means.shape[0], means.shape[2], dtype=torch.long)
+    align_monotonically(
+        scores.double().cpu().contiguous().numpy(), n_symbols.cpu().numpy(), n_frames.cpu().numpy(), durations.numpy()
+    )
+    return durations.to(z.device)
+
+
+def text_to_mel(
+    mel: dict[str, Any] | None = None,
+    symbols: Sequence[str] = (),
+    alphabet: str = "phones",
+    channels: int = 128,
+    layers: int = 4,
+    heads: int = 2,
+    dropout: float = 0.1,
+    blocks: int = 8,
+    block_layers: int = 4,
+    block_channels: int = 96,
+    kernel_size: int = 3,
+    voice_channels: int = 64,
+    n_speakers: int = 0,
+) -> TextToMel:
+    """Builds a model that speaks: text in, mel out.
+
+    Args:
+        mel: Arguments of `MelSpectrogram`; those of the vocoder.
+        symbols: The table of symbols.
+        alphabet: "phones", "characters" or the name of a voice of espeak-ng, see `wavflow.text`.
+        channels: Width of the encoder and of the predictor of durations.
+        layers: Of the encoder's attention.
+        heads: Of each attention.
+        dropout: Of encoder and predictor.
+        blocks: Of the flow: normalization, mixing of channels, coupling.
+        block_layers: Layers of the net of each coupling.
+        block_channels: Their width.
+        kernel_size: Their taps.
+        voice_channels: Width of the embedding of a voice.
+        n_speakers: Voices; 0 for one without a name.
+
+    Returns:
+        An untrained `TextToMel`; its couplings are the identity.
+    """
+    at_least(1, blocks=blocks)
+    config = {"_target_": "wavflow.models.text_to_mel", **locals(), "symbols": list(symbols)}
+    spectrogram = MelSpectrogram(**(mel or {}))
+    config["mel"] = spectrogram.spec
+    width = FOLD * spectrogram.n_mels
+
+    def block() -> list[Any]:
+        kept, changed = Coupling.halves(width)
+        net = WaveNet(kept, 2 * changed, block_layers, block_channels, kernel_size, 1, None, voice_channels, causal=False)
+        return [ActNorm(width), Grouped(InvertibleLinear(4)), Coupling(Affine(), net, width)]
+
+    flow = Flow(Folded(Chain([transform for _ in range(blocks) for transform in block()]), FOLD), Gaussian())
+    encoder = TextEncoder(max(1, len(symbols)), channels, layers, heads, dropout)
+    durations = DurationPredictor(channels + voice_channels, channels, dropout)
+    model = TextToMel(spectrogram, symbols, alphabet, encoder, durations, flow, channels, voice_channels, n_speakers)
+    model.config = config
+    return model
+
+
+def _mask(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Returns (B, N), 1 before each length and 0 behind, for x (B, ..., N)."""
+    if lengths is None:
+        return torch.ones(x.shape[0], x.shape[-1], device=x.device)
+    return (torch.arange(x.shape[-1], device=x.device) < lengths.to(x.device)[:, None]).to(torch.get_default_dtype())
+
+
+def _spread(means: Tensor, durations: Tensor, frames: int) -> Tensor:
+    """Repeats the means (B, C, S) of the symbols over their frames: (B, C, F); the last one's go on to the end."""
+    ends = durations.cumsum(dim=1)
+    at = torch.arange(frames, device=means.device).expand(len(means), -1).contiguous()
+    which = torch.searchsorted(ends, at, right=True).clamp_max(means.shape[2] - 1)
+    return means.gather(2, which.unsqueeze(1).expand(-1, means.shape[1], -1))

@@ -1,0 +1,89 @@
+"""Text to mel: maximum likelihood given the most likely alignment, and durations that are learnt from it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from wavflow.models import load_model
+from wavflow.text_to_mel import TextToMel
+from wavflow.training.task import Batch, Example, OptimizerFactory, Task
+
+
+class TextTask(Task):
+    """Maximizes the likelihood of mels given their texts; see `TextToMel`.
+
+    Durations are predicted as the rate of a Poisson distribution: its likelihood is greatest at the mean duration, where a
+    squared error of logs would make speech too fast.
+
+    Args:
+        net: The model to train.
+        optimizer: Makes the optimizer from the parameters.
+        warmup_steps: See `Task`, as the next two.
+        final_fraction: Of the learning rate.
+        seed: Of the dropout.
+        duration_weight: Of the loss of the durations.
+        vocoder: That gives held-out sentences a sound; a model file or name.
+    """
+
+    net: TextToMel
+
+    def __init__(
+        self,
+        net: TextToMel,
+        optimizer: OptimizerFactory,
+        warmup_steps: int = 100,
+        final_fraction: float = 0.05,
+        seed: int = 0,
+        duration_weight: float = 1.0,
+        vocoder: str = "lj-student",
+    ) -> None:
+        super().__init__(net, optimizer, warmup_steps, final_fraction, seed)
+        self.duration_weight, self.vocoder = duration_weight, vocoder
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Lets the flow's normalizations start from the frames of the first batch."""
+        super().on_train_batch_start(batch, batch_idx)
+        if self.trainer.global_step == 0:
+            frames = torch.cat([mel[:, :n] for mel, n in zip(batch["mel"], batch["frames"].tolist(), strict=True)], dim=1)
+            self.net.initialize(frames.unsqueeze(0))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Returns the loss of a batch of utterances."""
+        values = self._values(batch)
+        self._log("train", values, len(batch["mel"]), show=("nats", "duration"))
+        return values["loss"]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Logs the likelihood of a held-out utterance."""
+        self._log("validation", self._values(batch), len(batch["mel"]), show=("nats", "duration"))
+
+    def _values(self, batch: Batch) -> dict[str, Tensor]:
+        aligned = self.net.log_prob(batch["mel"], batch["symbols"], batch.get("speaker"), batch["frames"], batch["lengths"])
+        nats = aligned.log_prob.sum() / (batch["frames"].sum() * batch["mel"].shape[1])
+        spoken, expected = aligned.durations > 0, aligned.log_durations
+        poisson = (expected.exp() - aligned.durations * expected)[spoken].mean()
+        return {
+            "loss": self.duration_weight * poisson - nats,
+            "nats": nats.detach(),  # per coefficient of the mel
+            "duration": (expected.detach().exp() - aligned.durations)[spoken].abs().mean(),  # mean error, frames
+            "tempo": expected.detach()[spoken].exp().sum() / aligned.durations.sum(),  # predicted by true length
+        }
+
+    @torch.no_grad()
+    def example(self, batch: Batch, seconds: float, stepwise_seconds: float, temperature: float) -> Example:
+        """Returns a held-out utterance, what model and vocoder make of its text, and how the text lies along its mel.
+
+        Where the vocoder has another mel convention the sound is left out; the other arguments are those of vocoders.
+        """
+        symbols, speaker = batch["symbols"].to(self.device), batch["speaker"].to(self.device) if "speaker" in batch else None
+        durations = self.net.log_prob(batch["mel"].to(self.device), symbols, speaker).durations[0].cpu()
+        names = list(self.net.numbers)
+        alignment = [names[number] for number in symbols[0].tolist()], durations
+        vocoder = load_model(self.vocoder)
+        audio = torch.zeros(1)
+        if vocoder.mel.spec == self.net.mel.spec:
+            mel = self.net.speak(symbols, speaker=speaker, generator=torch.Generator().manual_seed(0)).cpu()
+            low, high = batch["mel"].aminmax()  # an untrained model says anything
+            audio = vocoder.sample(mel.clamp(low.cpu(), high.cpu()), generator=torch.Generator().manual_seed(0))[0]
+        return Example({"recording": batch["audio"][0], "model": audio}, alignment)
