@@ -64,7 +64,8 @@ def speaker_of(voice: Voice, model: Vocoder) -> torch.Tensor | None:
     """Returns the speaker's id as the model takes it; raises ValueError where the model does not know it."""
     if voice.speaker is None and model.speakers is None:
         return None
-    return speaker_id(int(voice.speaker) if (voice.speaker or "").isdecimal() else voice.speaker or "", model)
+    name = voice.speaker or ""
+    return speaker_id(int(name) if name.isdecimal() else name, model)
 
 
 def read_upload(body: bytes, model: Vocoder, limits: Limits, read: Callable[[Path], T]) -> T:
