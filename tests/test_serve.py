@@ -357,6 +357,22 @@ def test_a_message_that_is_too_large_ends_a_stream(server: Running, unharmed: No
     assert closed.value.rcvd.code == 1009
 
 
+def test_frames_are_read_while_others_are_drawn(server: Running, unharmed: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the pings of a client that sends faster than it is drawn would go unanswered, and it would give up."""
+    held, push = threading.Event(), wavflow.vocoder.VocoderStream.push
+    monkeypatch.setattr(wavflow.vocoder.VocoderStream, "push", lambda self, mel: (held.wait(5), push(self, mel))[1])
+    with server.stream() as client:
+        client.send("{}")
+        client.recv()
+        for _ in range(4):
+            client.send(frames(random_log_mel(3)))
+        answered = client.ping().wait(5)
+        held.set()
+        assert answered
+        client.send("end")
+        heard(client)
+
+
 def test_more_streams_and_requests_than_there_are_slots_are_refused(server: Running, unharmed: None) -> None:
     with server.stream(), server.stream():
         with pytest.raises(InvalidStatus) as status:
