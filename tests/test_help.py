@@ -15,7 +15,7 @@ import wavflow.__main__
 from wavflow.help import CONF, help_text, options, words_of
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ["train", "synthesize", "evaluate", "score", "compress", "export", "density", "benchmark", "speak"]
+COMMANDS = ["train", "synthesize", "evaluate", "score", "compress", "export", "density", "benchmark", "speak", "serve"]
 CHOICES = {name: re.findall(r"^  - (\w+): \S+ # ", (CONF / f"{name}.yaml").read_text(), re.MULTILINE) for name in COMMANDS}
 SHOWN = {f"{group}={option}": name for name in COMMANDS for group in CHOICES[name] for option in options(name, group)}
 
@@ -41,7 +41,7 @@ def test_help_has_three_examples_and_words_for_every_option(
     assert (outcome.status, outcome.err) == (0, "")
     assert outcome.out.count(f"  python -m wavflow.{command}") >= 3
     found = entries(outcome.out)
-    assert {"output", *CHOICES[command]} <= found.keys()
+    assert {"port" if command == "serve" else "output", *CHOICES[command]} <= found.keys()
     assert not [key for key, words in found.items() if not words.strip(" :")]
     assert "hydra" not in outcome.out.lower()
     assert not list(tmp_path.iterdir())

@@ -13,6 +13,7 @@ COMMANDS = {
     "score": "how likely recordings are under a teacher, and which of them are strange",
     "compress": "lossless coding of 16-bit audio with a teacher, and decoding",
     "export": "a student as ONNX graphs, which run without wavflow and without torch",
+    "serve": "audio, likelihoods and streams over HTTP and WebSocket",
     "prepare": "make shards of a large folder of audio, to train from",
     "listen": "what the listeners of a listening test heard, as tables",
     "density": "train a flow of vectors on shapes, digits or tables, and judge it",

@@ -49,7 +49,9 @@ def help_text(command: str, overrides: Sequence[str] = ()) -> str:
             lines += [_line(key, values[key], words) for key in own]
     lines += [
         "",
-        "-o <place> is output=<place>; -m makes a run for each of several values, key=a,b; --version tells the version.",
+        "-o <place> is output=<place>; -m makes a run for each of several values, key=a,b; --version tells the version."
+        if "output" in values
+        else "--version tells the version.",
     ]
     return "\n".join(lines)
 

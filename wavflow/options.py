@@ -19,7 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 
 # Options whose value is a path or a name, never a number, a list or an expression.
 TEXTS = (
-    *("input", "output", "model", "teacher", "student", "reference", "generated", "start", "resume", "text", "vocoder"),
+    *("input", "output", "model", "teacher", "student", "reference", "generated", "start", "resume"),
+    *("text", "vocoder", "token"),
     *("data.path", "data.table", "data.mels", "data.split", "see_also"),
 )
 # Hydra's own, with the number of values that follow.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from wavflow.flows.base import Flow, Inverse, log_det_of_identity
 from wavflow.flows.harmonic_source import HarmonicSource
 from wavflow.flows.whitening import Whitening
 from wavflow.mel import MelSpectrogram
-from wavflow.mel_equalizer import MelEqualizer
+from wavflow.mel_equalizer import EqualizerStream, MelEqualizer
 from wavflow.mel_scale import check_scale, warn_of_log10
 from wavflow.nn.upsampler import Conditioning, Upsampler
 from wavflow.synthesis.eager import EagerSampler
@@ -269,31 +270,35 @@ class Vocoder(nn.Module):
             ValueError: For a model that is no student, or noise that ends before the mel.
         """
         at_least(1, chunk_frames=chunk_frames)
-        sampler, stream, equalized = self._sampler(dtype), None, self.equalizer.stream(passes)
-        given = None if noise is None else Noise(self._input("noise", noise))
-
-        def draw(samples: int) -> Tensor:
-            more = self._noise(chunk, samples // self.hop_length, generator) if given is None else given(samples)
-            return temperature * more
-
+        stream = self.open_stream(noise, temperature, generator, speaker, passes, dtype)
         if isinstance(mel, Tensor | np.ndarray):
             mel = self._input("mel", mel)
             self._check(mel, None)
             mel = mel.split(chunk_frames, dim=-1)
         for frames in mel:
-            chunk = self._input("mel", frames)
-            if chunk.ndim == 3 and not chunk.shape[-1]:
-                continue
-            self.mel.check(chunk)
-            check_scale(chunk, self.mel)
-            if stream is None:
-                stream = sampler.stream(len(chunk), speaker)
-            audio = equalized.push(stream.push(chunk, draw)[0], chunk)
+            audio = stream.push(frames)
             if audio.shape[-1]:
                 yield audio
-        if stream is not None:
-            rest, nothing = stream.push(chunk[..., :0], draw, last=True)[0], chunk[..., :0]
-            yield equalized.push(rest, nothing, last=True)
+        if stream.started:
+            yield stream.end()
+
+    def open_stream(
+        self,
+        noise: Tensor | np.ndarray | None = None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+        speaker: Tensor | None = None,
+        passes: int = PASSES,
+        dtype: torch.dtype = torch.float32,
+    ) -> VocoderStream:
+        """Returns what `stream` pushes chunks through, for callers to whom the mel comes at times of its own; as `stream`."""
+        given = None if noise is None else Noise(self._input("noise", noise))
+
+        def draw(like: Tensor, samples: int) -> Tensor:
+            more = self._noise(like, samples // self.hop_length, generator) if given is None else given(samples)
+            return temperature * more
+
+        return VocoderStream(self, self._sampler(dtype), self.equalizer.stream(passes), draw, speaker)
 
     def engine(self, dtype: torch.dtype = torch.float32) -> StepEngine | ParallelEngine | None:
         """Returns the fastest exact way to draw on a CPU in float32, made anew when weights have changed; None for none.
@@ -361,6 +366,58 @@ class Vocoder(nn.Module):
                 f"`mel` has {mel.shape[-1]} frames of {self.hop_length} samples, the audio or noise {samples} samples, "
                 f"not {mel.shape[-1] * self.hop_length}: cut or pad it to whole frames."
             )
+
+
+class VocoderStream:
+    """State of one streamed draw, see `Vocoder.open_stream`.
+
+    Args:
+        vocoder: Draws.
+        sampler: Its engine, or what takes its place.
+        equalized: Takes the draw to its mel.
+        draw: Called with a mel of the batch and a number of samples; returns so much noise (B, n), temperature included.
+        speaker: Ids (B,), for a model with speakers.
+    """
+
+    def __init__(
+        self,
+        vocoder: Vocoder,
+        sampler: ParallelEngine | EagerSampler,
+        equalized: EqualizerStream,
+        draw: Callable[[Tensor, int], Tensor],
+        speaker: Tensor | None,
+    ) -> None:
+        self.vocoder, self.sampler, self.equalized, self.draw, self.speaker = vocoder, sampler, equalized, draw, speaker
+        self.stream: Any = None  # of the sampler, once the first frames tell how many items there are
+
+    @property
+    def started(self) -> bool:
+        """Whether any frames have come."""
+        return self.stream is not None
+
+    def push(self, mel: Tensor | np.ndarray) -> Tensor:
+        """Takes further frames (B, n_mels, F), F = 0 too; returns the audio that they make known, (B, n).
+
+        Raises:
+            ValueError: For frames that are no such mel, or noise that ends before them.
+        """
+        chunk = self.vocoder._input("mel", mel)
+        if chunk.ndim == 3 and not chunk.shape[-1]:
+            return chunk.new_zeros(len(chunk), 0)
+        self.vocoder.mel.check(chunk)
+        check_scale(chunk, self.vocoder.mel)
+        if self.stream is None:
+            self.stream, self.none = self.sampler.stream(len(chunk), self.speaker), chunk[..., :0]
+        return self._push(chunk, last=False)
+
+    def end(self) -> Tensor:
+        """Returns the rest of the audio (B, n); needs some frames to have come."""
+        return self._push(self.none, last=True)
+
+    @torch.no_grad()
+    def _push(self, chunk: Tensor, last: bool) -> Tensor:
+        drawn = self.stream.push(chunk, partial(self.draw, self.none), last=last)[0]
+        return self.equalized.push(drawn, chunk, last=last)
 
 
 def _check_lengths(lengths: Tensor | Sequence[int], mel: Tensor) -> Tensor:

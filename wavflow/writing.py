@@ -63,7 +63,7 @@ def write_chunks(path: str | os.PathLike[str], chunks: Iterable[Tensor], sample_
                 for chunk in chunks:
                     if not torch.isfinite(chunk).all():
                         raise ValueError(f"`chunks` must be finite, got NaN or inf: check the model. {path} was not written.")
-                    file.write(_quantized(chunk, subtype))
+                    file.write(quantized(chunk, subtype))
                     samples += len(chunk)
         except sf.LibsndfileError as error:
             raise OSError(f"`path` must be writable, got {path} ({error.error_string}): choose another place.") from error
@@ -111,13 +111,13 @@ def encode_audio(audio: Tensor | np.ndarray, sample_rate: int, file_format: str 
     encoded = io.BytesIO()
     compression = 1.0 if file_format == "flac" else None  # for a lossy format it would be the lowest quality
     try:
-        sf.write(encoded, _quantized(audio, subtype), sample_rate, subtype, format=file_format, compression_level=compression)
+        sf.write(encoded, quantized(audio, subtype), sample_rate, subtype, format=file_format, compression_level=compression)
     except sf.LibsndfileError as error:  # e.g. MP3 at a rate it does not know
         raise ValueError(f"`file_format` must be one that can hold {sample_rate} Hz, got {file_format} ({error}).") from error
     return encoded.getvalue()
 
 
-def _quantized(audio: Tensor, subtype: str) -> np.ndarray:
+def quantized(audio: Tensor, subtype: str) -> np.ndarray:
     """Integers for the PCM types, because libsndfile's own scaling of floats is by 2^(n-1) - 1 and truncates."""
     audio = audio.detach().double().cpu()
     bits = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32}.get(subtype)

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
-from torch import Tensor
 from tqdm import tqdm
 
 from wavflow.arguments import about
-from wavflow.audio import read_audio
 from wavflow.audio_files import common_folder, find_audio
 from wavflow.cli import listed, newest_model, number, output_folder
 from wavflow.devices import pick_device
 from wavflow.files import printable, write_text
 from wavflow.likelihood.bits import bits_per_sample
 from wavflow.likelihood.pictures import score_picture
-from wavflow.likelihood.scoring import Scores, check_scores, overall, score
+from wavflow.likelihood.scoring import Scores, check_scores, overall, read, score
 from wavflow.mel import MelSpectrogram
 from wavflow.models import load_model
 from wavflow.reporting.tables import csv_table, markdown_table
@@ -88,23 +84,6 @@ def named_files(sources: Sequence[str]) -> dict[str, Path]:
         top = common_folder([path for _, path in files])
         files = [(path.absolute().relative_to(top).as_posix(), path) for _, path in files]
     return dict(files)
-
-
-def read(path: Path, model: Vocoder, spectrogram: MelSpectrogram | None = None) -> tuple[Tensor, Tensor]:
-    """Reads a file as the model takes it: dequantized audio (1, F * hop_length) and its mel (1, n_mels, F), or another.
-
-    The noise of one 16-bit step depends on the file's name alone, so the scores of a file are always the same. A last
-    incomplete frame is left out, but a file shorter than one is filled up with silence.
-    """
-    audio, _ = read_audio(path, model.sample_rate)
-    frames = model.mel.frames_of(len(audio))
-    audio = torch.nn.functional.pad(audio, (0, max(0, model.hop_length - len(audio))))[None]
-    with torch.no_grad():
-        mel = (spectrogram or model.mel)(audio.to(model.device))[..., :frames]
-    seed = int.from_bytes(hashlib.sha256(path.name.encode(errors="surrogateescape")).digest()[:4], "big")
-    audio = audio[:, : frames * model.hop_length]
-    noise = torch.rand(audio.shape, generator=torch.Generator().manual_seed(seed), dtype=audio.dtype) - 0.5
-    return (audio + noise / 32768).to(model.device), mel
 
 
 def row_of(name: str, scores: Scores, model: Vocoder) -> dict[str, Any]:

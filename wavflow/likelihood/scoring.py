@@ -11,13 +11,18 @@ in standard deviations; negative where the audio is more regular than it should 
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from wavflow.audio import read_audio
 from wavflow.distributions import Distribution, Gaussian, Logistic
+from wavflow.mel import MelSpectrogram
 from wavflow.segments import segments
 from wavflow.vocoder import Vocoder
 
@@ -32,8 +37,33 @@ class Scores(NamedTuple):
     surprise: Tensor  # in standard deviations
 
 
-@torch.no_grad()
+def read(path: Path, model: Vocoder, spectrogram: MelSpectrogram | None = None) -> tuple[Tensor, Tensor]:
+    """Reads a file as the model takes it: dequantized audio (1, F * hop_length) and its mel (1, n_mels, F), or another.
+
+    The noise of one 16-bit step depends on the file's name alone, so the scores of a file are always the same. A last
+    incomplete frame is left out, but a file shorter than one is filled up with silence.
+    """
+    audio, _ = read_audio(path, model.sample_rate)
+    frames = model.mel.frames_of(len(audio))
+    audio = torch.nn.functional.pad(audio, (0, max(0, model.hop_length - len(audio))))[None]
+    with torch.no_grad():
+        mel = (spectrogram or model.mel)(audio.to(model.device))[..., :frames]
+    seed = int.from_bytes(hashlib.sha256(path.name.encode(errors="surrogateescape")).digest()[:4], "big")
+    audio = audio[:, : frames * model.hop_length]
+    noise = torch.rand(audio.shape, generator=torch.Generator().manual_seed(seed), dtype=audio.dtype) - 0.5
+    return (audio + noise / 32768).to(model.device), mel
+
+
 def score(model: Vocoder, audio: Tensor, mel: Tensor, speaker: Tensor | None = None, segment_frames: int = 512) -> Scores:
+    """Returns the scores of audio, see `score_segments`."""
+    parts = score_segments(model, audio, mel, speaker, segment_frames)
+    return Scores(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+@torch.no_grad()
+def score_segments(
+    model: Vocoder, audio: Tensor, mel: Tensor, speaker: Tensor | None = None, segment_frames: int = 512
+) -> Iterator[Scores]:
     """Scores audio, a segment at a time: each starts as far before itself as the model looks back.
 
     Args:
@@ -42,6 +72,9 @@ def score(model: Vocoder, audio: Tensor, mel: Tensor, speaker: Tensor | None = N
         mel: (1, n_mels, F).
         speaker: Ids (1,), for a model with speakers.
         segment_frames: Frames to a segment; bounds the memory.
+
+    Yields:
+        The scores of the next frames.
 
     Raises:
         ValueError: For a model that scores step by step, or where the shapes do not fit.
@@ -54,7 +87,6 @@ def score(model: Vocoder, audio: Tensor, mel: Tensor, speaker: Tensor | None = N
     before, after = model.flow.transform.context_of("forward")
     before += 0 if model.whitening is None else model.whitening.context_of("forward")[0]
     left, right = (-(-int(samples) // hop) + 3 for samples in (before, after))  # features and filters mix three frames
-    log_probs, surprises = [], []
     for segment in segments(frames, segment_frames, left, right):
         part, heard = mel[..., segment.read()], audio[:, segment.read(hop)]
         u, whitened = model.whiten(heard, part)
@@ -63,9 +95,8 @@ def score(model: Vocoder, audio: Tensor, mel: Tensor, speaker: Tensor | None = N
         by_frame = [
             x[0, segment.keep(hop)].double().cpu().unflatten(0, (-1, hop)) for x in (likely + log_det + whitened, likely)
         ]
-        log_probs.append(by_frame[0].mean(dim=1))
-        surprises.append((-by_frame[1] - float(model.flow.base.entropy())).sum(dim=1) / math.sqrt(hop * VARIANCE[base]))
-    return Scores(torch.cat(log_probs), torch.cat(surprises))
+        surprise = (-by_frame[1] - float(model.flow.base.entropy())).sum(dim=1) / math.sqrt(hop * VARIANCE[base])
+        yield Scores(by_frame[0].mean(dim=1), surprise)
 
 
 def check_scores(model: Vocoder) -> None:

@@ -1,0 +1,151 @@
+"""The application: its routes, and the threads that do their work."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import torch
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi.requests import HTTPConnection
+from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import ClientDisconnect
+
+from wavflow.likelihood.bits import bits_per_sample
+from wavflow.likelihood.scoring import Scores, overall, read, score_segments
+from wavflow.mel_files import load_mel
+from wavflow.serving.limits import DEFAULT, Limits, Slots, read_body, unless_gone
+from wavflow.serving.metrics import Counted, Metrics
+from wavflow.serving.models import Draw, Models, Voice, read_upload, speaker_of
+from wavflow.serving.streams import PIECE, Streams
+from wavflow.vocoder import Vocoder
+from wavflow.writing import encode_audio
+
+BODY = {"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": {"format": "binary"}}}}}
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "The body or an option does not fit; `detail` says what was needed"},
+    401: {"description": "The bearer token is missing or wrong"},
+    404: {"description": "There is no such model"},
+    408: {"description": "The body came too slowly"},
+    413: {"description": "The body is too large"},
+    429: {"description": "Too many requests at once: try again after `Retry-After` seconds"},
+}
+
+
+class Service:
+    """What the routes do.
+
+    Args:
+        models: By name.
+        limits: Of each request.
+        threads: That draw and score, each for one request at a time.
+    """
+
+    def __init__(self, models: Mapping[str, Vocoder], limits: Limits, threads: int) -> None:
+        self.models, self.limits, self.metrics = Models(models), limits, Metrics()
+        self.pool, self.requests = ThreadPoolExecutor(threads), Slots("requests", limits.requests)
+        self.streams = Streams(self.models, limits, self.metrics, self.work)
+
+    async def work(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls a function in one of the threads."""
+        return await asyncio.get_running_loop().run_in_executor(self.pool, function, *arguments)
+
+    async def answer(self, request: Request, make: Callable[[bytes], Coroutine[Any, Any, Response]]) -> Response:
+        """Returns what `make` makes of a request's body, within all limits."""
+        try:
+            with self.requests.take():
+                body = await read_body(request, self.limits)
+                return await unless_gone(request, make(body))
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from error
+        except ClientDisconnect:
+            return Response(status_code=499)  # nobody reads it
+
+    async def synthesize(self, request: Request, draw: Annotated[Draw, Query()]) -> Response:
+        """Audio from the mel of other audio, of any format that libsndfile reads, or from a mel as .npy: a 16-bit WAV file."""
+        return await self.answer(request, partial(self._synthesize, draw))
+
+    async def _synthesize(self, draw: Draw, body: bytes) -> Response:
+        stream = self.models.open_stream(draw)
+        vocoder = stream.vocoder
+        mel = await self.work(read_upload, body, vocoder, self.limits, lambda path: load_mel(path, vocoder.mel))
+        audio = [await self.work(stream.push, piece) for piece in mel.split(PIECE, dim=-1)]
+        audio.append(await self.work(stream.end))
+        whole = torch.cat(audio, dim=-1)[0]
+        self.metrics.audio.inc(len(whole) / vocoder.sample_rate)
+        wav = await self.work(encode_audio, whole, vocoder.sample_rate, "wav")
+        return Response(wav, media_type="audio/wav")
+
+    async def score(self, request: Request, voice: Annotated[Voice, Query()]) -> Response:
+        """Likelihood and surprise of a recording, as a whole and by frame; see `python -m wavflow.score`."""
+        return await self.answer(request, partial(self._score, voice))
+
+    async def _score(self, voice: Voice, body: bytes) -> Response:
+        model = self.models.choose(voice.model, lambda model: model.scores_in_parallel, "scores")
+        speaker = speaker_of(voice, model)
+        audio, mel = await self.work(read_upload, body, model, self.limits, lambda path: read(path, model))
+        segments, parts = score_segments(model, audio, mel, speaker), []
+        while (part := await self.work(next, segments, None)) is not None:
+            parts.append(part)
+        scores = Scores(*(torch.cat(values) for values in zip(*parts, strict=True)))
+        nats = float(scores.log_prob.mean())
+        found = {"surprise": overall(scores.surprise), "nats_per_sample": nats, "bits_per_sample": float(bits_per_sample(nats))}
+        hop = model.hop_length / model.sample_rate
+        frames = {"seconds_per_frame": hop, "nats": scores.log_prob.tolist(), "surprise": scores.surprise.tolist()}
+        return JSONResponse({**found, "frames": frames})
+
+    async def health(self) -> dict[str, Any]:
+        """The models, and the limits of a request; status 503 when the server stops."""
+        if self.streams.stopping.is_set():
+            raise HTTPException(503, "The server stops.")
+        models = {
+            name: {**model.mel.spec, "draws": model.draws_in_parallel, "scores": model.scores_in_parallel}
+            for name, model in self.models.by_name.items()
+        }
+        return {"status": "ok", "models": models, "limits": self.limits._asdict()}
+
+    async def counts(self) -> Response:
+        """What was done so far, for Prometheus."""
+        return Response(generate_latest(self.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def make_app(models: Mapping[str, Vocoder], limits: Limits = DEFAULT, threads: int = 2, token: str | None = None) -> FastAPI:
+    """Returns the application; its `state.service` is the `Service`.
+
+    Args:
+        models: By the names that clients choose them by.
+        limits: Of each request.
+        threads: That draw and score.
+        token: That clients have to send as `Authorization: Bearer <token>`; None for none.
+    """
+    service = Service(models, limits, threads)
+
+    def authorized(connection: HTTPConnection) -> None:
+        sent = connection.headers.get("authorization", "").encode()
+        if token is not None and not secrets.compare_digest(sent, f"Bearer {token}".encode()):
+            raise HTTPException(401, "A bearer token is needed.", {"WWW-Authenticate": "Bearer"})
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.pool.shutdown(cancel_futures=True)
+
+    app = FastAPIOffline(title="wavflow", version=version("wavflow"), redoc_url=None, lifespan=lifespan)
+    guarded = APIRouter(dependencies=[Depends(authorized)])
+    for path, call in {"/v1/synthesize": service.synthesize, "/v1/score": service.score}.items():
+        guarded.add_api_route(path, call, methods=["POST"], response_class=Response, responses=REFUSALS, openapi_extra=BODY)
+    guarded.add_api_route("/metrics", service.counts, response_class=Response)
+    guarded.add_api_websocket_route("/v1/stream", service.streams.serve)
+    app.include_router(guarded)
+    app.add_api_route("/healthz", service.health)
+    app.add_middleware(Counted, metrics=service.metrics)
+    app.state.service = service
+    return app

@@ -1,0 +1,89 @@
+"""The models of a server, what a client may choose for a draw, and how what it sends is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+import torch
+from fastapi import HTTPException
+from pydantic import BaseModel, Field
+
+from wavflow.arguments import about
+from wavflow.audio import audio_length
+from wavflow.mel_files import mel_frames
+from wavflow.serving.limits import Limits
+from wavflow.speakers import speaker_id
+from wavflow.vocoder import PASSES, Vocoder, VocoderStream
+
+T = TypeVar("T")
+NPY = b"\x93NUMPY"
+
+
+class Voice(BaseModel, extra="forbid"):
+    """Which model, and which of its speakers."""
+
+    model: str | None = Field(None, description="a name of /healthz; the first fitting one if left out")
+    speaker: str | None = Field(None, description="name or id, for a model with speakers")
+
+
+class Draw(Voice):
+    """A draw."""
+
+    temperature: float = Field(1.0, ge=0, le=10, allow_inf_nan=False, description="multiplies the noise")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the noise")
+    passes: int = Field(PASSES, ge=0, le=32, description="of the mel equalizer")
+
+
+class Models:
+    """Models by name, all loaded at the start; every request shares their weights and engines."""
+
+    def __init__(self, models: Mapping[str, Vocoder]) -> None:
+        self.by_name = dict(models)
+
+    def choose(self, name: str | None, fits: Callable[[Vocoder], bool], what: str) -> Vocoder:
+        """Returns the model of a name, or the first that fits; raises HTTPException where there is none, or it does not fit."""
+        if name is not None and name not in self.by_name:
+            raise HTTPException(404, f"`model` must be one of {', '.join(self.by_name)}, got {name[:100]!r}.")
+        for candidate, model in self.by_name.items():
+            if name in (None, candidate) and fits(model):
+                return model
+        found = "none is loaded" if name is None else f"got {name}"
+        raise HTTPException(400, f"`model` must be one that {what} in one pass, {found}: see /healthz.")
+
+    def open_stream(self, draw: Draw) -> VocoderStream:
+        """Returns a new draw; raises HTTPException or ValueError where its options fit no model."""
+        model = self.choose(draw.model, lambda model: model.draws_in_parallel and model.mel.n_mels > 0, "draws")
+        generator = torch.Generator().manual_seed(draw.seed)
+        return model.open_stream(None, draw.temperature, generator, speaker_of(draw, model), draw.passes)
+
+
+def speaker_of(voice: Voice, model: Vocoder) -> torch.Tensor | None:
+    """Returns the speaker's id as the model takes it; raises ValueError where the model does not know it."""
+    if voice.speaker is None and model.speakers is None:
+        return None
+    name = voice.speaker or ""
+    return speaker_id(int(name) if name.isdecimal() else name, model)
+
+
+def read_upload(body: bytes, model: Vocoder, limits: Limits, read: Callable[[Path], T]) -> T:
+    """Returns what `read` makes of a file with these bytes, once its header says that it is not too long.
+
+    Raises:
+        ValueError: When it can't be read, or is too long; no place on the disk is told.
+    """
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"upload{'.npy' * body.startswith(NPY)}"
+        path.write_bytes(body)
+        try:
+            with about("body", "path", "input"):
+                rate = model.sample_rate
+                samples = mel_frames(path, model.mel) * model.hop_length if path.suffix else audio_length(path, rate)
+                if samples > limits.seconds * rate:
+                    seconds, most = samples / rate, limits.seconds
+                    raise ValueError(f"`body` holds {seconds:.1f} s of audio, {most:g} s are the limit: send less.")
+                return read(path)
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(path), f"what was sent ({len(body)} bytes)")) from error
