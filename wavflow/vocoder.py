@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -82,6 +84,21 @@ class Vocoder(nn.Module):
         self.config: dict[str, Any] | None = None
         self.info: dict[str, Any] = {}
         self._engines = Engines()
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | os.PathLike[str], revision: str | None = None, device: str | torch.device = "cpu"
+    ) -> Vocoder:
+        """Loads a released name, a folder, or a hub repository; see `wavflow.hub`, as for the next two."""
+        return _hub().from_pretrained(name, revision, device)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Writes weights and a model card."""
+        _hub().save_pretrained(self, folder)
+
+    def push_to_hub(self, name: str, **options: Any) -> str:
+        """Uploads them to a hub repository; returns the commit's address."""
+        return _hub().push_to_hub(self, name, **options)
 
     @property
     def sample_rate(self) -> int:
@@ -361,6 +378,10 @@ class Vocoder(nn.Module):
                 f"`mel` has {mel.shape[-1]} frames of {self.hop_length} samples, the audio or noise {samples} samples, "
                 f"not {mel.shape[-1] * self.hop_length}: cut or pad it to whole frames."
             )
+
+
+def _hub() -> Any:
+    return importlib.import_module("wavflow.hub")  # above this module: it builds models
 
 
 def _check_lengths(lengths: Tensor | Sequence[int], mel: Tensor) -> Tensor:
