@@ -206,6 +206,10 @@ class Vocoder(nn.Module):
         audio, log_det = self.unwhiten(draw.u, mel)
         return audio, draw.log_prob - log_det
 
+    def forward(self, specgrams: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """`sample` as torchaudio calls a vocoder: returns waveforms (B, T) and, for lengths in frames, those in samples."""
+        return self.sample(specgrams, lengths=lengths), None if lengths is None else lengths * self.hop_length
+
     @torch.no_grad()
     def sample(
         self,
