@@ -14,7 +14,7 @@ from torch import Tensor
 from wavflow import MelSpectrogram, Vocoder, save_model
 from wavflow.evaluation.exported import check, open_graph, run
 from wavflow.models import build
-from wavflow.synthesis.export import export_step, export_whole, quantize, whole_program
+from wavflow.synthesis.export import export_sherpa, export_step, export_whole, quantize, whole_program
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -116,6 +116,24 @@ def test_the_whole_graph_equalizes(tmp_path: Path) -> None:
     assert "after 2 passes" in usage
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("base", ["gaussian", "logistic"])
+def test_sherpa_takes_the_mel_alone_and_noise_is_drawn_inside(tmp_path: Path, base: str) -> None:
+    torch.set_default_dtype(torch.float32)
+    student = tiny_student(None, base=base, whitening=0, flows=1, layers=1)  # untrained: audio is noise, scaled
+    export_sherpa(student, tmp_path / "vocoder.onnx")
+    session = open_graph(tmp_path / "vocoder.onnx")
+    assert [item.name for item in session.get_inputs()] == ["mel"]
+    assert session.get_modelmeta().custom_metadata_map.items() >= {"model_type": "hifigan", "sample_rate": "8000"}.items()
+    mel = random_log_mel(1000).float()
+    first, second = (torch.from_numpy(session.run(None, {"mel": mel.numpy()})[0]).flatten() for _ in range(2))
+    expected = student.sample(mel, passes=0, fast=False).flatten()
+    assert len(first) == len(expected) == 16000
+    assert (first != second).double().mean() > 0.99
+    levels = torch.tensor([0.001, 0.1, 0.5, 0.9, 0.999])
+    torch.testing.assert_close(first.quantile(levels), expected.quantile(levels), rtol=0.15, atol=0.03 * float(expected.std()))
+
+
 @torch.no_grad()
 def test_torch_export_is_the_model_at_any_length() -> None:
     student = tiny_student(std=0.25, whitening=0)
@@ -147,5 +165,8 @@ def test_command_refuses_what_it_cannot_export(tmp_path: Path, monkeypatch: pyte
     is_refused(tmp_path, "export", student, f"output={tmp_path / 'x.pt'}", words="`output`|.onnx")
     is_refused(tmp_path, "export", student, output, "form=half", words="`form`|whole, step, both")
     is_refused(tmp_path, "export", teacher, output, words="`model` must be a student")
+    is_refused(tmp_path, "export", student, output, "contract=sherpa", "form=step", words="`form` must be whole")
+    save_model(tiny_student(n_speakers=2), tmp_path / "student.safetensors")
+    is_refused(tmp_path, "export", student, output, "contract=sherpa", words="`contract`|without speakers")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     is_refused(tmp_path, "export", student, output, words="onnxscript|pip install 'wavflow[export]'")

@@ -221,3 +221,14 @@ def test_items_of_unequal_lengths_are_as_they_are_alone(make: Callable[..., Voco
 def test_lengths_that_can_not_be_are_refused(lengths: object) -> None:
     with pytest.raises(ValueError, match=r"`lengths` must be 3 whole numbers of frames in 1 \.\.\. 4, got"):
         tiny_student().sample(random_log_mel(4, batch=3), lengths=lengths)
+
+
+def test_torchaudio_calls_it_as_its_own_vocoders() -> None:
+    student, mel, lengths = tiny_student(), random_log_mel(5, batch=2), torch.tensor([5, 3])
+    torch.manual_seed(1)
+    waveforms, samples = student(mel, lengths)  # what follows Tacotron2TTSBundle.get_tacotron2().infer(...)
+    torch.manual_seed(1)
+    torch.testing.assert_close(waveforms, student.sample(mel, lengths=lengths), rtol=0, atol=0)
+    assert samples.tolist() == [5 * 16, 3 * 16]
+    assert not waveforms[1, 3 * 16 :].any()
+    assert student(mel)[1] is None

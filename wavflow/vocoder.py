@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -83,6 +85,21 @@ class Vocoder(nn.Module):
         self.config: dict[str, Any] | None = None
         self.info: dict[str, Any] = {}
         self._engines = Engines()
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | os.PathLike[str], revision: str | None = None, device: str | torch.device = "cpu"
+    ) -> Vocoder:
+        """Loads a released name, a folder, or a hub repository; see `wavflow.hub`, as for the next two."""
+        return _hub().from_pretrained(name, revision, device)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Writes weights and a model card."""
+        _hub().save_pretrained(self, folder)
+
+    def push_to_hub(self, name: str, **options: Any) -> str:
+        """Uploads them to a hub repository; returns the commit's address."""
+        return _hub().push_to_hub(self, name, **options)
 
     @property
     def sample_rate(self) -> int:
@@ -189,6 +206,10 @@ class Vocoder(nn.Module):
         draw = self.draw(mel, temperature * noise, speaker)
         audio, log_det = self.unwhiten(draw.u, mel)
         return audio, draw.log_prob - log_det
+
+    def forward(self, specgrams: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """`sample` as torchaudio calls a vocoder: returns waveforms (B, T) and, for lengths in frames, those in samples."""
+        return self.sample(specgrams, lengths=lengths), None if lengths is None else lengths * self.hop_length
 
     @torch.no_grad()
     def sample(
@@ -418,6 +439,10 @@ class VocoderStream:
     def _push(self, chunk: Tensor, last: bool) -> Tensor:
         drawn = self.stream.push(chunk, partial(self.draw, self.none), last=last)[0]
         return self.equalized.push(drawn, chunk, last=last)
+
+
+def _hub() -> Any:
+    return importlib.import_module("wavflow.hub")  # above this module: it builds models
 
 
 def _check_lengths(lengths: Tensor | Sequence[int], mel: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from wavflow.arguments import about, at_least, choose
 from wavflow.cli import newest_model
 from wavflow.evaluation.exported import check
 from wavflow.models import load_model
-from wavflow.synthesis.export import export_library, export_step, export_whole, quantize
+from wavflow.synthesis.export import export_library, export_sherpa, export_step, export_whole, quantize
 from wavflow.synthesis.student import inverse_flows
 
 FORMS = {"whole": ["whole"], "step": ["step"], "both": ["whole", "step"]}
@@ -20,6 +20,9 @@ FORMS = {"whole": ["whole"], "step": ["step"], "both": ["whole", "step"]}
 def run(cfg: DictConfig) -> None:
     """Writes the graphs, compares each with the model on some noise, and prints speed and differences."""
     forms, output = choose("form", cfg.form, FORMS), Path(cfg.output)
+    sherpa = choose("contract", cfg.contract, {"wavflow": False, "sherpa": True})
+    if sherpa and forms != ["whole"]:
+        raise ValueError(f"`form` must be whole where contract=sherpa, got {cfg.form}: leave it out.")
     at_least(0, passes=cfg.passes)
     if output.suffix != ".onnx":
         raise ValueError(f"`output` must be an .onnx file, got {output}: add the ending.")
@@ -38,7 +41,7 @@ def run(cfg: DictConfig) -> None:
         passes = 0
         if form == "whole":
             passes = cfg.passes
-            export_whole(vocoder, path, passes)
+            (export_sherpa if sherpa else export_whole)(vocoder, path, passes)
         else:
             export_step(vocoder, path)
         paths = [path]
@@ -47,7 +50,8 @@ def run(cfg: DictConfig) -> None:
             quantize(*paths)
         for written in paths:
             found = check(written, vocoder, mel, noise, speaker, passes)
+            off = f"{found.difference:.1g} at most, {found.distance:.3f} dB of log-spectral distance"
             print(
-                f"{written}: {found.megabytes:.1f} MB, {found.speed:.1f} x real time on one thread; differs from the model by "
-                f"{found.difference:.1g} at most, {found.distance:.3f} dB of log-spectral distance"
+                f"{written}: {found.megabytes:.1f} MB, {found.speed:.1f} x real time on one thread; "
+                + ("draws its own noise" if sherpa else f"differs from the model by {off}")
             )

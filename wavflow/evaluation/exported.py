@@ -62,6 +62,8 @@ def open_graph(path: str | os.PathLike[str], threads: int = 1) -> Any:
 def run(session: Any, mel: Tensor, noise: Tensor, speaker: Tensor | None = None) -> np.ndarray:
     """Returns audio (B, F * hop_length) of mel (B, n_mels, F) and noise (B, F * hop_length), from either form of graph."""
     given = {"mel": mel.numpy(), "noise": noise.numpy()} | ({} if speaker is None else {"speaker": speaker.numpy()})
+    if len(session.get_inputs()) == 1:
+        del given["noise"]  # it draws its own
     state = {
         item.name: np.zeros((len(mel), *item.shape[1:]), np.float64 if item.type == "tensor(double)" else np.float32)
         for item in session.get_inputs()

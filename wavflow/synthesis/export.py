@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan
 from torch.export import Dim, ExportedProgram
 
+from wavflow.distributions import Logistic
 from wavflow.files import atomic_write
 from wavflow.mel import MEL_FLOOR
 from wavflow.synthesis.student import CONTEXT, StudentStep, outside
@@ -51,6 +52,22 @@ class WholeDraw(nn.Module):
         """Returns audio and the exact log-density of the draw, both (B, F * hop_length)."""
         audio, log_prob, _ = self.step(outside(mel), noise, self.step.initial(mel.shape[0]), speaker)
         return self.equalizer(audio, mel, self.passes), log_prob
+
+
+class NoiseInside(WholeDraw):
+    """`WholeDraw` that draws its own noise, anew with each call: a mel (B, n_mels, F) to audio (B, F * hop_length)."""
+
+    def __init__(self, vocoder: Vocoder, passes: int = 0) -> None:
+        super().__init__(vocoder, passes)
+        self.hop_length, self.logistic = vocoder.hop_length, isinstance(vocoder.flow.base, Logistic)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        """Returns audio."""
+        shape = mel.shape[0], mel.shape[-1] * self.hop_length
+        if self.logistic:  # by its quantiles, whose tails end at 16 scales
+            uniform = torch.rand_like(mel.new_zeros(shape)).clamp(2.0**-24, 1 - 2.0**-24)
+            return super().forward(mel, torch.log(uniform) - torch.log1p(-uniform))[0]
+        return super().forward(mel, torch.randn_like(mel.new_zeros(shape)))[0]
 
 
 def whole_program(vocoder: Vocoder, passes: int = 0) -> ExportedProgram:
@@ -112,6 +129,22 @@ def export_step(vocoder: Vocoder, path: str | os.PathLike[str]) -> None:
     )
     outputs = ["audio", "log_prob", *(f"{name}.next" for name in state)]
     _write_onnx(step_program(vocoder), path, names, outputs, _facts(vocoder, "step", usage))
+
+
+def export_sherpa(vocoder: Vocoder, path: str | os.PathLike[str], passes: int = 0) -> None:
+    """Writes a student as the ONNX graph that sherpa-onnx takes for a vocoder: mel (B, n_mels, F) -> audio, see `NoiseInside`.
+
+    Raises:
+        ValueError: For another model, one with speakers, or where the libraries are missing.
+    """
+    if vocoder.speakers is not None:
+        raise ValueError("`contract` sherpa must have a model without speakers: a graph of that contract takes a mel alone.")
+    least = fewest_frames(vocoder, passes)
+    shapes = ({0: Dim("batch"), 2: Dim("frames", min=least)},)
+    program = _exported(NoiseInside(vocoder, passes), (_mel(vocoder, 2, least + 4),), shapes)
+    usage = f"mel (B, n_mels, F), F at least {least} -> audio (B, F * hop_length), another draw with each call."
+    facts = _facts(vocoder, "sherpa", usage) | {"model_type": "hifigan", "num_mels": str(vocoder.mel.n_mels)}
+    _write_onnx(program, path, ["mel"], ["audio"], facts)
 
 
 def quantize(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
