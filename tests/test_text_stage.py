@@ -11,7 +11,7 @@ import torch
 from commands import is_refused, succeeds
 from sounds import hum
 
-from wavflow.models import load_model
+from wavflow.models import load_model, save_model
 from wavflow.text_to_mel import TextToMel
 from wavflow.writing import write_audio
 
@@ -51,12 +51,16 @@ def test_a_run_leaves_a_model_a_sound_and_an_alignment(run: Path) -> None:
     assert model.info["steps"] == 5
     assert {path.name for path in (run / "samples").iterdir()} >= {"step-0000005-alignment.png", "step-0000005.wav"}
     curves = (run / "logs" / "metrics.csv").read_text().splitlines()[0].split(",")
-    assert {"train/nats", "validation/nats", "validation/duration", "validation/tempo"} <= set(curves)
+    assert {"validation/nats", "validation/duration", "validation/tempo"} <= set(curves)
 
 
 @pytest.mark.slow
 def test_it_speaks_to_a_file_and_to_a_pipe(run: Path, tmp_path: Path) -> None:
-    untrained = f"model={run / 'model.safetensors'}", "vocoder=lj-student-fast", "temperature=0.1"
+    model = load_model(run / "model.safetensors", kind=TextToMel)
+    torch.nn.init.zeros_(model.means.weight)  # so few steps teach nothing: each frame is the mean of all
+    torch.nn.init.zeros_(model.means.bias)
+    save_model(model, tmp_path / "mean.safetensors")
+    untrained = f"model={tmp_path / 'mean.safetensors'}", "vocoder=lj-student-fast", "temperature=0"
     succeeds("speak", "A cab. Abc!", *untrained, f"output={tmp_path / 'speech.wav'}")
     spoken, rate = sf.read(tmp_path / "speech.wav")
     assert rate == 22050
@@ -73,7 +77,7 @@ def test_it_speaks_to_a_file_and_to_a_pipe(run: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_what_cannot_be_spoken_is_refused(run: Path, tmp_path: Path) -> None:
     model, output = f"model={run / 'model.safetensors'}", f"output={tmp_path / 'x.wav'}"
-    is_refused(tmp_path, "speak", "text=", model, output, words="`text` must hold a word")
+    is_refused(tmp_path, "speak", "...", model, output, words="`text` must hold a word")
     is_refused(tmp_path, "speak", "abc", "input=x.txt", model, output, words="exclude each other")
     is_refused(tmp_path, "speak", f"input={tmp_path / 'none.txt'}", model, output, words="no text file")
     is_refused(tmp_path, "speak", "abc", "model=lj-student", output, words="holds a vocoder")

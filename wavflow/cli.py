@@ -190,6 +190,7 @@ def quiet() -> Iterator[None]:
             r"`isinstance\(treespec, LeafSpec\)`",
             "The '.*_dataloader' does not have many workers",
             "Experiment logs directory",
+            "The `srun` command is available",
             "The dirpath has changed",
         ):
             warnings.filterwarnings("ignore", message=message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from wavflow.flows.linear import InvertibleLinear
 from wavflow.flows.reshape import Folded, Grouped
 from wavflow.flows.static import ActNorm
 from wavflow.kernels.alignment import align_monotonically
-from wavflow.mel import MelSpectrogram
+from wavflow.mel import MEL_FLOOR, MelSpectrogram
 from wavflow.nn.text_encoder import DurationPredictor, TextEncoder
 from wavflow.nn.upsampler import Conditioning
 from wavflow.nn.wavenet import WaveNet
@@ -197,7 +198,7 @@ class TextToMel(nn.Module):
         length = int(durations.sum())
         means = _spread(means, durations, length)
         z = means + self.flow.noise(tuple(means.shape), temperature, generator, like=means)
-        return self.flow.sample(z, self._conditioning(voice))
+        return self.flow.sample(z, self._conditioning(voice)).clamp_min(math.log(MEL_FLOOR))
 
     def _voice(self, speaker: Tensor | None, batch: int) -> Tensor:
         """Returns the embedding (B, voice_channels) of each item's voice."""
