@@ -54,11 +54,12 @@ class WholeDraw(nn.Module):
         return self.equalizer(audio, mel, self.passes), log_prob
 
 
-class NoiseInside(WholeDraw):
+class NoiseInside(nn.Module):
     """`WholeDraw` that draws its own noise, anew with each call: a mel (B, n_mels, F) to audio (B, F * hop_length)."""
 
     def __init__(self, vocoder: Vocoder, passes: int = 0) -> None:
-        super().__init__(vocoder, passes)
+        super().__init__()
+        self.whole = WholeDraw(vocoder, passes)
         self.hop_length, self.logistic = vocoder.hop_length, isinstance(vocoder.flow.base, Logistic)
 
     def forward(self, mel: Tensor) -> Tensor:  # type: ignore[override]  # the contract of others
@@ -66,8 +67,8 @@ class NoiseInside(WholeDraw):
         shape = mel.shape[0], mel.shape[-1] * self.hop_length
         if self.logistic:  # by its quantiles, whose tails end at 16 scales
             uniform = torch.rand_like(mel.new_zeros(shape)).clamp(2.0**-24, 1 - 2.0**-24)
-            return super().forward(mel, torch.log(uniform) - torch.log1p(-uniform))[0]
-        return super().forward(mel, torch.randn_like(mel.new_zeros(shape)))[0]
+            return self.whole(mel, torch.log(uniform) - torch.log1p(-uniform))[0]
+        return self.whole(mel, torch.randn_like(mel.new_zeros(shape)))[0]
 
 
 def whole_program(vocoder: Vocoder, passes: int = 0) -> ExportedProgram:
