@@ -107,9 +107,7 @@ def main() -> None:
         print(f"word error rate, {name:16}{count / counted:.3f}")
     print(f"right text the most likely of {1 + min(20, len(rows) - 1)}: {right} of {comparisons}")
     print(f"nats per coefficient {np.mean(nats):.3f}; length {np.mean(lengths):.3f} of the recording's")
-    print(
-        f"mel: error of the bands' means {np.mean(means):.3f} nats, their deviation {np.mean(deviations):.3f} of the recording's"
-    )
+    print(f"mel: error of the bands' means {np.mean(means):.3f} nats, deviation {np.mean(deviations):.3f} of the recording's")
     print(f"{seconds / spent:.1f} x real time on one thread, text to sound; {len(rows)} sentences, {counted} words")
 
 

@@ -15,6 +15,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from wavflow.data.batches import STOPS
 from wavflow.files import atomic_write
 
 
@@ -57,7 +58,7 @@ class CheckpointFile(TorchCheckpointIO):
 class KeepCheckpoint(Checkpoint):
     """Saves the whole state of training: every few minutes, after each validation, at the end, and after a signal.
 
-    SIGTERM and SIGINT let the step, and the validation that follows it, come to its end, then save and raise `Stopped`; the
+    Each of `STOPS` lets the step, and the validation that follows it, come to its end, then saves and raises `Stopped`; the
     same signal once more ends the process at once. Training goes on from a checkpoint as if it had never ended, see `Task`
     and `Batches`. So no checkpoint is taken between the batches of one optimizer step: it would lack their gradients. It is
     written when the next step begins, since Lightning logs the curves after the last callback of a step. If a validation comes
@@ -80,7 +81,7 @@ class KeepCheckpoint(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved, self._signal, self._stop = time.monotonic(), None, False
         if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGTERM, signal.SIGINT):
+            for signum in STOPS:
                 if signal.getsignal(signum) is not signal.SIG_IGN:
                     signal.signal(signum, self._remember)  # Lightning sets back what was there before it
 

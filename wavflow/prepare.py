@@ -6,7 +6,6 @@ A command and not a script, so that it is installed with the package that reads 
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
@@ -15,6 +14,7 @@ from hydra import compose, initialize_config_module
 
 from wavflow.cli import one_line_errors, quiet
 from wavflow.options import as_dict
+from wavflow.threads import processors
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -68,7 +68,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--mel-std", metavar="X", help="what they were divided by then: a number, or a file")
     parser.add_argument("--seconds", type=float, default=30.0, help="cut longer files into equal pieces of at most that")
     parser.add_argument("--shard-megabytes", type=float, default=64.0, help="size of a shard")
-    parser.add_argument("--workers", type=int, default=max(1, os.cpu_count() or 1), help="processes")
+    parser.add_argument("--workers", type=int, default=processors(), help="processes")
     parser.add_argument("--validation", type=float, default=0.05, help="fraction of the files")
     parser.add_argument("--test", type=float, default=0.1, help="fraction of the files")
     parser.add_argument("--seed", type=int, default=0, help="of the split and the order")

@@ -18,10 +18,18 @@ def set_defaults(environ: MutableMapping[str, str] = os.environ) -> None:
     """
     if "OMP_WAIT_POLICY" not in environ and "GOMP_SPINCOUNT" not in environ:
         environ["OMP_WAIT_POLICY"], environ["GOMP_SPINCOUNT"] = "PASSIVE", "0"
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    allowed = quota()
-    if "OMP_NUM_THREADS" not in environ and allowed < affinity:
-        environ["OMP_NUM_THREADS"] = str(math.ceil(allowed))
+    if "OMP_NUM_THREADS" not in environ and quota() < affinity():
+        environ["OMP_NUM_THREADS"] = str(processors())
+
+
+def processors() -> int:
+    """Returns how many processors are free to this process: those it may run on, and no more than a container's quota."""
+    return math.ceil(min(affinity(), quota()))
+
+
+def affinity() -> int:
+    """Returns how many processors this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def quota(cgroup: Path = CGROUP) -> float:

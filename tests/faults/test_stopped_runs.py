@@ -39,6 +39,7 @@ def resumed(err: str) -> None:
         (signal.SIGTERM, "training_step", 2, 3),
         (signal.SIGINT, "training_step", 2, 3),
         (signal.SIGTERM, "training_step", 3, 4),
+        (signal.SIGUSR1, "training_step", 2, 3),
         (signal.SIGINT, "validation_step", 4, 4),
     ],
 )

@@ -23,6 +23,7 @@ from wavflow.mel_files import MEL_FORMATS, load_mel, mel_chunks, read_scale
 from wavflow.models import load_model
 from wavflow.speakers import speaker_id
 from wavflow.synthesis.parallel import ParallelEngine, fastest_dtype
+from wavflow.threads import processors
 from wavflow.vocoder import Vocoder
 from wavflow.writing import FORMATS, write_audio, write_chunks
 
@@ -55,7 +56,7 @@ def run(cfg: DictConfig) -> None:
         import joblib  # a third of a second
 
         tasks = [joblib.delayed(load_and_synthesize)(cfg, pairs[i::count], path, device) for i, device in enumerate(devices)]
-        with joblib.parallel_config("loky", inner_max_num_threads=max(1, joblib.cpu_count() // count)):
+        with joblib.parallel_config("loky", inner_max_num_threads=max(1, processors() // count)):
             done = joblib.Parallel(count)(tasks)
     elapsed, seconds = time.perf_counter() - started, sum(each.seconds for each in done)
     skipped = {source: error for each in done for source, error in each.skipped.items()}

@@ -14,6 +14,9 @@ from wavflow.data.datasets import check_segment_length
 from wavflow.data.split import Split
 from wavflow.mel import MelSpectrogram
 
+STOPS = [each for each in signal.Signals if each.name in ("SIGINT", "SIGTERM", "SIGUSR1")]
+"""Signals that ask a training to save and end: Ctrl-C, what ends a process, and what SLURM is often told to warn with."""
+
 
 class Batches(pl.LightningDataModule):
     """Random crops without end to train on; whole clips, one per batch, to validate and test with.
@@ -165,6 +168,6 @@ class Order(DistributedSampler):
 
 
 def leave_signals_to_the_main_process(_: int) -> None:
-    """Lets a worker survive Ctrl-C and SIGTERM, which reach the whole group: the main process saves first, then ends it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Lets a worker survive Ctrl-C and the like, which reach the whole group: the main process saves first, then ends it."""
+    for signum in STOPS:
+        signal.signal(signum, signal.SIG_IGN)

@@ -18,6 +18,7 @@ from torch import Tensor
 from wavflow.clips import MissingLibraryError
 from wavflow.evaluation import alignment, metrics, perception, pitch
 from wavflow.reporting.intervals import mean_interval
+from wavflow.threads import processors
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 RECORDING = "recording"  # the first sound of a clip, in tables and pages
@@ -143,7 +144,7 @@ def compare(
 
 def parallel(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], count: int, jobs: int | None) -> Iterator[Any]:
     """Calls a function with each of `count` tasks' arguments in processes of one thread, and yields the results in order."""
-    jobs = min(count, joblib.cpu_count() if jobs is None else jobs)
+    jobs = min(count, processors() if jobs is None else jobs)
     if jobs <= 1:
         return (function(*task) for task in tasks)
     with joblib.parallel_config("loky", inner_max_num_threads=1):
