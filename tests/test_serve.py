@@ -33,7 +33,7 @@ from wavflow.serving.app import make_app
 from wavflow.serving.limits import Limits
 from wavflow.writing import encode_audio, quantized
 
-LIMITS = Limits(body_mb=1.0, seconds=2.0, idle_seconds=0.4, streams=2, requests=3)
+LIMITS = Limits(body_mb=1.0, seconds=2.0, idle_seconds=1.0, streams=2, requests=3)
 
 
 class Running(NamedTuple):
@@ -56,6 +56,7 @@ class Running(NamedTuple):
 
 def serving(limits: Limits = LIMITS, **options: Any) -> Iterator[Running]:
     student, teacher = tiny_student(0.1).float(), tiny_teacher(0.1).float()
+    drawn(student, random_log_mel(8), 0)  # compiles, as the command does before it serves
     app = make_app({"student": student, "teacher": teacher}, limits, **options)
     config = uvicorn.Config(app, port=0, ws_max_size=10**6, log_config=None, timeout_graceful_shutdown=1)
     server = Server(config)
