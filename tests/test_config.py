@@ -16,7 +16,7 @@ from wavflow.commands.train import net_config, time_limit
 from wavflow.data import AudioDataModule
 from wavflow.mel import MelSpectrogram
 from wavflow.models import build
-from wavflow.training import DistillationTask, LikelihoodTask
+from wavflow.training import DistillationTask, LikelihoodTask, TextTask
 
 CONF = resources.files("wavflow.conf")
 GROUPS = re.findall(r"^  - (\w+):", (CONF / "train.yaml").read_text(), flags=re.MULTILINE)
@@ -52,13 +52,20 @@ def test_audio_is_a_mel_spectrogram_and_a_net_is_built_on_it(option: str) -> Non
     assert build(plain(cfg)["net"]).mel.spec == MelSpectrogram(**cfg.audio).spec == plain(cfg)["audio"]
 
 
-@pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "net"])
+@pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "net" and option != "text"])
 def test_net_is_built_and_is_of_its_stage(option: str) -> None:
     stage = option.split("_")[0]
     stage = stage if stage in ("teacher", "student") else "flow"
     net = build(plain(composed(f"stage={stage}", f"net={option}", *SMALL))["net"])
     assert net.draws_in_parallel == (stage != "teacher")
     assert net.scores_in_parallel == (stage != "student")
+
+
+def test_a_text_model_is_of_its_stage() -> None:
+    cfg = composed("stage=text", "net.channels=8", "net.block_channels=8", "net.blocks=1", "net.symbols=[a,b]")
+    model = build(plain(cfg)["net"])
+    assert isinstance(instantiate(cfg.stage, net=model), TextTask)
+    assert model.numbers == {"a": 0, "b": 1}
 
 
 def test_stage_brings_its_net() -> None:

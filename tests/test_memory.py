@@ -55,7 +55,7 @@ def test_a_minute_is_synthesized_within_two_gibibytes(tmp_path: Path, small_stud
 
     assert long["seconds of audio"] == pytest.approx(60, abs=0.1)
     assert long["MiB in all"] < 2048
-    assert 20 < long["MiB above idle"] < 6 * short["MiB above idle"], "memory must grow no faster than the length"
+    assert 20 < long["MiB above idle"] < 6 * short["MiB above idle"] + 32, "memory must grow no faster than the length"
 
 
 @pytest.fixture

@@ -48,6 +48,7 @@ SHORT = {
     "evaluate data=folder": QUICK,
     "evaluate model=a.safetensors,b.safetensors": QUICK,
     "evaluate reference=recordings/": [*QUICK[:3], "clips=1"],
+    "serve": ["--help"],  # it would serve until it is stopped
     "prepare wavs/": ["--workers", "1"],
     "export output=student.onnx": ["form=step"],  # both are in test_export.py
     "density data=shape": ["data.rows=200", "fit.epochs=1", "flow.depth=1"],
