@@ -82,5 +82,6 @@ def test_what_cannot_be_spoken_is_refused(run: Path, tmp_path: Path) -> None:
     is_refused(tmp_path, "speak", f"input={tmp_path / 'none.txt'}", model, output, words="no text file")
     is_refused(tmp_path, "speak", "abc", "model=lj-student", output, words="holds a vocoder")
     is_refused(tmp_path, "speak", "abc", model, output, "speaker=3", words="`speaker`")
+    is_refused(tmp_path, "train", "stage=text", "data=shards", "data.path=x", words="`data` must be audio files")
     is_refused(tmp_path, "train", "stage=text", "net=teacher", words="stage=text")
     is_refused(tmp_path, "train", "stage=teacher", "net=text", words="`net` must be one of the stage")

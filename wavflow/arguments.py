@@ -35,6 +35,16 @@ def as_tensor(name: str, value: Tensor | np.ndarray, device: torch.device | None
     return value
 
 
+def check_speaker(speaker: Tensor | None, count: int) -> None:
+    """Raises ValueError where ids of so many speakers are missing or unknown, or given where there are none."""
+    known = True
+    if speaker is not None and count and not torch.compiler.is_compiling():
+        known = bool(((speaker >= 0) & (speaker < count)).all())
+    if (speaker is None) != (not count) or not known:
+        needed = f"speaker ids (B,) below {count}" if count else "no speaker"
+        raise ValueError(f"`speaker`: this model takes {needed}, got {speaker}.")
+
+
 @contextmanager
 def about(option: str, *arguments: str, within: bool = False) -> Iterator[None]:
     """Lets errors name the option that was typed, instead of the arguments of the functions that it went to.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wavflow.arguments import at_least
+from wavflow.arguments import at_least, check_speaker
 from wavflow.distributions import Gaussian
 from wavflow.flows.base import Chain, Flow
 from wavflow.flows.coupling import Coupling
@@ -113,10 +113,10 @@ class TextToMel(nn.Module):
         if new := sorted(missing - self._missing):
             self._missing.update(new)
             warnings.warn(f"The model has never heard {' '.join(map(repr, new))}, which it leaves out.", stacklevel=2)
-        known = [self.numbers[symbol] for symbol in symbols if symbol in self.numbers]
-        if not any(symbol in self.numbers and symbol not in (" ", *PAUSES) for symbol in symbols):
+        known = [symbol for symbol in symbols if symbol in self.numbers]
+        if not set(known) - {" ", *PAUSES}:
             raise ValueError(f"`text` must hold something that can be spoken, got {text[:80]!r}.")
-        return torch.tensor([known], device=self.device)
+        return torch.tensor([[self.numbers[symbol] for symbol in known]], device=self.device)
 
     def log_prob(
         self,
@@ -202,9 +202,7 @@ class TextToMel(nn.Module):
 
     def _voice(self, speaker: Tensor | None, batch: int) -> Tensor:
         """Returns the embedding (B, voice_channels) of each item's voice."""
-        if (speaker is None) != (self.n_speakers == 0):
-            needed = f"ids (B,) below {self.n_speakers}" if self.n_speakers else "None"
-            raise ValueError(f"`speaker` must be {needed} for this model, got {speaker}.")
+        check_speaker(speaker, self.n_speakers)
         return self.voices(torch.zeros(batch, dtype=torch.long, device=self.device) if speaker is None else speaker)
 
     def _read(self, symbols: Tensor, mask: Tensor, voice: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wavflow.arguments import as_tensor, at_least
+from wavflow.arguments import as_tensor, at_least, check_speaker
 from wavflow.flows.autoregressive import Autoregressive
 from wavflow.flows.base import Flow, Inverse, log_det_of_identity
 from wavflow.flows.harmonic_source import HarmonicSource
@@ -147,12 +147,7 @@ class Vocoder(nn.Module):
 
     def check_speaker(self, speaker: Tensor | None) -> None:
         """Raises ValueError where speaker ids are missing or unknown, or given to a model that knows no speakers."""
-        known = True
-        if speaker is not None and self.speakers is not None and not torch.compiler.is_compiling():
-            known = bool(((speaker >= 0) & (speaker < self.speakers.num_embeddings)).all())
-        if (speaker is None) != (self.speakers is None) or not known:
-            needed = "no speaker" if self.speakers is None else f"speaker ids (B,) below {self.speakers.num_embeddings}"
-            raise ValueError(f"`speaker`: this model takes {needed}, got {speaker}.")
+        check_speaker(speaker, 0 if self.speakers is None else self.speakers.num_embeddings)
 
     def log_prob(
         self, audio: Tensor | np.ndarray, mel: Tensor | np.ndarray | None = None, speaker: Tensor | None = None

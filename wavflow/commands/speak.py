@@ -21,7 +21,7 @@ from wavflow.speakers import speaker_id
 from wavflow.text import sentences
 from wavflow.text_to_mel import TextToMel
 from wavflow.vocoder import Vocoder
-from wavflow.writing import write_chunks
+from wavflow.writing import quantized, write_chunks
 
 
 def run(cfg: DictConfig) -> None:
@@ -102,7 +102,7 @@ def pipe(chunks: Iterable[Tensor], sample_rate: int) -> int:
     )
     sys.stdout.buffer.write(header)
     for chunk in chunks:
-        sys.stdout.buffer.write((chunk.clamp(-1, 1) * 32767).round().short().numpy().astype("<i2").tobytes())
+        sys.stdout.buffer.write(quantized(chunk, "PCM_16").astype("<i2").tobytes())
         sys.stdout.buffer.flush()
         samples += len(chunk)
     return samples

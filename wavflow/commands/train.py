@@ -57,6 +57,8 @@ def run(cfg: DictConfig) -> None:
     with about("audio", *cfg.audio, within=True):
         mel = MelSpectrogram(**config["mel"])
     if speaks(cfg):
+        if not cfg.data._target_.endswith(".AudioDataModule"):
+            raise ValueError("`data` must be audio files with texts for stage=text: take data=folder, or a corpus.")
         cfg.data._target_ = "wavflow.data.TextDataModule"
     data = instantiate(cfg.data, mel=mel)
     keep_split(data, run, start or teacher)
@@ -139,11 +141,10 @@ def chosen_net(cfg: DictConfig, record: dict[str, Any], start: Model | None, dis
         return record["net"] if start is None else config_of(start)
     asked = HydraConfig.get().runtime.choices
     made = cfg.net._target_.rpartition(".")[2]
-    if made == ("teacher" if distils else "student") or (made == "text_to_mel") != speaks(
-        cfg
-    ):  # flows may learn from a teacher
-        fitting = {"student": "stage=student", "text_to_mel": "stage=text"}.get(made, "net=student")
-        hint = "" if speaks(cfg) else f", or say {'net=student' if distils else fitting}"
+    of_the_other = made == ("teacher" if distils else "student")  # other flows may learn from a teacher too
+    if of_the_other or (made == "text_to_mel") != speaks(cfg):
+        fitting = {"student": "stage=student", "text_to_mel": "stage=text"}
+        hint = "" if speaks(cfg) else f", or say {'net=student' if distils else fitting[made]}"
         raise ValueError(
             f"`net` must be one of the stage, got net={asked['net']} with stage={asked['stage']}: leave net=... out{hint}."
         )

@@ -3,7 +3,7 @@
 import itertools
 import signal
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -114,20 +114,23 @@ class Batches(pl.LightningDataModule):
         self._began = read, read * self._at_once if self._crops is None else self._crops
         return Order(*self._place(), self._began[1])
 
-    def loader(self, dataset: Dataset, batch_size: int, order: DistributedSampler) -> DataLoader:
-        """Returns a loader of the items that `order` lists."""
+    def loader(
+        self, dataset: Dataset, batch_size: int, order: DistributedSampler, collate: Callable | None = None
+    ) -> DataLoader:
+        """Returns a loader of the items that `order` lists; `collate` makes a batch of some, as torch does where it is None."""
         return DataLoader(
             dataset,
             batch_size,
             sampler=order,
             num_workers=self.num_workers,
-            worker_init_fn=leave_signals_to_the_main_process,
+            collate_fn=collate,
+            worker_init_fn=_leave_signals_to_the_main_process,
             pin_memory=torch.cuda.is_available(),
         )
 
-    def clip_loader(self, dataset: Dataset, length: int) -> DataLoader:
+    def clip_loader(self, dataset: Dataset, length: int, collate: Callable | None = None) -> DataLoader:
         """Returns a loader of one clip per batch, of a data set of that length."""
-        return self.loader(dataset, 1, Order(*self._place(), length=length))
+        return self.loader(dataset, 1, Order(*self._place(), length=length), collate)
 
     def _batches(self) -> int:
         """Returns how many batches each process has read; more than 0 in a resumed training."""
@@ -167,7 +170,7 @@ class Order(DistributedSampler):
         return len(range(self.start, self.length, self.step))
 
 
-def leave_signals_to_the_main_process(_: int) -> None:
+def _leave_signals_to_the_main_process(_: int) -> None:
     """Lets a worker survive Ctrl-C and the like, which reach the whole group: the main process saves first, then ends it."""
     for signum in STOPS:
         signal.signal(signum, signal.SIG_IGN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from wavflow.data.corpora import read_table
 
 
-def find_texts(files: Sequence[Path], folder: Path, table: str | Path | None = None) -> dict[Path, str]:
+def find_texts(files: Sequence[Path], folder: Path, table: str | os.PathLike[str] | None = None) -> dict[Path, str]:
     """Returns the text of each file that has one.
 
     Args:
@@ -30,12 +31,7 @@ def find_texts(files: Sequence[Path], folder: Path, table: str | Path | None = N
         by_name = dict(_listed(folder))
         for path in files:
             stem = re.sub("_mic[12]$", "", path.stem)
-            place = next(
-                (file for name in (f"{stem}.normalized.txt", f"{stem}.txt") if (file := path.with_name(name)).is_file()), None
-            )
-            text = (
-                by_name.get(path.stem) or by_name.get(stem) or (place.read_text(encoding="utf-8-sig").strip() if place else "")
-            )
+            text = by_name.get(path.stem) or by_name.get(stem) or _beside(path, stem)
             if text:
                 texts[path] = text
     found = {path: texts[path] for path in files if path in texts}
@@ -47,19 +43,25 @@ def find_texts(files: Sequence[Path], folder: Path, table: str | Path | None = N
     return found
 
 
+def _beside(audio: Path, name: str) -> str:
+    """Returns what a text file of a name beside the audio holds; "" where there is none."""
+    for ending in (".normalized.txt", ".txt"):
+        if (file := audio.with_name(f"{name}{ending}")).is_file():
+            return file.read_text(encoding="utf-8-sig").strip()
+    return ""
+
+
 def _listed(folder: Path) -> Iterator[tuple[str, str]]:
     """Yields names of files, without ending, and their texts, from the lists of corpora below a folder."""
     for path in sorted(folder.rglob("metadata.csv")):
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = list(csv.reader(file, delimiter="|", quoting=csv.QUOTE_NONE))
-        header = rows[0] if rows and "text" in rows[0] else None
-        for row in rows[1:] if header else rows:
-            values = (
-                dict(zip(header, row, strict=False))
-                if header
-                else {"id": row[0] if row else "", "text": row[-1] if row else ""}
-            )
-            yield values.get("id", ""), values["text"].strip()
+        if rows and {"id", "text"} <= set(rows[0]):
+            name, text = (rows[0].index(column) for column in ("id", "text"))
+            rows = rows[1:]
+        else:
+            name, text = 0, -1  # LJSpeech's: the last column has its numbers in words
+        yield from ((row[name], row[text].strip()) for row in rows if len(row) > max(name, text))
     for path in sorted(folder.rglob("txt.done.data")):
         yield from re.findall(r'\(\s*(\S+)\s+"(.*)"\s*\)', path.read_text(encoding="utf-8"))
     for path in sorted(folder.rglob("txt/*/*.txt")):  # VCTK's

@@ -13,12 +13,12 @@ from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset
 
 from wavflow.audio import audio_length
-from wavflow.data.batches import leave_signals_to_the_main_process
 from wavflow.data.datamodule import AudioDataModule
 from wavflow.data.texts import find_texts
 from wavflow.mel import MelSpectrogram
 from wavflow.mel_files import read_with_mel
 from wavflow.text import symbols_of
+from wavflow.text_to_mel import FOLD
 
 BATCHES_SORTED = 8
 """So many batches are sorted by length together: some padding, and still another order in each epoch."""
@@ -58,7 +58,7 @@ class Utterances(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         which = int(self._of_epoch(index // len(self.files))[index % len(self.files)]) if self.batch_size else index
         path = self.files[which]
-        frames = self.mel.frames_of(int(self.lengths[which])) // 2 * 2
+        frames = even_frames(int(self.lengths[which]), self.mel)
         audio, mel = read_with_mel(path, self.mel, 0, frames, int(self.lengths[which]))
         item = {"audio": audio, "mel": mel[:, :frames], "symbols": torch.tensor(self.symbols[which]), "name": path.stem}
         return item if self.speakers is None else {**item, "speaker": self.speakers[which]}
@@ -75,6 +75,11 @@ class Utterances(Dataset[dict[str, Any]]):
                 parts += [batches[i] for i in rng.permutation(len(batches))]
             self._epoch, self._order = epoch, np.concatenate(parts)
         return self._order
+
+
+def even_frames(length: int, mel: MelSpectrogram) -> int:
+    """Returns the frames of audio of so many samples, without the last one where they are odd: `TextToMel` takes pairs."""
+    return mel.frames_of(length) // FOLD * FOLD
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -96,44 +101,41 @@ class TextDataModule(AudioDataModule):
     """Utterances with their texts; of the arguments of `AudioDataModule` those of crops do not count.
 
     Attributes:
-        alphabet: How texts become symbols; see `wavflow.text`.
-        table_of_symbols: The symbols of a model; those of the training texts until a model's own are set.
+        written: The symbols of each file's text, once `use_symbols` was called.
+        numbers: The number of each symbol in the model's table, likewise.
     """
 
-    alphabet = "phones"
-    table_of_symbols: list[str] | None = None
+    written: dict[Path, list[str]]
+    numbers: dict[str, int]
 
     def use_symbols(self, alphabet: str, symbols: Sequence[str] | None = None) -> list[str]:
         """Chooses the alphabet, and returns the table of symbols: the given one, or all that the training texts hold."""
-        self.alphabet = alphabet
-        self.setup()
-        self.texts = find_texts(self._all_files(), self.path, None if self.table is None else Path(self.table))
+        files = self._all_files()
+        texts = find_texts(files, self.path, self.table)
         assert self._split is not None
-        if without := [path for path in self._all_files() if path not in self.texts]:
+        if without := [path for path in files if path not in texts]:
             warnings.warn(f"{len(without)} files have no text and are left out, the first: {without[0]}", stacklevel=2)
-        self.written = {path: symbols_of(text, alphabet) for path, text in self.texts.items()}
-        kept = {path for path, written in self.written.items() if written and len(written) <= self._frames(path)}
-        if odd := [path for path in self.texts if path not in kept]:
+        self.written = {path: symbols_of(text, alphabet) for path, text in texts.items()}
+        kept = {
+            path
+            for path, written in self.written.items()
+            if written and len(written) <= even_frames(audio_length(path, self.mel.sample_rate), self.mel)
+        }
+        if odd := [path for path in texts if path not in kept]:
             warnings.warn(f"{len(odd)} files are left out, whose texts are empty or too long for them: {odd[0]}", stacklevel=2)
         train, validation, test = ([path for path in part if path in kept] for part in self._split)
         self._split = train, validation or train[-1:], test
         if not train:
             raise ValueError(f"`data` must hold audio with texts to train on, but none is left below {self.path}.")
-        self.table_of_symbols = list(symbols or sorted({symbol for path in train for symbol in self.written[path]}))
-        return self.table_of_symbols
+        table = list(symbols or sorted({symbol for path in train for symbol in self.written[path]}))
+        self.numbers = {symbol: number for number, symbol in enumerate(table)}
+        return table
 
     def train_dataloader(self) -> DataLoader:
         files = self.train_files
         ids = self.speaker_ids(files)
         utterances = Utterances(files, self._numbers(files), self.mel, ids, self.batch_size, self.seed)
-        return DataLoader(
-            utterances,
-            self.batch_size,
-            sampler=self.order(),
-            num_workers=self.num_workers,
-            collate_fn=collate,
-            worker_init_fn=leave_signals_to_the_main_process,
-        )
+        return self.loader(utterances, self.batch_size, self.order(), collate)
 
     def val_dataloader(self) -> DataLoader:
         return self._whole(self.validation_files)
@@ -143,13 +145,8 @@ class TextDataModule(AudioDataModule):
 
     def _whole(self, files: list[Path]) -> DataLoader:
         utterances = Utterances(files, self._numbers(files), self.mel, self.speaker_ids(files))
-        return DataLoader(utterances, 1, sampler=self.clip_loader(utterances, len(utterances)).sampler, collate_fn=collate)
+        return self.clip_loader(utterances, len(utterances), collate)
 
     def _numbers(self, files: Sequence[Path]) -> list[list[int]]:
         """Returns the numbers of each text's symbols; those that the table lacks are left out."""
-        assert self.table_of_symbols is not None
-        numbers = {symbol: number for number, symbol in enumerate(self.table_of_symbols)}
-        return [[numbers[symbol] for symbol in self.written[path] if symbol in numbers] for path in files]
-
-    def _frames(self, path: Path) -> int:
-        return self.mel.frames_of(audio_length(path, self.mel.sample_rate)) // 2 * 2
+        return [[self.numbers[symbol] for symbol in self.written[path] if symbol in self.numbers] for path in files]

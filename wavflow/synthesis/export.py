@@ -62,7 +62,7 @@ class NoiseInside(nn.Module):
         self.whole = WholeDraw(vocoder, passes)
         self.hop_length, self.logistic = vocoder.hop_length, isinstance(vocoder.flow.base, Logistic)
 
-    def forward(self, mel: Tensor) -> Tensor:  # type: ignore[override]  # the contract of others
+    def forward(self, mel: Tensor) -> Tensor:
         """Returns audio."""
         shape = mel.shape[0], mel.shape[-1] * self.hop_length
         if self.logistic:  # by its quantiles, whose tails end at 16 scales

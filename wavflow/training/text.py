@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -19,11 +21,9 @@ class TextTask(Task):
     Args:
         net: The model to train.
         optimizer: Makes the optimizer from the parameters.
-        warmup_steps: See `Task`, as the next two.
-        final_fraction: Of the learning rate.
-        seed: Of the dropout.
         duration_weight: Of the loss of the durations.
         vocoder: That gives held-out sentences a sound; a model file or name.
+        schedule: See `Task`.
     """
 
     net: TextToMel
@@ -32,13 +32,11 @@ class TextTask(Task):
         self,
         net: TextToMel,
         optimizer: OptimizerFactory,
-        warmup_steps: int = 100,
-        final_fraction: float = 0.05,
-        seed: int = 0,
         duration_weight: float = 1.0,
         vocoder: str = "lj-student",
+        **schedule: Any,
     ) -> None:
-        super().__init__(net, optimizer, warmup_steps, final_fraction, seed)
+        super().__init__(net, optimizer, **schedule)
         self.duration_weight, self.vocoder = duration_weight, vocoder
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
