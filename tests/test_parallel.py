@@ -14,7 +14,8 @@ from wavflow import Vocoder
 from wavflow.commands.synthesize import matrix_dtype
 from wavflow.kernels import vectors
 from wavflow.synthesis import blocks, parallel
-from wavflow.synthesis.parallel import Noise, ParallelEngine, dtypes, fastest_dtype
+from wavflow.synthesis.noise import Noise
+from wavflow.synthesis.parallel import ParallelEngine, dtypes, fastest_dtype
 
 SHAPES = [
     {"flows": 1, "layers": 1, "kernel_size": 2},

@@ -360,8 +360,8 @@ def test_a_message_that_is_too_large_ends_a_stream(server: Running, unharmed: No
 
 def test_frames_are_read_while_others_are_drawn(server: Running, unharmed: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the pings of a client that sends faster than it is drawn would go unanswered, and it would give up."""
-    held, push = threading.Event(), wavflow.vocoder.VocoderStream.push
-    monkeypatch.setattr(wavflow.vocoder.VocoderStream, "push", lambda self, mel: (held.wait(5), push(self, mel))[1])
+    held, push = threading.Event(), wavflow.vocoder_stream.VocoderStream.push
+    monkeypatch.setattr(wavflow.vocoder_stream.VocoderStream, "push", lambda self, mel: (held.wait(5), push(self, mel))[1])
     with server.stream() as client:
         client.send("{}")
         client.recv()
@@ -393,14 +393,14 @@ def test_more_streams_and_requests_than_there_are_slots_are_refused(server: Runn
 
 def test_a_client_that_goes_away_ends_its_work(server: Running, unharmed: None, monkeypatch: pytest.MonkeyPatch) -> None:
     pieces, waiting = [], threading.Event()
-    push = wavflow.vocoder.VocoderStream.push
+    push = wavflow.vocoder_stream.VocoderStream.push
 
     def slow(self: Any, mel: torch.Tensor) -> torch.Tensor:
         pieces.append(mel)
         waiting.wait(5)
         return push(self, mel)
 
-    monkeypatch.setattr(wavflow.vocoder.VocoderStream, "push", slow)
+    monkeypatch.setattr(wavflow.vocoder_stream.VocoderStream, "push", slow)
     body = npy(np.full((8, 900), -6.0, np.float32))
     with socket.create_connection(("127.0.0.1", server.port)) as client:
         client.sendall(f"{HEAD}Content-Length: {len(body)}\r\n\r\n".encode() + body)

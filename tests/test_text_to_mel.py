@@ -182,3 +182,10 @@ def test_letters_of_a_known_alignment_are_found_again() -> None:
     means, durations = 3.0 * torch.randn(1, 4, 6), torch.tensor([[3, 1, 7, 2, 5, 4]])
     z = means.repeat_interleave(durations[0], dim=2) + 0.1 * torch.randn(1, 4, 22)
     assert best_durations(z, means, torch.tensor([6]), torch.tensor([22])).tolist() == durations.tolist()
+
+
+def test_bfloat16_training_does_not_round_alignments() -> None:
+    means, durations = 4.0 + 0.1 * torch.randn(1, 80, 6).float(), torch.tensor([[3, 1, 7, 2, 5, 4]])
+    z = means.repeat_interleave(durations[0], dim=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert best_durations(z, means, torch.tensor([6]), torch.tensor([22])).tolist() == durations.tolist()

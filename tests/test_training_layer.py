@@ -116,6 +116,26 @@ def test_the_gradient_is_the_slope() -> None:
     assert along == pytest.approx(slope, rel=1e-2)
 
 
+@pytest.mark.parametrize("per_frame", [True, False])
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_batch_of_several_lengths(calls: list[str], causal: bool, per_frame: bool) -> None:
+    net = net_of({"causal": causal})
+    x, cond = case(net, 4, 6, batch=3)
+    frames, kernel = (cond.frames, cond.kernel) if per_frame else (cond.frames[..., :1], None)
+    mask = (torch.arange(24) < torch.tensor([24, 15, 1])[:, None]).double()
+    found: list[list[Tensor]] = []
+    for dtype in (torch.float64, torch.float32):
+        net.to(dtype)
+        inputs = [value.detach().to(dtype).requires_grad_() for value in (x, frames)]
+        cond = Conditioning(inputs[1], None if kernel is None else kernel.to(dtype), mask=mask.to(dtype))
+        params = net(inputs[0], cond) * mask.to(dtype).unsqueeze(1)
+        found.append([params, *torch.autograd.grad(params.sin().sum(), [*inputs, *net.parameters()])])
+    assert len(calls) == 1
+    for value, right in zip(found[1], found[0], strict=True):
+        assert right.norm() > 1e-3
+        assert error(value, right) < 1e-5
+
+
 def test_a_frozen_net_passes_the_gradient_on(calls: list[str]) -> None:
     net = net_of({"skip_channels": 32}).float().requires_grad_(False)
     x, cond = case(net, 4, 9)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wavflow.arguments import at_least, check_speaker
-from wavflow.distributions import Gaussian
+from wavflow.distributions.base import Gaussian, as_real
 from wavflow.flows.base import Chain, Flow
 from wavflow.flows.coupling import Coupling
 from wavflow.flows.elementwise import Affine
@@ -219,7 +219,9 @@ class TextToMel(nn.Module):
 
 def best_durations(z: Tensor, means: Tensor, n_symbols: Tensor, n_frames: Tensor) -> Tensor:
     """Returns the durations (B, S) that make z (B, C, F) most likely as Gaussians of deviation 1 around means (B, C, S)."""
-    scores = z.transpose(1, 2) @ means - 0.5 * means.square().sum(dim=1, keepdim=True)  # up to what all symbols share
+    z, means = as_real(z), as_real(means)
+    with torch.autocast(z.device.type, enabled=False):  # in bfloat16, rounding would choose between symbols that are near
+        scores = z.transpose(1, 2) @ means - 0.5 * means.square().sum(dim=1, keepdim=True)  # up to what all symbols share
     durations = torch.zeros(means.shape[0], means.shape[2], dtype=torch.long)
     align_monotonically(
         scores.double().cpu().contiguous().numpy(), n_symbols.cpu().numpy(), n_frames.cpu().numpy(), durations.numpy()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,13 +18,15 @@ from wavflow.flows.base import Flow, Inverse, log_det_of_identity
 from wavflow.flows.harmonic_source import HarmonicSource
 from wavflow.flows.whitening import Whitening
 from wavflow.mel import MelSpectrogram
-from wavflow.mel_equalizer import EqualizerStream, MelEqualizer
+from wavflow.mel_equalizer import MelEqualizer
 from wavflow.mel_scale import check_scale, warn_of_log10
 from wavflow.nn.upsampler import Conditioning, Upsampler
 from wavflow.synthesis.eager import EagerSampler
 from wavflow.synthesis.engines import Engines
-from wavflow.synthesis.parallel import Noise, ParallelEngine
+from wavflow.synthesis.noise import Noise
+from wavflow.synthesis.parallel import ParallelEngine
 from wavflow.synthesis.steps import StepEngine
+from wavflow.vocoder_stream import VocoderStream
 
 PASSES = 4
 """Of the `MelEqualizer`, by default: each costs little, and looks three frames further ahead. See docs/results.md."""
@@ -382,58 +383,6 @@ class Vocoder(nn.Module):
                 f"`mel` has {mel.shape[-1]} frames of {self.hop_length} samples, the audio or noise {samples} samples, "
                 f"not {mel.shape[-1] * self.hop_length}: cut or pad it to whole frames."
             )
-
-
-class VocoderStream:
-    """State of one streamed draw, see `Vocoder.open_stream`.
-
-    Args:
-        vocoder: Draws.
-        sampler: Its engine, or what takes its place.
-        equalized: Takes the draw to its mel.
-        draw: Called with a mel of the batch and a number of samples; returns so much noise (B, n), temperature included.
-        speaker: Ids (B,), for a model with speakers.
-    """
-
-    def __init__(
-        self,
-        vocoder: Vocoder,
-        sampler: ParallelEngine | EagerSampler,
-        equalized: EqualizerStream,
-        draw: Callable[[Tensor, int], Tensor],
-        speaker: Tensor | None,
-    ) -> None:
-        self.vocoder, self.sampler, self.equalized, self.draw, self.speaker = vocoder, sampler, equalized, draw, speaker
-        self.stream: Any = None  # of the sampler, once the first frames tell how many items there are
-
-    @property
-    def started(self) -> bool:
-        """Whether any frames have come."""
-        return self.stream is not None
-
-    def push(self, mel: Tensor | np.ndarray) -> Tensor:
-        """Takes further frames (B, n_mels, F), F = 0 too; returns the audio that they make known, (B, n).
-
-        Raises:
-            ValueError: For frames that are no such mel, or noise that ends before them.
-        """
-        chunk = self.vocoder._input("mel", mel)
-        if chunk.ndim == 3 and not chunk.shape[-1]:
-            return chunk.new_zeros(len(chunk), 0)
-        self.vocoder.mel.check(chunk)
-        check_scale(chunk, self.vocoder.mel)
-        if self.stream is None:
-            self.stream, self.none = self.sampler.stream(len(chunk), self.speaker), chunk[..., :0]
-        return self._push(chunk, last=False)
-
-    def end(self) -> Tensor:
-        """Returns the rest of the audio (B, n); needs some frames to have come."""
-        return self._push(self.none, last=True)
-
-    @torch.no_grad()
-    def _push(self, chunk: Tensor, last: bool) -> Tensor:
-        drawn = self.stream.push(chunk, partial(self.draw, self.none), last=last)[0]
-        return self.equalized.push(drawn, chunk, last=last)
 
 
 def _hub() -> Any:

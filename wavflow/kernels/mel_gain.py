@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from wavflow.kernels import VECTOR
-from wavflow.kernels.vectors import compiled, exp_twice, fill, load, store
+from wavflow.kernels.compiling import compiled
+from wavflow.kernels.vectors import exp_twice, fill, load, store
 
 
 @compiled

@@ -10,7 +10,8 @@ import math
 import numpy as np
 
 from wavflow.kernels import VECTOR
-from wavflow.kernels.vectors import compiled, exp_twice, fill, load, repeat, store
+from wavflow.kernels.compiling import compiled
+from wavflow.kernels.vectors import exp_twice, fill, load, repeat, store
 
 
 @compiled
@@ -92,13 +93,13 @@ def ungate(grad, tanhs, grad_y, gated, kernel, grad_frames, grad_bias):
 
     A frame's rows are summed in registers, and these sums then added to the three frames that they were made from.
     """
-    width, channels, hop, frames = tanhs.shape[1], grad.shape[1], kernel.shape[1], grad_frames.shape[0]
+    rows, width, channels, hop, frames = tanhs.shape[0], tanhs.shape[1], grad.shape[1], kernel.shape[1], grad_frames.shape[0]
     one, zero = fill(np.float32(1.0)), fill(np.float32(0.0))
     for f in range(frames):
         before, here, after = max(f - 1, 0) * width, f * width, min(f + 1, frames - 1) * width
         for c in range(0, channels, VECTOR):
             pa = qa = ra = sa = pb = qb = rb = sb = zero
-            for j in range(hop):
+            for j in range(min(hop, rows - f * hop)):
                 t = f * hop + j
                 i, n = t * width + c, t * channels + c
                 a, b, g = load(tanhs, i), load(tanhs, i + channels), load(grad, n)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from wavflow.kernels.vectors import compiled
+from wavflow.kernels.compiling import compiled
 
 
 @compiled

@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from wavflow.kernels.vectors import compiled
+from wavflow.kernels.compiling import compiled
 
 _LOG2_E, _LN2, _SQRT_HALF = 1.4426950408889634, 0.6931471805599453, 0.7071067811865476
 _LN2_HIGH = 0.693145751953125  # 16 bits of it, so that its products with whole numbers are exact

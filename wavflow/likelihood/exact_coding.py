@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wavflow.kernels.vectors import compiled
+from wavflow.kernels.compiling import compiled
 from wavflow.likelihood.arithmetic import add_product, copy, exp, gate, tanh
 from wavflow.likelihood.range_coding import Coder, code, start_of
 

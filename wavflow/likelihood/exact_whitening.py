@@ -12,7 +12,7 @@ import numpy as np
 
 from wavflow.flows.linear_prediction import LAG_WINDOW, LARGEST_FALL, WHITE_NOISE, LinearPrediction
 from wavflow.flows.pitch_prediction import HIGHEST, LOWEST, RIPPLE_BELOW, MelPitch
-from wavflow.kernels.vectors import compiled
+from wavflow.kernels.compiling import compiled
 from wavflow.likelihood.arithmetic import add_products, cosine, exp, log
 from wavflow.mel import MelSpectrogram
 from wavflow.nn.upsampler import interpolation_weights

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from wavflow.kernels.vectors import compiled
+from wavflow.kernels.compiling import compiled
 from wavflow.likelihood.range_coding import LAPLACE, Coder, code
 
 # Least squares on LJSpeech at pairs of frames: the band in the frame before, its lower and its upper neighbor there, and the

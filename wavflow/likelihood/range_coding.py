@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wavflow.kernels.vectors import compiled
+from wavflow.kernels.compiling import compiled
 from wavflow.likelihood.arithmetic import exp, normal_cdf
 
 PRECISION = 30

@@ -61,6 +61,7 @@ def gated_layers(
     outputs: Sequence[nn.Linear],
     dilations: Sequence[int],
     ahead: int = 0,
+    lengths: Sequence[int] | None = None,
 ) -> Tensor:
     """Returns the summed skips (B, T, S) of all layers, float32; differentiable, once, in h, frames and weights.
 
@@ -72,12 +73,14 @@ def gated_layers(
         outputs: Of each layer, C -> S + C, of the last one C -> S.
         dilations: Time steps between the taps of each layer.
         ahead: Taps after t; the others are at t and before.
+        lengths: Time steps of each item; beyond them inputs count as zero, and skips are. T where they are left out.
     """
+    lengths = [h.shape[1]] * len(h) if lengths is None else lengths
     weights = [getattr(x, name) for name in ("weight", "bias") for linears in (gates, outputs) for x in linears]
     frames, kernel = frames.float().contiguous(), kernel.float().contiguous()
     if torch.is_grad_enabled() and any(x.requires_grad for x in (h, frames, *weights)):
-        return _GatedLayers.apply(h, frames, kernel, dilations, ahead, *weights)
-    skip, (memory, *_), _ = _forward(h, frames, kernel, dilations, ahead, weights, 1, 1)
+        return _GatedLayers.apply(h, frames, kernel, dilations, ahead, lengths, *weights)
+    skip, (memory, *_), _ = _forward(h, frames, kernel, dilations, ahead, lengths, weights, 1, 1)
     spare.buffers.append(memory)
     return skip
 
@@ -88,6 +91,7 @@ def _forward(
     kernel: Tensor,
     dilations: Sequence[int],
     ahead: int,
+    lengths: Sequence[int],
     weights: Sequence[Tensor],
     kept_inputs: int,
     kept_tanhs: int,
@@ -105,27 +109,34 @@ def _forward(
     skip = frames.new_zeros(batch, time, matrices[-1].shape[0])
     inputs[0] = h
     xs, ys, sums, features = words(inputs), words(tanhs), words(skip), words(frames)
-    for b in range(batch):  # item by item, so that the scratch stays in the cache
+    for b, n in enumerate(lengths):  # item by item, so that the scratch stays in the cache
         for i in range(layers):
-            x, following, y = xs[min(i, kept_inputs - 1), b], xs[min(i + 1, kept_inputs - 1), b], min(i, kept_tanhs - 1)
-            passes.gather(x, words(taps), dilations[i], ahead)
-            torch.mm(taps, matrices[i].T, out=tanhs[y, b])
-            passes.gate(ys[y, b], words(gated), biases[i], features[i, b], words(kernel))
-            out = torch.mm(gated, matrices[layers + i].T)
-            passes.advance(words(out), biases[layers + i], x, sums[b], following)
+            y, x, following = min(i, kept_tanhs - 1), *(xs[min(k, kept_inputs - 1), b, :n] for k in (i, i + 1))
+            passes.gather(x, words(taps[:n]), dilations[i], ahead)
+            torch.mm(taps[:n], matrices[i].T, out=tanhs[y, b, :n])
+            passes.gate(ys[y, b, :n], words(gated[:n]), biases[i], features[i, b], words(kernel))
+            out = torch.mm(gated[:n], matrices[layers + i].T)
+            passes.advance(words(out), biases[layers + i], x, sums[b, :n], following)
     return skip, (memory, inputs, tanhs), matrices
 
 
 class _GatedLayers(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, h: Tensor, frames: Tensor, kernel: Tensor, dilations: Sequence[int], ahead: int, *weights: Tensor
+        ctx: Any,
+        h: Tensor,
+        frames: Tensor,
+        kernel: Tensor,
+        dilations: Sequence[int],
+        ahead: int,
+        lengths: Sequence[int],
+        *weights: Tensor,
     ) -> Tensor:
-        layers, frozen = len(dilations), not (ctx.needs_input_grad[1] or any(ctx.needs_input_grad[5:]))
+        layers, frozen = len(dilations), not (ctx.needs_input_grad[1] or any(ctx.needs_input_grad[6:]))
         kept = 1 if frozen else layers  # only the gradients of weights need what went into the layers
-        skip, ctx.kept, matrices = _forward(h, frames, kernel, dilations, ahead, weights, kept, layers)
+        skip, ctx.kept, matrices = _forward(h, frames, kernel, dilations, ahead, lengths, weights, kept, layers)
         ctx.save_for_backward(kernel, *matrices)
-        ctx.plan = dilations, ahead, frames.shape, frozen
+        ctx.plan = dilations, ahead, lengths, frames.shape, frozen
         return skip
 
     @staticmethod
@@ -139,40 +150,41 @@ class _GatedLayers(torch.autograd.Function):
             )
         (memory, inputs, tanhs), ctx.kept = ctx.kept, None
         kernel, *matrices = ctx.saved_tensors
-        dilations, ahead, shape, frozen = ctx.plan
+        dilations, ahead, lengths, shape, frozen = ctx.plan
         (layers, batch, time, width), skips = tanhs.shape, grad_skip.shape[-1]
         channels = width // 2
-        taps, gated, grad_y = (tanhs.new_empty(time, n) for n in (matrices[0].shape[1], channels, width))
-        grad_out, grad_h = tanhs.new_empty(time, skips + channels), tanhs.new_empty(batch, time, channels)
+        scratch = [tanhs.new_empty(time, n) for n in (matrices[0].shape[1], channels, width, skips + channels)]
+        grad_h = tanhs.new_zeros(batch, time, channels)
         grad_frames, grads = kernel.new_zeros(shape), [torch.zeros_like(m, dtype=torch.float32) for m in matrices]
         gate_biases = kernel.new_zeros(layers, width)
         output_biases = kernel.new_zeros(layers + 1, skips + channels)  # the last row takes what is no layer's
-        output_biases[:, :skips] = grad_skip.sum(dim=(0, 1))
         xs, ys, features = words(inputs), words(tanhs), words(grad_frames)
-        for b in range(batch):
-            grad_out[:, :skips], grad_out[:, skips:] = grad_skip[b], 0.0  # the skips' part serves all layers
+        for b, n in enumerate(lengths):
+            taps, gated, grad_y, grad_out = (x[:n] for x in scratch)
+            grad_out[:, :skips], grad_out[:, skips:] = grad_skip[b, :n], 0.0  # the skips' part serves all layers
+            output_biases[:, :skips] += grad_skip[b, :n].sum(dim=0)
             for i in reversed(range(layers)):
                 matrix = matrices[layers + i]
                 grad_made = grad_out[:, : len(matrix)]
                 grad_gated = torch.mm(grad_made, matrix)
                 if frozen:
-                    passes.ungate_frozen(words(grad_gated), ys[i, b], words(grad_y))
+                    passes.ungate_frozen(words(grad_gated), ys[i, b, :n], words(grad_y))
                 else:
                     found = features[i, b], words(gate_biases[i])
-                    passes.ungate(words(grad_gated), ys[i, b], words(grad_y), words(gated), words(kernel), *found)
-                    passes.gather(xs[i, b], words(taps), dilations[i], ahead)
+                    passes.ungate(words(grad_gated), ys[i, b, :n], words(grad_y), words(gated), words(kernel), *found)
+                    passes.gather(xs[i, b, :n], words(taps), dilations[i], ahead)
                     grads[i] += torch.mm(grad_y.T, taps)
                     grads[layers + i] += torch.mm(grad_made.T, gated)
                 grad_taps = torch.mm(grad_y, matrices[i])
                 scale = math.sqrt(0.5) if i else 1.0  # of the residual of the layer before
                 grad_bias = words(output_biases[i - 1])
                 passes.retreat(words(grad_taps), words(grad_out), grad_bias, skips, dilations[i], ahead, scale)
-            grad_h[b] = grad_out[:, skips:]
+            grad_h[b, :n] = grad_out[:, skips:]
         spare.buffers.append(memory)
         if frozen:
-            return grad_h, *[None] * (4 + 4 * layers)
+            return grad_h, *[None] * (5 + 4 * layers)
         grad_biases = [*gate_biases, *(row[: len(m)] for row, m in zip(output_biases, matrices[layers:], strict=False))]
-        return grad_h, grad_frames, None, None, None, *grads, *grad_biases
+        return grad_h, grad_frames, None, None, None, None, *grads, *grad_biases
 
 
 class Spare:

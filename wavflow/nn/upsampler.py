@@ -58,6 +58,17 @@ class Conditioning:
         """Samples per frame."""
         return 1 if self.kernel is None else self.kernel.shape[-1]
 
+    @property
+    def lengths(self) -> list[int] | None:
+        """Time steps of each item, by the mask."""
+        return None if self.mask is None else self.mask.sum(dim=1).long().tolist()
+
+    def kernel_over(self, length: int) -> Tensor | None:
+        """Returns the kernel; of features that are the same at all times, one that holds their one frame so long."""
+        if self.kernel is not None or self.frames.shape[2] > 1:
+            return self.kernel
+        return self.frames.new_tensor([[0.0], [1.0], [0.0]]).expand(-1, length)
+
     def folded(self, factor: int) -> Conditioning:
         """Returns the conditioning of a signal that is folded `factor` samples to a time step: the mean of each group.
 

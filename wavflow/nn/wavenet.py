@@ -102,11 +102,11 @@ class WaveNet(nn.Module):
     def forward(self, x: Tensor, cond: Conditioning | Tensor | None = None) -> Tensor:
         """Returns parameters (B, out_channels, T) for x (B, in_channels, T) and features."""
         cond = self._project(cond)
-        h, kernel = self._enter(x.transpose(1, 2)), None if cond is None or cond.mask is not None else cond.kernel
+        h, kernel = self._enter(x.transpose(1, 2)), None if cond is None else cond.kernel_over(x.shape[-1])
         if self.compiled_layers and cond is not None and kernel is not None and fits(h, kernel, [*self.gates, *self.outputs]):
             cond.to_samples(cond.frames[0, ..., :0], x.shape[-1])  # checks the length
             ahead = 0 if self.causal else self.kernel_size // 2
-            skip = gated_layers(h, cond.frames, kernel, self.gates, self.outputs, self.dilations, ahead)
+            skip = gated_layers(h, cond.frames, kernel, self.gates, self.outputs, self.dilations, ahead, cond.lengths)
         else:
             skip, _ = self._layers(h, cond, None)
         return self._params(skip).transpose(1, 2)

@@ -16,7 +16,8 @@ from wavflow.audio import audio_length
 from wavflow.mel_files import mel_frames
 from wavflow.serving.limits import Limits
 from wavflow.speakers import speaker_id
-from wavflow.vocoder import PASSES, Vocoder, VocoderStream
+from wavflow.vocoder import PASSES, Vocoder
+from wavflow.vocoder_stream import VocoderStream
 
 T = TypeVar("T")
 NPY = b"\x93NUMPY"

@@ -10,9 +10,9 @@ import math
 
 import numpy as np
 
+from wavflow.kernels.compiling import compiled
 from wavflow.kernels.vectors import (
     add_product,
-    compiled,
     exp_twice,
     fill,
     gate,

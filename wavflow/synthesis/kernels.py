@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from wavflow.kernels.vectors import compiled, fill, gate, load, load_odd, maximum, repeat, store
+from wavflow.kernels.compiling import compiled
+from wavflow.kernels.vectors import fill, gate, load, load_odd, maximum, repeat, store
 from wavflow.synthesis.packing import BLOCK, TILE, VECTOR, PackedWaveNet
 
 

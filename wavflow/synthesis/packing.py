@@ -146,3 +146,8 @@ def padded(x: Tensor, sizes: dict[int, int]) -> Tensor:
     for dim, size in sizes.items():
         amounts[2 * (-dim - 1) + 1] = size - x.shape[dim]
     return functional.pad(x.detach().float().cpu(), amounts)
+
+
+def to_numpy(x: Tensor) -> np.ndarray:
+    """Returns a tensor as an array, of the same memory where it is on the CPU."""
+    return x.detach().cpu().numpy()

@@ -15,8 +15,8 @@ from torch import Tensor
 from wavflow.flows.linear_prediction import LARGEST_FALL
 from wavflow.flows.pitch_prediction import PitchPrediction
 from wavflow.flows.whitening import Whitening
+from wavflow.kernels.compiling import compiled
 from wavflow.kernels.recursions import recur
-from wavflow.kernels.vectors import compiled
 
 _LOG2_E = 1.0 / math.log(2.0)
 _LN2 = 1453635.0 / 2**21, -1.9046542999577678785e-9  # their sum is log(2); k times the first one is exact

@@ -60,7 +60,7 @@ class TextTask(Task):
         aligned = self.net.log_prob(batch["mel"], batch["symbols"], batch.get("speaker"), batch["frames"], batch["lengths"])
         nats = aligned.log_prob.sum() / (batch["frames"].sum() * batch["mel"].shape[1])
         spoken, expected = aligned.durations > 0, aligned.log_durations
-        poisson = (expected.exp() - aligned.durations * expected)[spoken].mean()
+        poisson = (expected.exp() - aligned.durations * expected)[spoken].sum() / batch["frames"].sum()  # as nats: per frame
         return {
             "loss": self.duration_weight * poisson - nats,
             "nats": nats.detach(),  # per coefficient of the mel

@@ -1,13 +1,6 @@
-"""Elementwise densities for autoregressive audio models.
+"""Densities of one location and scale, and what every density can do."""
 
-Every density has the same few methods, and all of them are logarithms, because a vocoder meets both tails: an untrained
-net puts its `loc` hundreds of scales away from the sample, and a probability that underflows there takes its gradient
-with it. Both `log_cdf` and `log_sf` (survival, `1 - cdf`) are offered, since the logarithm of the larger of the two has
-rounded to 0 long before. `quantile` takes both for the same reason: it reads the smaller one.
-
-Parameters are tensors that broadcast against `x`; a mixture has its K components in one more, last dimension. All is
-computed in float32 at least. First derivatives are exact, also those of `quantile`; its second ones are not.
-"""
+from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
@@ -78,7 +71,7 @@ class LocationScale(Distribution):
     _quantile: Callable[[Tensor, Tensor], Tensor]  # of log_cdf and log_sf
 
     def __init__(self, loc: Tensor | float = 0.0, log_scale: Tensor | float = 0.0) -> None:
-        self.loc, self.log_scale = _real(loc), _real(log_scale)
+        self.loc, self.log_scale = as_real(loc), as_real(log_scale)
 
     def log_prob(self, x: Tensor) -> Tensor:
         return self._log_prob(self._standardize(x)) - self.log_scale
@@ -93,7 +86,7 @@ class LocationScale(Distribution):
         return self._log_mass(self._standardize(x), width * torch.exp(-self.log_scale))
 
     def quantile(self, log_cdf: Tensor, log_sf: Tensor) -> Tensor:
-        return self.loc + torch.exp(self.log_scale) * self._quantile(_real(log_cdf), _real(log_sf))
+        return self.loc + torch.exp(self.log_scale) * self._quantile(as_real(log_cdf), as_real(log_sf))
 
     def entropy(self) -> Tensor:
         return self._standard_entropy + self.log_scale + torch.zeros_like(self.loc)
@@ -120,7 +113,7 @@ class LocationScale(Distribution):
         return cls.fill_standard(torch.empty(shape, dtype=dtype, device=device), generator)
 
     def _standardize(self, x: Tensor) -> Tensor:
-        return (_real(x) - self.loc) * torch.exp(-self.log_scale)
+        return (as_real(x) - self.loc) * torch.exp(-self.log_scale)
 
 
 class Gaussian(LocationScale):
@@ -202,132 +195,6 @@ class Logistic(LocationScale):
         return log_cdf - log_sf
 
 
-class Mixture(Distribution):
-    """Convex combination of K members of one location-scale family.
-
-    Args:
-        component_class: `Gaussian` or `Logistic`.
-        logits: (..., K), unnormalized log-weights.
-        loc: (..., K), centers of the components.
-        log_scale: (..., K), natural logs of their scales.
-
-    Raises:
-        ValueError: If the last dimensions are not all the same K.
-    """
-
-    # With scales from e^-9 to e^1 in one mixture and targets out to 30 deviations, 12 + 8 steps fail once in 2,500
-    # draws, 16 + 8 never in 60,000.
-    _bisections, _newton_steps = 20, 8
-
-    def __init__(self, component_class: type[LocationScale], logits: Tensor, loc: Tensor, log_scale: Tensor) -> None:
-        sizes = [tuple(p.shape[-1:]) for p in (logits, loc, log_scale)]
-        if sizes[0] == () or len(set(sizes)) > 1:
-            raise ValueError(
-                "`logits`, `loc` and `log_scale` must have the same number of components in their last dimension, got "
-                f"shapes {tuple(logits.shape)}, {tuple(loc.shape)} and {tuple(log_scale.shape)}: add or move it there."
-            )
-        logits, loc, log_scale = torch.broadcast_tensors(logits, loc, log_scale)
-        self.components = component_class(loc, log_scale)
-        self.log_weights = F.log_softmax(_real(logits), dim=-1)
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        return self._combine(self.components.log_prob(x.unsqueeze(-1)))
-
-    def log_cdf(self, x: Tensor) -> Tensor:
-        return self._combine(self.components.log_cdf(x.unsqueeze(-1)))
-
-    def log_sf(self, x: Tensor) -> Tensor:
-        return self._combine(self.components.log_sf(x.unsqueeze(-1)))
-
-    def log_mass(self, x: Tensor, width: float) -> Tensor:
-        # Per component: between two modes the mixture's own tails are near 1/2, their difference would be all rounding.
-        return self._combine(self.components.log_mass(x.unsqueeze(-1), width))
-
-    def quantile(self, log_cdf: Tensor, log_sf: Tensor) -> Tensor:
-        """Solves `log_cdf(x) - log_sf(x) = target` between the outermost quantiles of the components.
-
-        Bisection of the smaller tail comes near and Newton's method polishes; a Newton step that would leave the bracket is
-        a bisection. Mind the cost, 28 evaluations: to draw, use `sample`.
-        """
-        log_cdf, log_sf = _real(log_cdf), _real(log_sf)
-        target = log_cdf - log_sf
-        with torch.no_grad():
-            ends = self.components.quantile(log_cdf.unsqueeze(-1), log_sf.unsqueeze(-1))
-            low, high = ends.amin(dim=-1), ends.amax(dim=-1)
-            side, goal = torch.where(target > 0, -1.0, 1.0).to(target), torch.minimum(log_cdf, log_sf)
-            x = (low + high) / 2
-            for _ in range(self._bisections):
-                below = side * (self._log_tail(x, side) - goal) < 0
-                low, high = torch.where(below, x, low), torch.where(below, high, x)
-                x = (low + high) / 2
-            for _ in range(self._newton_steps):
-                logit, slope = self._logit_and_slope(x)
-                low, high = torch.where(logit < target, x, low), torch.where(logit < target, high, x)
-                newton = x - (logit - target) / slope
-                inside = (newton >= low) & (newton <= high)
-                x = torch.where(inside, newton, (low + high) / 2)
-            slope = self._logit_and_slope(x)[1]
-        gradient_only = (target - (self.log_cdf(x) - self.log_sf(x))) / slope  # implicit function theorem
-        return x + (gradient_only - gradient_only.detach())
-
-    def sample(self, sample_shape: tuple[int, ...] = (), generator: torch.Generator | None = None) -> Tensor:
-        with torch.no_grad():
-            draws = self.components.sample(sample_shape, generator)
-            race = torch.empty_like(draws).exponential_(generator=generator).log()
-            winner = torch.argmax(self.log_weights - race, dim=-1, keepdim=True)  # Gumbel's trick
-            return draws.gather(-1, winner).squeeze(-1)
-
-    def _combine(self, log_values: Tensor) -> Tensor:
-        return torch.logsumexp(self.log_weights + log_values, dim=-1)
-
-    def _log_tail(self, x: Tensor, side: Tensor) -> Tensor:
-        """Returns log_cdf where `side` is 1, log_sf where it is -1: one evaluation, for both families are symmetric."""
-        return self._combine(self.components._log_cdf(side.unsqueeze(-1) * self.components._standardize(x.unsqueeze(-1))))
-
-    def _logit_and_slope(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns `log cdf - log sf` and its derivative, floored: on a plateau between modes it underflows."""
-        log_cdf, log_sf = self.log_cdf(x), self.log_sf(x)
-        log_slope = self.log_prob(x) - log_cdf - log_sf
-        return log_cdf - log_sf, torch.exp(log_slope.clamp(min=0.5 * math.log(torch.finfo(x.dtype).tiny)))
-
-
-class Discretized:
-    """Probability of the 2^bits equal bins of PCM audio under a continuous density.
-
-    Centers lie at `k / 2^(bits - 1)` for k from -2^(bits - 1) to 2^(bits - 1) - 1; the first and the last bin take the
-    tails, so the bins sum to 1. Compared with a density, a mass is smaller by the bin width: for narrow bins
-    `log_prob = density.log_prob - (bits - 1) ln 2`.
-
-    Args:
-        distribution: Continuous density of audio on [-1, 1).
-        bits: Bits per sample, 1 to 24.
-
-    Raises:
-        ValueError: If `bits` is not in that range.
-
-    References:
-        PixelCNN++ (Salimans et al., 2017), section 2.1, https://arxiv.org/abs/1701.05517
-    """
-
-    def __init__(self, distribution: Distribution, bits: int = 16) -> None:
-        if not 1 <= bits <= 24:
-            raise ValueError(f"`bits` must be from 1 to 24, as float32 resolves, got {bits}: use 16 for usual audio.")
-        self.distribution, self.width = distribution, 2.0 ** (1 - bits)
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Returns the log-mass of the bin centered at `x`, in nats; `x` is clipped to the range, and not rounded."""
-        x = _real(x).clamp(-1.0, 1.0 - self.width)
-        half = self.width / 2
-        log_mass = self.distribution.log_mass(x, self.width)
-        log_mass = torch.where(x < -1.0 + half, self.distribution.log_cdf(x + half), log_mass)
-        return torch.where(x > 1.0 - 3 * half, self.distribution.log_sf(x - half), log_mass)
-
-    def sample(self, sample_shape: tuple[int, ...] = (), generator: torch.Generator | None = None) -> Tensor:
-        """Draws bin centers, without gradient."""
-        x = self.distribution.sample(sample_shape, generator)
-        return (torch.round(x / self.width) * self.width).clamp(-1.0, 1.0 - self.width)
-
-
 def inverse_cdf(distribution: Distribution, u: Tensor) -> Tensor:
     """Inverse transform sampling, `x = F^-1(u)`: uniform u becomes data of a distribution, differentiably.
 
@@ -342,7 +209,7 @@ def inverse_cdf(distribution: Distribution, u: Tensor) -> Tensor:
     Raises:
         ValueError: Where u is 0, 1 or outside: its x would be infinite, or none.
     """
-    u = _real(u)
+    u = as_real(u)
     if not torch.compiler.is_compiling() and not ((u > 0) & (u < 1)).all():  # it looks at values: no part of a graph
         low, high = u.aminmax()
         raise ValueError(f"`u` must lie strictly between 0 and 1, got values from {low:g} to {high:g}: clamp it.")
@@ -359,7 +226,7 @@ def gaussian_kl(q: Gaussian, p: Gaussian) -> Tensor:
     return 0.5 * (torch.expm1(2 * d) - 2 * d) + 0.5 * offset * offset
 
 
-def _real(value: Tensor | float) -> Tensor:
+def as_real(value: Tensor | float) -> Tensor:
     """Makes a tensor of at least float32 precision."""
     value = torch.as_tensor(value)
     return value.to(torch.promote_types(value.dtype, torch.float32))

@@ -1,0 +1,71 @@
+"""A vocoder's draw in pieces, as the mel comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wavflow.mel_equalizer import EqualizerStream
+from wavflow.mel_scale import check_scale
+from wavflow.synthesis.eager import EagerSampler
+from wavflow.synthesis.parallel import ParallelEngine
+
+if TYPE_CHECKING:
+    from wavflow.vocoder import Vocoder
+
+
+class VocoderStream:
+    """State of one streamed draw, see `Vocoder.open_stream`.
+
+    Args:
+        vocoder: Draws.
+        sampler: Its engine, or what takes its place.
+        equalized: Takes the draw to its mel.
+        draw: Called with a mel of the batch and a number of samples; returns so much noise (B, n), temperature included.
+        speaker: Ids (B,), for a model with speakers.
+    """
+
+    def __init__(
+        self,
+        vocoder: Vocoder,
+        sampler: ParallelEngine | EagerSampler,
+        equalized: EqualizerStream,
+        draw: Callable[[Tensor, int], Tensor],
+        speaker: Tensor | None,
+    ) -> None:
+        self.vocoder, self.sampler, self.equalized, self.draw, self.speaker = vocoder, sampler, equalized, draw, speaker
+        self.stream: Any = None  # of the sampler, once the first frames tell how many items there are
+
+    @property
+    def started(self) -> bool:
+        """Whether any frames have come."""
+        return self.stream is not None
+
+    def push(self, mel: Tensor | np.ndarray) -> Tensor:
+        """Takes further frames (B, n_mels, F), F = 0 too; returns the audio that they make known, (B, n).
+
+        Raises:
+            ValueError: For frames that are no such mel, or noise that ends before them.
+        """
+        chunk = self.vocoder._input("mel", mel)
+        if chunk.ndim == 3 and not chunk.shape[-1]:
+            return chunk.new_zeros(len(chunk), 0)
+        self.vocoder.mel.check(chunk)
+        check_scale(chunk, self.vocoder.mel)
+        if self.stream is None:
+            self.stream, self.none = self.sampler.stream(len(chunk), self.speaker), chunk[..., :0]
+        return self._push(chunk, last=False)
+
+    def end(self) -> Tensor:
+        """Returns the rest of the audio (B, n); needs some frames to have come."""
+        return self._push(self.none, last=True)
+
+    @torch.no_grad()
+    def _push(self, chunk: Tensor, last: bool) -> Tensor:
+        drawn = self.stream.push(chunk, partial(self.draw, self.none), last=last)[0]
+        return self.equalized.push(drawn, chunk, last=last)
