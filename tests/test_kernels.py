@@ -12,7 +12,7 @@ from numba import config
 from numba.core import caching
 
 from wavflow.cli import quiet
-from wavflow.kernels import vectors
+from wavflow.kernels import compiling
 
 LINE = "compiling, once on this machine: up to half a minute"
 
@@ -22,7 +22,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A machine whose folder for temporary files, and Numba's cache where it is named, can be written, and nothing else."""
     monkeypatch.setattr(caching.CompileResultCacheImpl, "_locator_classes", [caching.UserProvidedCacheLocator])
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(vectors._announcer, "told", False)
+    monkeypatch.setattr(compiling._announcer, "told", False)
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "named"))
     config.reload_config()
     yield tmp_path
@@ -37,7 +37,7 @@ def double(name: str = "wavflow.double") -> Callable[[int], int]:
         return 2 * x
 
     function.__module__ = name
-    return vectors.compiled(function)
+    return compiling.compiled(function)
 
 
 def test_compiling_is_said_once_and_not_where_a_cache_has_the_code(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -48,7 +48,7 @@ def test_compiling_is_said_once_and_not_where_a_cache_has_the_code(cache: Path, 
     assert caplog.messages == [LINE]
     made(1 + 2j)
     assert caplog.messages == [LINE]
-    vectors._announcer.told = False
+    compiling._announcer.told = False
     (kept := double())(1.5)
     assert list(kept.stats.cache_hits.values()) == [1]
     assert caplog.messages == [LINE]
@@ -58,7 +58,7 @@ def test_a_terminal_alone_is_told(cache: Path, monkeypatch: pytest.MonkeyPatch) 
     before = logging.getLogger("wavflow").handlers
     monkeypatch.setattr(logging.getLogger("wavflow"), "disabled", True)  # as Hydra leaves it
     for terminal, told in ((False, ""), (True, f"wavflow: {LINE}\n")):
-        vectors._announcer.told = False
+        compiling._announcer.told = False
         monkeypatch.setattr(sys, "stderr", io.StringIO())
         monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
         with quiet(), quiet():

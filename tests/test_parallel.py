@@ -12,8 +12,8 @@ from torch import Tensor
 
 from wavflow import Vocoder
 from wavflow.commands.synthesize import matrix_dtype
-from wavflow.kernels import vectors
-from wavflow.synthesis import blocks, parallel
+from wavflow.kernels import compiling
+from wavflow.synthesis import blocks, packing, parallel_stream
 from wavflow.synthesis.noise import Noise
 from wavflow.synthesis.parallel import ParallelEngine, dtypes, fastest_dtype
 
@@ -69,7 +69,7 @@ def test_whitening_by_pitch_and_envelope() -> None:
 @pytest.mark.parametrize("dtype", dtypes())
 @pytest.mark.parametrize("changes", SHAPES)
 def test_a_stream_is_the_whole_to_the_last_bit(changes: dict, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "ROOM", 128)  # the past of the layers moves to the front now and then
+    monkeypatch.setattr(parallel_stream, "ROOM", 128)  # the past of the layers moves to the front now and then
     student = student_of(changes)
     mel, noise, speaker = case(student, 41)
     whole = student.sample(mel, noise, speaker=speaker, dtype=dtype)
@@ -144,7 +144,7 @@ def test_a_precision_that_nothing_honors_is_refused_before_the_first_file() -> N
     refused(lambda: matrix_dtype("bfloat16", tiny_student()), "`precision` must be float32 for this model on cpu, got bfloat16")
 
 
-@vectors.compiled
+@compiling.compiled
 def products(y, x, weights, rows):
     blocks.multiply(y, y.shape[1], x, x.shape[1], rows, weights, 0, y.shape[1] // 32)
 
@@ -152,7 +152,7 @@ def products(y, x, weights, rows):
 @pytest.mark.parametrize("dtype", dtypes())
 def test_products_of_words(dtype: torch.dtype) -> None:
     x, weight = torch.randn(7, 48).float(), torch.randn(1, 48, 64).float()
-    packed = parallel.tiles(weight, dtype, parallel.paired_words)
+    packed = packing.tiles(weight, dtype, packing.paired_words)
     words = x.to(dtype)
     packed_x = np.zeros((8, 48 * dtype.itemsize // 4), packed.dtype)
     packed_x[:7] = words.view(torch.int16).numpy().view(np.uint32) if dtype == torch.bfloat16 else words.numpy()
@@ -167,13 +167,13 @@ def test_machine_code_is_made_anew_when_any_file_of_the_folders_changes(tmp_path
     (tmp_path / "two.py").write_text("")
 
     def stamp() -> tuple:
-        vectors._stamp.cache_clear()
+        compiling._stamp.cache_clear()
         names = runpy.run_path(str(tmp_path / "one.py"))
-        return vectors.compiled(names["double"])._cache._cache_file._source_stamp
+        return compiling.compiled(names["double"])._cache._cache_file._source_stamp
 
     before = stamp()
     assert stamp() == before
-    assert set(vectors._stamp(Path(vectors.__file__).parent)) < set(before), "of the vectors that all functions are made of"
+    assert set(compiling._stamp(Path(compiling.__file__).parent)) < set(before), "of the vectors that all functions are made of"
     (tmp_path / "two.py").write_text("# what the one calls may lie here")
     assert stamp() != before
 

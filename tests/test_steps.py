@@ -12,7 +12,7 @@ from wavflow import Vocoder
 from wavflow.distributions import Gaussian, Logistic
 from wavflow.flows import Autoregressive, Flow, MaskedAutoregressive
 from wavflow.flows.elementwise import Affine, Inverted, MixtureCDF
-from wavflow.kernels import vectors
+from wavflow.kernels import compiling, vectors
 from wavflow.nn.upsampler import Conditioning
 from wavflow.nn.wavenet import WaveNet
 from wavflow.synthesis import kernels, packing, steps
@@ -118,7 +118,7 @@ def test_gate_is_exact_and_hides_no_nan() -> None:
     torch.testing.assert_close(torch.from_numpy(out).double(), expected, rtol=0, atol=5e-7, equal_nan=True)
 
 
-@vectors.compiled
+@compiling.compiled
 def apply_gate(out, y):
     for i in range(0, out.size, 16):
         vectors.store(out, i, vectors.gate(vectors.load(y, i), vectors.load(y, out.size + i)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from wavflow.text_to_mel import TextToMel
@@ -37,3 +39,19 @@ def speaker_names(vocoder: Vocoder | TextToMel) -> list[str]:
     if len(names) != known:
         raise ValueError(f"`model` knows {known} speakers, but its file names {len(names)}: train it with net.n_speakers=auto.")
     return names
+
+
+def count_speakers(n_speakers: int | str, names: Sequence[str]) -> int:
+    """Returns how many speakers the data names.
+
+    Raises:
+        ValueError: It names none, or another number than was asked for; "auto" asks for all.
+    """
+    if not names:
+        raise ValueError(
+            f"`net.n_speakers` must be 0 for data that names no speakers, got {n_speakers}: leave it at 0, or take data=folder "
+            f"with data.table=<CSV file>, or a corpus of several speakers."
+        )
+    if n_speakers not in ("auto", len(names)):
+        raise ValueError(f"`net.n_speakers` must be the data's {len(names)}, got {n_speakers}: say net.n_speakers=auto.")
+    return len(names)

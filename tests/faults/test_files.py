@@ -359,7 +359,7 @@ def mutated(data: bytes, edits: list[tuple[str, float, int, bytes]]) -> bytes:
 @pytest.mark.slow
 @linux
 @pytest.mark.filterwarnings("ignore")  # of torch and NumPy, of what they find in there
-def test_thousands_of_mutated_files_raise_our_own_errors_alone(tmp_path: Path) -> None:
+def test_mutated_files_raise_our_own_errors_alone(tmp_path: Path) -> None:
     torch.set_default_dtype(torch.float32)  # conftest.py sets it back
     files = seeds(tmp_path / "seeds")
     teacher = wavflow.load_model(tmp_path / "seeds" / "teacher.model")
@@ -371,7 +371,7 @@ def test_thousands_of_mutated_files_raise_our_own_errors_alone(tmp_path: Path) -
     }
     loaders |= dict.fromkeys((".npy", ".pt", ".safetensors"), lambda path: load_mel(path, tiny_mel()))
 
-    @settings(max_examples=3000, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=1200, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(st.sampled_from(sorted(files)), st.lists(EDIT, min_size=1, max_size=3))
     def each(name: str, edits: list[tuple[str, float, int, bytes]]) -> None:
         path = tmp_path / f"mutated{Path(name).suffix}"
@@ -386,5 +386,5 @@ def test_thousands_of_mutated_files_raise_our_own_errors_alone(tmp_path: Path) -
 
     assert peak_growth(each) < 400
     assert not foreign
-    assert seen["read"] > 100
-    assert seen["refused"] > 1000
+    assert seen["read"] > 40
+    assert seen["refused"] > 400

@@ -19,7 +19,7 @@ from wavflow.resume import find_checkpoint, keep_curves
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_20_random_moments_is_the_run_never_killed(student_options: list[str], tmp_path: Path) -> None:
+def test_a_run_killed_at_random_moments_is_the_run_never_killed(student_options: list[str], tmp_path: Path) -> None:
     def run(name: str, kills: int) -> dict[str, Any]:
         command = [sys.executable, Path(__file__).with_name("killer.py"), tmp_path / name, "0", str(kills)]
         (tmp_path / name).mkdir()
@@ -29,8 +29,8 @@ def test_a_run_killed_at_20_random_moments_is_the_run_never_killed(student_optio
         return json.loads(done.stdout)
 
     run("whole", 0)
-    report = run("killed", 20)
-    assert len(report["kills"]) == 20
+    report = run("killed", 6)
+    assert len(report["kills"]) == 6
     for number in range(report["runs"]):
         assert_same(tmp_path / "killed" / f"run-{number}", tmp_path / "whole" / "run-0")
         assert not list((tmp_path / "killed" / f"run-{number}").rglob("*.part"))

@@ -6,7 +6,7 @@ import contextlib
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from wavflow.options import as_dict
 from wavflow.progress import OneEventFile, ProgressBar, opening
 from wavflow.record import changed_options, newest_run, read_record, run_of
 from wavflow.resume import Checkpoint, check_unused, find_checkpoint, keep_curves
-from wavflow.speakers import speaker_names
+from wavflow.speakers import count_speakers, speaker_names
 from wavflow.text_to_mel import TextToMel
 from wavflow.vocoder import Vocoder
 
@@ -270,22 +270,6 @@ def check_start(cfg: DictConfig, start: Model, config: dict[str, Any], teacher: 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
     """Returns, in words, which values differ."""
     return ", ".join(f"{name} {value} instead of {here.get(name)}" for name, value in there.items() if value != here.get(name))
-
-
-def count_speakers(n_speakers: int | str, names: Sequence[str]) -> int:
-    """Returns how many speakers the data names.
-
-    Raises:
-        ValueError: It names none, or another number than was asked for; "auto" asks for all.
-    """
-    if not names:
-        raise ValueError(
-            f"`net.n_speakers` must be 0 for data that names no speakers, got {n_speakers}: leave it at 0, or take data=folder "
-            f"with data.table=<CSV file>, or a corpus of several speakers."
-        )
-    if n_speakers not in ("auto", len(names)):
-        raise ValueError(f"`net.n_speakers` must be the data's {len(names)}, got {n_speakers}: say net.n_speakers=auto.")
-    return len(names)
 
 
 def name_speakers(net: Model, data: Batches, teacher: Vocoder | None) -> None:
