@@ -4,8 +4,8 @@
     python scripts/intelligibility.py --run runs/text/voice --path corpus/ --table list.csv --speaker kathleen
 
 For the held-out files of a run, it prints the word error rate of the recordings, of the vocoder from their mels (copy
-synthesis), and of the spoken texts; how far the mel's statistics and its length are from the recording's; and how often the
-right text is more likely than 20 others. The recognizer is old and knows few words: it compares, its rates say little.
+synthesis), and of the spoken texts; and how often the right text is more likely than 20 others. The recognizer is old and knows
+few words: it compares, its rates say little. How near the mels are is told by `text_metrics.py`.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def main() -> None:
     rows = [row for row in rows if Path(row["path"]).with_suffix("").as_posix() in held_out][: arguments.count]
     voice = speaker_id(arguments.speaker, model) if model.speakers is not None else None
     decoder, totals, counted = Decoder(loglevel="FATAL"), dict.fromkeys(("recording", "copy synthesis", "speech"), 0), 0
-    right, comparisons, lengths, means, deviations, nats, seconds, spent = 0, 0, [], [], [], [], 0.0, 0.0
+    right, seconds, spent = 0, 0.0, 0.0
     texts = [model.encode(row["text"]) for row in rows]
     for i, row in enumerate(rows):
         audio, rate = wavflow.read_audio(arguments.path / row["path"], vocoder.sample_rate)
@@ -83,8 +83,8 @@ def main() -> None:
         mel = mel[..., : mel.shape[-1] // 2 * 2]
         generator = torch.Generator().manual_seed(i)
         started = time.process_time()
-        spoken_mel = model.sample(row["text"], arguments.temperature, arguments.length_scale, voice, generator)
-        spoken = vocoder.sample(spoken_mel, generator=generator)[0]
+        spoken = model.sample(row["text"], arguments.temperature, arguments.length_scale, voice, generator)
+        spoken = vocoder.sample(spoken, generator=generator)[0]
         spent += time.process_time() - started
         seconds += len(spoken) / rate
         copy = vocoder.sample(mel, generator=generator)[0]
@@ -92,22 +92,15 @@ def main() -> None:
         counted += len(said)
         for name, sound in zip(totals, (audio, copy, spoken), strict=True):
             totals[name] += errors(said, recognize(decoder, sound, rate))
-        lengths.append(spoken_mel.shape[-1] / mel.shape[-1])
-        means.append((spoken_mel.mean(dim=2) - mel.mean(dim=2)).abs().mean())
-        deviations.append((spoken_mel.std(dim=2) / mel.std(dim=2)).mean())
         with torch.inference_mode():
             fitting = [text for text in texts if text.shape[1] <= mel.shape[-1]]
             scores = [model.log_prob(mel, text, voice).log_prob.sum().item() for text in fitting]
         own = next(score for text, score in zip(fitting, scores, strict=True) if text is texts[i])
         others = [score for text, score in zip(fitting, scores, strict=True) if text is not texts[i]][:20]
         right += own > max(others)
-        comparisons += 1
-        nats.append(own / mel.numel())
     for name, count in totals.items():
         print(f"word error rate, {name:16}{count / counted:.3f}")
-    print(f"right text the most likely of {1 + min(20, len(rows) - 1)}: {right} of {comparisons}")
-    print(f"nats per coefficient {np.mean(nats):.3f}; length {np.mean(lengths):.3f} of the recording's")
-    print(f"mel: error of the bands' means {np.mean(means):.3f} nats, deviation {np.mean(deviations):.3f} of the recording's")
+    print(f"right text the most likely of {1 + min(20, len(rows) - 1)}: {right} of {len(rows)}")
     print(f"{seconds / spent:.1f} x real time on one thread, text to sound; {len(rows)} sentences, {counted} words")
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from helpers import PARALLEL_FLOWS, random_log_mel, refused, tiny_flow, tiny_student, tiny_teacher
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchaudio.pipelines import TACOTRON2_GRIFFINLIM_CHAR_LJSPEECH, Tacotron2TTSBundle
 
 from wavflow import Vocoder
 from wavflow.flows.base import Chain, Inverse
@@ -223,12 +224,36 @@ def test_lengths_that_can_not_be_are_refused(lengths: object) -> None:
         tiny_student().sample(random_log_mel(4, batch=3), lengths=lengths)
 
 
-def test_torchaudio_calls_it_as_its_own_vocoders() -> None:
-    student, mel, lengths = tiny_student(), random_log_mel(5, batch=2), torch.tensor([5, 3])
+class Acoustic:
+    """Takes the place of torchaudio's Tacotron 2: two random frames a token."""
+
+    def infer(self, tokens: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        return random_log_mel(2 * tokens.shape[1], batch=len(tokens)), 2 * lengths, None
+
+
+class Bundle(Tacotron2TTSBundle):
+    """A bundle of torchaudio, whose text processor is its own and whose vocoder is a model of ours."""
+
+    def get_text_processor(self, *, dl_kwargs: dict | None = None) -> Tacotron2TTSBundle.TextProcessor:
+        return TACOTRON2_GRIFFINLIM_CHAR_LJSPEECH.get_text_processor()
+
+    def get_tacotron2(self, *, dl_kwargs: dict | None = None) -> Acoustic:
+        return Acoustic()
+
+    def get_vocoder(self, *, dl_kwargs: dict | None = None) -> Vocoder:
+        return tiny_student()
+
+
+def test_it_takes_the_place_of_the_vocoder_in_a_tacotron_2_bundle_of_torchaudio() -> None:
+    bundle = Bundle()
+    processor, tacotron2, vocoder = bundle.get_text_processor(), bundle.get_tacotron2(), bundle.get_vocoder()
+    mels, frames, _ = tacotron2.infer(*processor(["A text.", "Hi."]))
     torch.manual_seed(1)
-    waveforms, samples = student(mel, lengths)  # what follows Tacotron2TTSBundle.get_tacotron2().infer(...)
+    waveforms, samples = vocoder(mels, frames)
+    assert vocoder.sample_rate == 8000
+    assert waveforms.shape == (2, 14 * 16)
+    assert samples.tolist() == [14 * 16, 6 * 16]
+    assert not waveforms[1, 6 * 16 :].any()
     torch.manual_seed(1)
-    torch.testing.assert_close(waveforms, student.sample(mel, lengths=lengths), rtol=0, atol=0)
-    assert samples.tolist() == [5 * 16, 3 * 16]
-    assert not waveforms[1, 3 * 16 :].any()
-    assert student(mel)[1] is None
+    torch.testing.assert_close(waveforms, vocoder.sample(mels, lengths=frames), rtol=0, atol=0)
+    assert vocoder(mels)[1] is None
