@@ -48,7 +48,7 @@ def visit(chromium: Any) -> Iterator[Callable[..., Any]]:
     ) -> Any:
         contexts.append(chromium.new_context(viewport={"width": width, "height": height}, **context))
         page = contexts[-1].new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(30_000)  # a busy machine
         page.on("console", lambda message: is_problem(message) and problems.append(message.text))
         page.on("pageerror", lambda error: problems.append(str(error)))
         address = path if isinstance(path, str) else path.resolve().as_uri()
