@@ -14,6 +14,7 @@ import pytest
 ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
     *("--disable-sync", "--no-first-run", "--autoplay-policy=no-user-gesture-required", "--mute-audio"),
+    *("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"),  # a microphone that beeps
 ]
 
 
@@ -32,23 +33,28 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def visit(chromium: Any) -> Iterator[Callable[..., Any]]:
-    """Returns `visit(path, width=1280, height=800, query="", script="", **context)`: opens a file, returns Playwright's page.
+    """Returns `visit(path, width=1280, height=800, query="", script="", **context)`: opens a file or the page of a server.
+
+    It returns Playwright's page.
 
     `script` runs before the page's own; `context` goes to `browser.new_context`: `color_scheme="dark"`,
     `java_script_enabled=False` ...
-    At the end of the test no page may have logged an error or have asked for anything but what lies on the disk.
+    At the end of the test no page may have logged an error or have asked for anything but what lies on the disk or its server.
     """
     problems, contexts = [], []
 
-    def open_page(path: Path, width: int = 1280, height: int = 800, query: str = "", script: str = "", **context: Any) -> Any:
+    def open_page(
+        path: Path | str, width: int = 1280, height: int = 800, query: str = "", script: str = "", **context: Any
+    ) -> Any:
         contexts.append(chromium.new_context(viewport={"width": width, "height": height}, **context))
         page = contexts[-1].new_page()
-        page.set_default_timeout(10_000)
-        page.on("console", lambda message: message.type in ("error", "warning") and problems.append(message.text))
+        page.set_default_timeout(30_000)  # a busy machine
+        page.on("console", lambda message: is_problem(message) and problems.append(message.text))
         page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("request", lambda request: is_remote(request.url) and problems.append(f"request: {request.url}"))
+        address = path if isinstance(path, str) else path.resolve().as_uri()
+        page.on("request", lambda request: is_remote(request.url, address) and problems.append(f"request: {request.url}"))
         page.add_init_script(script)
-        page.goto(Path(path).resolve().as_uri() + query)
+        page.goto(address + query)
         return page
 
     yield open_page
@@ -57,5 +63,11 @@ def visit(chromium: Any) -> Iterator[Callable[..., Any]]:
     assert not problems, problems
 
 
-def is_remote(url: str) -> bool:
-    return not url.startswith(("file:", "data:", "blob:"))
+def is_problem(message: Any) -> bool:
+    """Whether a message is one of the page's own; that a server refused a request is no fault of the page."""
+    refusal = message.text.startswith("Failed to load resource: the server responded with a status of 4")
+    return message.type in ("error", "warning") and not refusal
+
+
+def is_remote(url: str, own: str = "file:") -> bool:
+    return not url.startswith(("file:", "data:", "blob:", own))

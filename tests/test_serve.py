@@ -1,5 +1,6 @@
 """The server: what it gives is the package's own to the last bit, and no request harms it or the next one."""
 
+import base64
 import io
 import json
 import os
@@ -13,73 +14,28 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import requests
 import soundfile
 import torch
-import uvicorn
-from commands import tone
-from helpers import random_log_mel, tiny_student, tiny_teacher
+from helpers import random_log_mel, tiny_student
+from served import LIMITS, Running, drawn, serving, wav
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 import wavflow
-from wavflow.commands.serve import Server
 from wavflow.likelihood.scoring import read, score
-from wavflow.serving.app import make_app
-from wavflow.serving.limits import Limits
+from wavflow.speech import spoken
 from wavflow.writing import encode_audio, quantized
-
-LIMITS = Limits(body_mb=1.0, seconds=2.0, idle_seconds=1.0, streams=2, requests=3)
-
-
-class Running(NamedTuple):
-    """A server in a thread of this process, and its models."""
-
-    port: int
-    service: Any
-    student: wavflow.Vocoder
-    teacher: wavflow.Vocoder
-
-    def post(self, path: str, body: Any, **options: Any) -> requests.Response:
-        return requests.post(f"http://127.0.0.1:{self.port}{path}", data=body, timeout=20, **options)
-
-    def get(self, path: str, **options: Any) -> requests.Response:
-        return requests.get(f"http://127.0.0.1:{self.port}{path}", timeout=20, **options)
-
-    def stream(self, **options: Any) -> ClientConnection:
-        return connect(f"ws://127.0.0.1:{self.port}/v1/stream", compression=None, **options)
-
-
-def serving(limits: Limits = LIMITS, **options: Any) -> Iterator[Running]:
-    student, teacher = tiny_student(0.1).float(), tiny_teacher(0.1).float()
-    drawn(student, random_log_mel(8), 0)  # compiles, as the command does before it serves
-    app = make_app({"student": student, "teacher": teacher}, limits, **options)
-    config = uvicorn.Config(app, port=0, ws_max_size=10**6, log_config=None, timeout_graceful_shutdown=1)
-    server = Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield Running(server.servers[0].sockets[0].getsockname()[1], app.state.service, student, teacher)
-    server.should_exit = True
-    thread.join(10)
-    assert not thread.is_alive()
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
     torch.manual_seed(0)
     yield from serving()
-
-
-def wav(seconds: float = 0.3, **options: Any) -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, tone(seconds), 8000, **{"format": "WAV"} | options)
-    return file.getvalue()
 
 
 def npy(array: np.ndarray) -> bytes:
@@ -90,10 +46,6 @@ def npy(array: np.ndarray) -> bytes:
 
 def frames(mel: torch.Tensor) -> bytes:
     return mel[0].T.numpy().astype("<f4").tobytes()
-
-
-def drawn(model: wavflow.Vocoder, mel: torch.Tensor, seed: int, **options: Any) -> torch.Tensor:
-    return torch.cat([*model.stream(mel.float(), generator=torch.Generator().manual_seed(seed), **options)], dim=-1)[0]
 
 
 @pytest.mark.parametrize("form", ["WAV", "FLAC", "OGG"])
@@ -119,6 +71,29 @@ def test_scores_are_the_packages_own(server: Running, tmp_path: Path) -> None:
     assert found["frames"]["nats"] == scores.log_prob.tolist()
     assert found["frames"]["surprise"] == scores.surprise.tolist()
     assert found["nats_per_sample"] == float(scores.log_prob.mean())
+
+
+def test_speech_is_the_packages_own(server: Running) -> None:
+    answer = server.post("/v1/speak?temperature=0&length_scale=2&pause=0.1&seed=3&passes=1", b"A cab. Bead.")
+    pieces = spoken(["A cab.", "Bead."], server.text, server.student, None, 0.0, 2.0, 0.1, 1, 3)
+    assert answer.content == encode_audio(torch.cat([*pieces]), 8000, "wav"), answer.text
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1 / 8000])
+def test_a_report_holds_the_recording_and_what_is_drawn_from_its_mel(server: Running, seconds: float, tmp_path: Path) -> None:
+    (tmp_path / "upload").write_bytes(wav(seconds))
+    audio, mel = read(tmp_path / "upload", server.student)
+    answer = server.post("/v1/report?temperature=0.7&seed=5&passes=2", wav(seconds))
+    assert answer.headers["content-type"].startswith("text/html"), answer.text
+    sources = re.findall(r'src="data:audio/flac;base64,(.*?)" aria-label="What you sent, (.*?)"', answer.text)
+    assert [name for _, name in sources] == ["recording", "student, 0 passes", "student", "Griffin-Lim"]
+    heard = [torch.from_numpy(soundfile.read(io.BytesIO(base64.b64decode(file)))[0]) for file, _ in sources]
+    expected = [audio[0], *(drawn(server.student, mel, 5, temperature=0.7, passes=passes) for passes in (0, 2))]
+    for sound, own in zip(heard, expected, strict=False):
+        torch.testing.assert_close(sound, own.clamp(-1, 1).double(), atol=1.1 / 32768, rtol=0)
+    bits = server.post("/v1/score", wav(seconds)).json()["bits_per_sample"]
+    assert f"teacher: {bits:.2f} bits per sample" in answer.text
+    assert "Log-likelihood of the recording under" in answer.text
 
 
 def test_a_stream_is_the_packages_own_to_the_last_bit(server: Running) -> None:
@@ -288,7 +263,7 @@ def refused(answer: requests.Response, status: int) -> None:
 
 def test_malformed_bodies_are_refused(server: Running, unharmed: None) -> None:
     for name, body in BODIES.items():
-        for path in ("/v1/synthesize", "/v1/score"):
+        for path in ("/v1/synthesize", "/v1/score", "/v1/report"):
             answer = server.post(path, body)
             assert answer.status_code == 400, (name, path, answer.status_code)
             refused(answer, 400)
@@ -305,6 +280,29 @@ def test_malformed_options_and_paths_are_refused(server: Running, unharmed: None
         refused(requests.request(method, f"http://127.0.0.1:{server.port}/v1/synthesize", timeout=5), 405)
 
 
+def test_malformed_texts_are_refused(server: Running, unharmed: None) -> None:
+    texts = {"": "a word", "... !": "a word", "ab " * 21: "60 characters", "a. b.": "more than 2 s", b"\xff\xfea": "UTF-8"}
+    for text, words in texts.items():
+        answer = server.post("/v1/speak?pause=10&temperature=0", text)
+        refused(answer, 400)
+        assert words in answer.text, text
+    refused(server.post("/v1/speak?model=teacher", "a"), 400)
+    refused(server.post("/v1/speak?length_scale=1e9", "a"), 422)
+
+
+def test_pages_of_other_sites_are_refused(server: Running, unharmed: None) -> None:
+    for origin in ("https://example.org", "null", f"http://127.0.0.1:{server.port + 1}", "http://127.0.0.1", "http://["):
+        refused(server.post("/v1/synthesize", wav(), headers={"Origin": origin}), 403)
+        with pytest.raises(InvalidStatus) as status:
+            server.stream(additional_headers={"Origin": origin})
+        assert status.value.response.status_code == 403
+    own = {"Origin": f"http://127.0.0.1:{server.port}"}
+    assert server.post("/v1/synthesize", wav(), headers=own).status_code == 200
+    with server.stream(additional_headers=own) as client:
+        client.send("{}")
+        assert "sample_rate" in client.recv()
+
+
 HEAD = "POST /v1/synthesize HTTP/1.1\r\nHost: x\r\n"
 SOCKETS = {
     "no HTTP": ("hello\r\n\r\n", b"400"),
@@ -315,6 +313,8 @@ SOCKETS = {
     "chunks without end": (f"{HEAD}Transfer-Encoding: chunked\r\n\r\n" + 11 * f"19000\r\n{'x' * 0x19000}\r\n", b"413"),
     "a wrong chunk": (f"{HEAD}Transfer-Encoding: chunked\r\n\r\nzz\r\n", b"400"),
     "a long header": (f"{HEAD}X: {'a' * 100000}\r\n\r\n", b"4"),
+    "nothing": ("", b"408"),
+    "half a header": (HEAD, b"408"),
 }
 
 
@@ -323,6 +323,31 @@ def test_malformed_connections_are_refused(server: Running, unharmed: None) -> N
         with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
             client.sendall(sent.encode())
             assert client.recv(1000).startswith(b"HTTP/1.1 " + status), name
+
+
+def test_half_a_header_after_an_answer_is_refused(server: Running, unharmed: None) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        while not client.recv(10000).endswith(b"}"):
+            pass
+        client.sendall(HEAD.encode())
+        assert client.recv(1000).startswith(b"HTTP/1.1 408")
+
+
+def test_an_answer_may_take_longer_than_the_idle_limit(
+    server: Running, unharmed: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push = wavflow.vocoder.VocoderStream.push
+    monkeypatch.setattr(wavflow.vocoder.VocoderStream, "push", lambda self, mel: (time.sleep(1.3), push(self, mel))[1])
+    head, body = f"{HEAD}Content-Length: ", npy(np.full((8, 4), -6.0, np.float32))
+    asked = f"{head}{len(body)}\r\n\r\n".encode() + body
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(2 * asked)  # the second waits for the first
+        answer = b""
+        while answer.count(b"HTTP/1.1 200") < 2:
+            part = client.recv(10000)
+            assert part, answer
+            answer += part
 
 
 def test_clients_that_go_away_leave_nothing(server: Running, unharmed: None) -> None:

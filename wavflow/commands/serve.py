@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
+from typing import Any
 
 import torch
 import uvicorn
 from omegaconf import DictConfig
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from wavflow.arguments import about
 from wavflow.cli import listed, named, number
@@ -15,9 +18,33 @@ from wavflow.devices import pick_device
 from wavflow.models import load_model, released_models
 from wavflow.serving.app import make_app
 from wavflow.serving.limits import Limits
+from wavflow.text_to_mel import TextToMel
 from wavflow.vocoder import Vocoder
 
 LEAST = Limits(body_mb=0.0, seconds=0.0, idle_seconds=0.0, streams=0, requests=1)
+
+
+class Connection(H11Protocol):
+    """Closes a connection when no request comes within the idle limit, as a whole: its line and headers."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Waits for the first request."""
+        super().connection_made(transport)
+        self._wait(None)
+
+    def on_response_complete(self) -> None:
+        """Waits for the next one."""
+        answered = self.cycle
+        super().on_response_complete()  # which begins it, if it has come already
+        self._wait(answered)
+
+    def _wait(self, cycle: Any) -> None:
+        self.loop.call_later(self.config.app.state.service.limits.idle_seconds, self._end, cycle)  # type: ignore[union-attr]
+
+    def _end(self, cycle: Any) -> None:
+        if self.cycle is cycle and self.transport.get_protocol() is self and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+            self.transport.close()
 
 
 class Server(uvicorn.Server):
@@ -35,11 +62,13 @@ def run(cfg: DictConfig) -> None:
     torch.set_num_threads(1)  # a request takes one thread, and another request the next
     models = load(listed(cfg.model), pick_device(cfg.device))
     token = cfg.token or os.environ.get("WAVFLOW_TOKEN")
-    app = make_app(models, limits, number("threads", cfg.threads, 1), None if token is None else str(token))
+    text = None if cfg.text is None else load_text(cfg.text, models, pick_device(cfg.device))
+    app = make_app(models, limits, number("threads", cfg.threads, 1), None if token is None else str(token), text)
     config = uvicorn.Config(
         app,
         host=str(cfg.host),
         port=number("port", cfg.port, 0),
+        http=Connection,
         ws_max_size=int(limits.body_mb * 1e6),
         ws_per_message_deflate=False,  # neither mels nor audio get smaller
         timeout_graceful_shutdown=max(1, int(limits.idle_seconds)),
@@ -65,3 +94,17 @@ def load(sources: list[str], device: torch.device) -> dict[str, Vocoder]:
             speaker = None if model.speakers is None else torch.zeros(1, dtype=torch.long)
             model.sample(torch.full((1, model.mel.n_mels, 8), -6.0), speaker=speaker)
     return models
+
+
+def load_text(source: str, models: dict[str, Vocoder], device: torch.device) -> TextToMel:
+    """Loads a text model.
+
+    Raises:
+        FileNotFoundError: When there is no such model.
+        ValueError: When the file is no text model, or none of the models can draw from its mel.
+    """
+    with about("text", "path"):
+        text = load_model(source, device, TextToMel)
+    if not any(model.mel.spec == text.mel.spec and model.draws_in_parallel for model in models.values()):
+        raise ValueError(f"`text`: no model draws from the mel of {source}, {text.mel.spec}: add one that does to `model`.")
+    return text

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
@@ -18,9 +17,9 @@ from wavflow.cli import newest_model, number
 from wavflow.devices import pick_device
 from wavflow.models import load_model
 from wavflow.speakers import speaker_id
+from wavflow.speech import spoken
 from wavflow.text import sentences
 from wavflow.text_to_mel import TextToMel
-from wavflow.vocoder import Vocoder
 from wavflow.writing import quantized, write_chunks
 
 
@@ -39,10 +38,14 @@ def run(cfg: DictConfig) -> None:
             f"`vocoder` must have the mel convention of the text model, {model.mel.spec}, got {cfg.vocoder} with "
             f"{vocoder.mel.spec}: name another one."
         )
+    voice = None if cfg.speaker is None and model.speakers is None else speaker_id(cfg.speaker or 0, model)
+    least = {"temperature": 0.0, "length_scale": 0.0, "pause": 0.0, "passes": 0, "seed": 0}
+    options = {name: number(name, cfg[name], value, above=name == "length_scale") for name, value in least.items()}
     first: list[float] = []
 
     def chunks() -> Iterator[Tensor]:
-        for chunk in spoken(cfg, parts, model, vocoder):
+        shown = tqdm(parts, desc="speaking", unit="sentence", disable=None)
+        for chunk in spoken(shown, model, vocoder, voice, **options):
             first.append(time.perf_counter() - started) if not first else None
             yield chunk
 
@@ -78,20 +81,6 @@ def read_text(cfg: DictConfig) -> str:
         return Path(cfg.input).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"`input` must be text in UTF-8, got {cfg.input or 'standard input'} ({error}).") from error
-
-
-def spoken(cfg: DictConfig, parts: list[str], model: TextToMel, vocoder: Vocoder) -> Iterator[Tensor]:
-    """Yields the audio (T,) of each sentence, chunk by chunk, and a pause behind all but the last."""
-    voice = None if cfg.speaker is None and model.speakers is None else speaker_id(cfg.speaker or 0, model)
-    generator = torch.Generator().manual_seed(number("seed", cfg.seed, 0))
-    temperature, scale = number("temperature", cfg.temperature, 0.0), number("length_scale", cfg.length_scale, 0.0, above=True)
-    pause = torch.zeros(round(number("pause", cfg.pause, 0.0) * vocoder.sample_rate))
-    for i, part in enumerate(tqdm(parts, desc="speaking", unit="sentence", disable=None)):
-        mel = model.sample(part, temperature, scale, voice, generator)
-        for chunk in vocoder.stream(mel, generator=generator, passes=number("passes", cfg.passes, 0)):
-            yield chunk[0].float().cpu()
-        if i < len(parts) - 1 and len(pause):
-            yield pause
 
 
 def pipe(chunks: Iterable[Tensor], sample_rate: int) -> int:

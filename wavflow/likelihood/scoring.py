@@ -60,10 +60,18 @@ def score(model: Vocoder, audio: Tensor, mel: Tensor, speaker: Tensor | None = N
     return Scores(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
-@torch.no_grad()
 def score_segments(
     model: Vocoder, audio: Tensor, mel: Tensor, speaker: Tensor | None = None, segment_frames: int = 512
 ) -> Iterator[Scores]:
+    """Yields the scores of the next frames, see `score_samples`."""
+    for nats, surprise in score_samples(model, audio, mel, speaker, segment_frames):
+        yield Scores(nats.mean(dim=1), surprise)
+
+
+@torch.no_grad()
+def score_samples(
+    model: Vocoder, audio: Tensor, mel: Tensor, speaker: Tensor | None = None, segment_frames: int = 512
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Scores audio, a segment at a time: each starts as far before itself as the model looks back.
 
     Args:
@@ -74,7 +82,7 @@ def score_segments(
         segment_frames: Frames to a segment; bounds the memory.
 
     Yields:
-        The scores of the next frames.
+        Of the next frames the log-density of each sample (F, hop_length), in nats, and the surprise (F,), on the CPU.
 
     Raises:
         ValueError: For a model that scores step by step, or where the shapes do not fit.
@@ -96,7 +104,7 @@ def score_segments(
             x[0, segment.keep(hop)].double().cpu().unflatten(0, (-1, hop)) for x in (likely + log_det + whitened, likely)
         ]
         surprise = (-by_frame[1] - float(model.flow.base.entropy())).sum(dim=1) / math.sqrt(hop * VARIANCE[base])
-        yield Scores(by_frame[0].mean(dim=1), surprise)
+        yield by_frame[0], surprise
 
 
 def check_scores(model: Vocoder) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from fastapi import HTTPException
@@ -16,11 +16,15 @@ from wavflow.audio import audio_length
 from wavflow.mel_files import mel_frames
 from wavflow.serving.limits import Limits
 from wavflow.speakers import speaker_id
+from wavflow.speech import spoken
+from wavflow.text import sentences
+from wavflow.text_to_mel import TextToMel
 from wavflow.vocoder import PASSES, Vocoder
 from wavflow.vocoder_stream import VocoderStream
 
 T = TypeVar("T")
 NPY = b"\x93NUMPY"
+MOST_CHARACTERS = 30  # of text, for each second of audio that is allowed: nobody speaks so fast
 
 
 class Voice(BaseModel, extra="forbid"):
@@ -38,11 +42,29 @@ class Draw(Voice):
     passes: int = Field(PASSES, ge=0, le=32, description="of the mel equalizer")
 
 
-class Models:
-    """Models by name, all loaded at the start; every request shares their weights and engines."""
+class Speech(Draw):
+    """Speech."""
 
-    def __init__(self, models: Mapping[str, Vocoder]) -> None:
-        self.by_name = dict(models)
+    speaker: str | None = Field(None, description="name or id, for a text model with speakers")
+    temperature: float = Field(0.5, ge=0, le=10, allow_inf_nan=False, description="multiplies the noise of the mel")
+    length_scale: float = Field(1.0, ge=0.25, le=4, allow_inf_nan=False, description="multiplies the durations")
+    pause: float = Field(0.25, ge=0, le=10, allow_inf_nan=False, description="seconds of silence between sentences")
+
+
+class Models:
+    """Models by name, all loaded at the start; every request shares their weights and engines.
+
+    Args:
+        models: Vocoders by name.
+        text: A text model; None for none.
+    """
+
+    def __init__(self, models: Mapping[str, Vocoder], text: TextToMel | None = None) -> None:
+        self.by_name, self.text = dict(models), text
+
+    def name_of(self, model: Vocoder) -> str:
+        """Returns the name of one of the models."""
+        return next(name for name, known in self.by_name.items() if known is model)
 
     def choose(self, name: str | None, fits: Callable[[Vocoder], bool], what: str) -> Vocoder:
         """Returns the model of a name, or the first that fits; raises HTTPException where there is none, or it does not fit."""
@@ -52,16 +74,45 @@ class Models:
             if name in (None, candidate) and fits(model):
                 return model
         found = "none is loaded" if name is None else f"got {name}"
-        raise HTTPException(400, f"`model` must be one that {what} in one pass, {found}: see /healthz.")
+        raise HTTPException(400, f"`model` must be one that {what}, {found}: see /healthz.")
 
     def open_stream(self, draw: Draw) -> VocoderStream:
         """Returns a new draw; raises HTTPException or ValueError where its options fit no model."""
-        model = self.choose(draw.model, lambda model: model.draws_in_parallel and model.mel.n_mels > 0, "draws")
+        model = self.choose(draw.model, lambda model: model.draws_in_parallel and model.mel.n_mels > 0, "draws in one pass")
         generator = torch.Generator().manual_seed(draw.seed)
         return model.open_stream(None, draw.temperature, generator, speaker_of(draw, model), draw.passes)
 
+    def scorer(self, vocoder: Vocoder) -> Vocoder | None:
+        """Returns the first model that scores in one pass and is of a vocoder's mel and speakers; None for none."""
 
-def speaker_of(voice: Voice, model: Vocoder) -> torch.Tensor | None:
+        def kind(model: Vocoder) -> tuple[Any, ...]:
+            return model.mel.spec, model.speakers is None, model.info.get("speakers")
+
+        return next((m for m in self.by_name.values() if m.scores_in_parallel and kind(m) == kind(vocoder)), None)
+
+    def speak(self, speech: Speech, model: TextToMel, body: bytes, limits: Limits) -> Iterator[torch.Tensor]:
+        """Yields speech (T,), chunk by chunk; raises HTTPException or ValueError where the text or an option does not fit."""
+        spec, most = model.mel.spec, int(MOST_CHARACTERS * limits.seconds)
+        what = "draws in one pass from the mel of the text model, without a speaker"
+        vocoder = self.choose(speech.model, lambda m: m.draws_in_parallel and m.mel.spec == spec and m.speakers is None, what)
+        try:
+            text = body.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"`body` must be a text in UTF-8 ({error}).") from error
+        if len(text) > most:
+            raise ValueError(f"`body` must be a text of at most {most} characters, got {len(text)}: send it in parts.")
+        left, parts = limits.seconds * vocoder.sample_rate, sentences(text)
+        if not parts:
+            raise ValueError("`body` must be a text with a word at least, got none.")
+        options = speech.model_dump(include={"temperature", "length_scale", "pause", "passes", "seed"})
+        for chunk in spoken(parts, model, vocoder, speaker_of(speech, model), **options):
+            left -= len(chunk)
+            if left < 0:
+                raise ValueError(f"`body` takes more than {limits.seconds:g} s to speak, which is the limit: send less.")
+            yield chunk
+
+
+def speaker_of(voice: Voice, model: Vocoder | TextToMel) -> torch.Tensor | None:
     """Returns the speaker's id as the model takes it; raises ValueError where the model does not know it."""
     if voice.speaker is None and model.speakers is None:
         return None

@@ -19,13 +19,18 @@
       button.textContent = isDark() ? "Light theme" : "Dark theme";
       document.dispatchEvent(new Event("themechange"));
     };
-    button.hidden = false;
+    button.hidden = self !== top; // a frame follows the page that holds it
     button.addEventListener("click", () => {
       root.dataset.theme = isDark() ? "light" : "dark";
       stored(root.dataset.theme);
       show();
     });
     system.addEventListener("change", show);
+    addEventListener("storage", ({ key, newValue }) => {
+      if (key !== "theme") return;
+      root.dataset.theme = newValue ?? "";
+      show();
+    });
     show();
   });
 })();

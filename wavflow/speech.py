@@ -1,0 +1,45 @@
+"""Speech from text: a text model makes the mel of each sentence, a vocoder its audio."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from wavflow.text_to_mel import TextToMel
+from wavflow.vocoder import PASSES, Vocoder
+
+
+def spoken(
+    sentences: Iterable[str],
+    model: TextToMel,
+    vocoder: Vocoder,
+    speaker: Tensor | None = None,
+    temperature: float = 0.5,
+    length_scale: float = 1.0,
+    pause: float = 0.25,
+    passes: int = PASSES,
+    seed: int = 0,
+) -> Iterator[Tensor]:
+    """Yields the audio (T,) of each sentence, chunk by chunk, on the CPU.
+
+    Args:
+        sentences: See `wavflow.text.sentences`.
+        model: Of the vocoder's mel convention.
+        vocoder: One that draws in one pass.
+        speaker: Id (1,), for a text model with speakers.
+        temperature: Multiplies the noise of the mel.
+        length_scale: Multiplies the durations: 2 is half as fast.
+        pause: Seconds of silence between sentences.
+        passes: Of the vocoder's equalizer.
+        seed: Of all noise.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    silence = torch.zeros(round(pause * vocoder.sample_rate))
+    for i, sentence in enumerate(sentences):
+        if i and len(silence):
+            yield silence
+        mel = model.sample(sentence, temperature, length_scale, speaker, generator)
+        for chunk in vocoder.stream(mel, generator=generator, passes=passes):
+            yield chunk[0].float().cpu()
