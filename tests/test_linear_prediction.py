@@ -10,6 +10,7 @@ import scipy.signal
 import torch
 from helpers import MEL, first_change, preset, random_log_mel, tiny_mel
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from wavflow import MelSpectrogram, read_audio
 from wavflow.flows import LinearPrediction
@@ -276,6 +277,13 @@ def test_levinson_durbin_solves_the_normal_equations() -> None:
         wanted = scipy.linalg.solve_toeplitz(r[:-1], r[1:])
         np.testing.assert_allclose(a[item], wanted, rtol=0, atol=1e-12)
         np.testing.assert_allclose(error[item], r[0] - wanted @ r[1:], rtol=1e-12)
+
+
+def test_levinson_durbin_sums_no_empty_tensor() -> None:
+    """onnxruntime-web 1.30 does not make 0 of it."""
+    graph = make_fx(levinson_durbin, tracing_mode="fake")(torch.ones(2, 4)).graph
+    summed = [node.args[0].meta["val"].shape for node in graph.nodes if node.target is torch.ops.aten.sum.dim_IntList]
+    assert summed == [(2, 1), (2, 2)]
 
 
 @pytest.mark.parametrize("mode", ["linear", "smoothing"])

@@ -131,7 +131,9 @@ def levinson_durbin(autocorrelation: Tensor) -> tuple[Tensor, Tensor]:
     error = autocorrelation[..., 0]
     a = autocorrelation[..., :0]
     for i in range(order):
-        left = autocorrelation[..., i + 1] - (a * autocorrelation[..., 1 : i + 1].flip(-1)).sum(-1)
+        left = autocorrelation[..., i + 1]
+        if i:  # onnxruntime-web sums nothing to nothing, not to 0
+            left = left - (a * autocorrelation[..., 1 : i + 1].flip(-1)).sum(-1)
         reflection = (left / error).unsqueeze(-1)
         a = torch.cat([a - reflection * a.flip(-1), reflection], dim=-1)
         error = error * (1.0 - reflection.squeeze(-1) ** 2)
