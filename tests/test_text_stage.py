@@ -3,16 +3,22 @@
 import io
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import soundfile as sf
 import torch
 from commands import is_refused, succeeds
+from helpers import MEL
 from sounds import hum
 
-from wavflow.models import load_model, save_model
+from wavflow.callbacks import Listen
+from wavflow.data.utterances import collate
+from wavflow.models import load_model, save_model, text_to_mel
 from wavflow.text_to_mel import TextToMel
+from wavflow.training import TextTask
 from wavflow.writing import write_audio
 
 TINY = (
@@ -85,3 +91,12 @@ def test_what_cannot_be_spoken_is_refused(run: Path, tmp_path: Path) -> None:
     is_refused(tmp_path, "train", "stage=text", "data=shards", "data.path=x", words="`data` must be audio files")
     is_refused(tmp_path, "train", "stage=text", "net=teacher", words="stage=text")
     is_refused(tmp_path, "train", "stage=teacher", "net=text", words="`net` must be one of the stage")
+
+
+def test_a_vocoder_of_another_mel_leaves_the_sound_out(tmp_path: Path) -> None:
+    model = text_to_mel(MEL, "ab", "characters", 16, 1, blocks=1, block_layers=1, block_channels=16)
+    task = TextTask(model, partial(torch.optim.Adam, lr=1e-3), vocoder="lj-student-fast")
+    batch = collate([{"audio": torch.randn(1280), "mel": torch.randn(8, 80) - 5, "symbols": torch.tensor([0, 1]), "name": "a"}])
+    trainer = SimpleNamespace(is_global_zero=True, val_dataloaders=[batch], global_step=7, loggers=[])
+    Listen(str(tmp_path)).on_validation_epoch_end(trainer, task)
+    assert {path.name for path in tmp_path.iterdir()} == {"step-0000007.png", "step-0000007-alignment.png"}

@@ -116,10 +116,11 @@ class Listen(pl.Callback):
             return
         batch, task = next(iter(trainer.val_dataloaders)), cast(Task, pl_module)
         example = task.example(batch, self.seconds, self.stepwise_seconds, self.temperature)
-        audio, sample_rate = example.sounds["model"], task.net.mel.sample_rate
+        audio, sample_rate = example.sounds.get("model"), task.net.mel.sample_rate
         stem = self.folder / f"step-{trainer.global_step:07d}"
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_audio(stem.with_suffix(".wav"), audio, sample_rate)
+        if audio is not None:
+            write_audio(stem.with_suffix(".wav"), audio, sample_rate)
         spectrogram_picture(stem.with_suffix(".png"), example.sounds, sample_rate)
         if example.alignment is not None:
             alignment_picture(stem.with_name(f"{stem.name}-alignment.png"), *example.alignment)
@@ -128,7 +129,8 @@ class Listen(pl.Callback):
                 picture = matplotlib.image.imread(stem.with_suffix(".png"))
                 # two tags: of one tag TensorBoard shows neither
                 logger.experiment.add_image("spectrogram", picture, trainer.global_step, dataformats="HWC")
-                logger.experiment.add_audio("sound", audio.clamp(-1, 1), trainer.global_step, sample_rate)
+                if audio is not None:
+                    logger.experiment.add_audio("sound", audio.clamp(-1, 1), trainer.global_step, sample_rate)
 
 
 class SkipNonFinite(pl.Callback):

@@ -138,7 +138,7 @@ class TextToMel(nn.Module):
         Raises:
             ValueError: A text has more symbols than its mel has frames.
         """
-        symbol_mask, frame_mask = _mask(symbols, lengths), _mask(mel, frames)
+        symbol_mask, frame_mask = self._mask(symbols, lengths), self._mask(mel, frames)
         n_symbols, n_frames = symbol_mask.sum(dim=1).long(), frame_mask.sum(dim=1).long()
         if (n_symbols > n_frames).any():
             which = int((n_symbols > n_frames).long().argmax())
@@ -154,7 +154,6 @@ class TextToMel(nn.Module):
         log_prob = self.flow.base_log_prob(z - _spread(means, durations, mel.shape[-1])) + log_det
         return Aligned(log_prob * frame_mask, durations, log_durations)
 
-    @torch.inference_mode()
     def sample(
         self,
         text: str,
@@ -177,6 +176,7 @@ class TextToMel(nn.Module):
         """
         return self.speak(self.encode(text), temperature, length_scale, speaker, generator)
 
+    @torch.inference_mode()
     def speak(
         self,
         symbols: Tensor,
@@ -191,7 +191,7 @@ class TextToMel(nn.Module):
                 f"`temperature` must be at least 0 and `length_scale` above 0, got {temperature} and {length_scale}."
             )
         voice = self._voice(speaker, 1)
-        means, log_durations = self._read(symbols, _mask(symbols, None), voice)
+        means, log_durations = self._read(symbols, self._mask(symbols, None), voice)
         ends = (log_durations.double().exp() * length_scale).cumsum(dim=1).round().long()
         durations = ends.diff(dim=1, prepend=ends.new_zeros(1, 1)).clamp_min(1)
         durations[:, -1] += -durations.sum() % FOLD
@@ -204,6 +204,11 @@ class TextToMel(nn.Module):
         """Returns the embedding (B, voice_channels) of each item's voice."""
         check_speaker(speaker, self.n_speakers)
         return self.voices(torch.zeros(batch, dtype=torch.long, device=self.device) if speaker is None else speaker)
+
+    def _mask(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """Returns (B, N), 1 before each length and 0 behind, for x (B, ..., N)."""
+        mask = torch.ones(x.shape[0], x.shape[-1], dtype=self.means.weight.dtype, device=x.device)
+        return mask if lengths is None else mask * (torch.arange(x.shape[-1], device=x.device) < lengths.to(x.device)[:, None])
 
     def _read(self, symbols: Tensor, mask: Tensor, voice: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the means (B, n_mels, S) of the symbols and their log durations (B, S)."""
@@ -281,13 +286,6 @@ def text_to_mel(
     model = TextToMel(spectrogram, symbols, alphabet, encoder, durations, flow, channels, voice_channels, n_speakers)
     model.config = config
     return model
-
-
-def _mask(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """Returns (B, N), 1 before each length and 0 behind, for x (B, ..., N)."""
-    if lengths is None:
-        return torch.ones(x.shape[0], x.shape[-1], device=x.device)
-    return (torch.arange(x.shape[-1], device=x.device) < lengths.to(x.device)[:, None]).to(torch.get_default_dtype())
 
 
 def _spread(means: Tensor, durations: Tensor, frames: int) -> Tensor:

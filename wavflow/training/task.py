@@ -22,7 +22,7 @@ Batch = dict[str, Any]
 class Example(NamedTuple):
     """What a model makes of a held-out clip."""
 
-    sounds: dict[str, Tensor]  # "recording" and "model", each (T,)
+    sounds: dict[str, Tensor]  # "recording" and, where there is one, "model", each (T,)
     alignment: tuple[list[str], Tensor] | None = None  # of a text model: symbols, and the frames of each
 
 

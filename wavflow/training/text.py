@@ -79,9 +79,9 @@ class TextTask(Task):
         names = list(self.net.numbers)
         alignment = [names[number] for number in symbols[0].tolist()], durations
         vocoder = load_model(self.vocoder)
-        audio = torch.zeros(1)
+        sounds = {"recording": batch["audio"][0]}
         if vocoder.mel.spec == self.net.mel.spec:
             mel = self.net.speak(symbols, speaker=speaker, generator=torch.Generator().manual_seed(0)).cpu()
             low, high = batch["mel"].aminmax()  # an untrained model says anything
-            audio = vocoder.sample(mel.clamp(low.cpu(), high.cpu()), generator=torch.Generator().manual_seed(0))[0]
-        return Example({"recording": batch["audio"][0], "model": audio}, alignment)
+            sounds["model"] = vocoder.sample(mel.clamp(low.cpu(), high.cpu()), generator=torch.Generator().manual_seed(0))[0]
+        return Example(sounds, alignment)
