@@ -4,6 +4,7 @@ import csv
 import multiprocessing
 import os
 import socket
+import time
 from collections.abc import Callable
 from itertools import chain, islice
 from pathlib import Path
@@ -18,8 +19,9 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
 import wavflow
-from wavflow.commands.synthesize import nth_device
 from wavflow.data.batches import Order
+from wavflow.devices import nth_device
+from wavflow.shares import end_share
 from wavflow.training import DistillationTask
 
 
@@ -170,9 +172,30 @@ def test_synthesis_is_shared_by_devices_and_by_processes(voice: list[str], tmp_p
     as_processes(2, work)
     names = {f"{i}.wav" for i in range(5)}
     for folder in ("two", "run"):
-        assert contents(tmp_path / folder) == names
+        assert contents(tmp_path / folder) == names | {f"synthesized-{i}-of-2.jsonl" for i in range(2)}
         for name in names:
             assert (tmp_path / folder / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+def test_a_process_that_failed_waits_for_the_others(tmp_path: Path) -> None:
+    """torchrun ends all processes as soon as one fails."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    port = store.port  # the store itself must not be pickled, and must live
+
+    def work(rank: int) -> None:
+        os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_PORT": str(port)}
+        if rank == 1:
+            time.sleep(1.0)
+            (tmp_path / "done").touch()
+        skipped = {"a.wav": ValueError("bad")} if rank == 0 else {}
+        try:
+            end_share(skipped, 2)
+        except ValueError:
+            assert rank == 0
+            (tmp_path / "done").rename(tmp_path / "seen")
+
+    as_processes(2, work)
+    assert contents(tmp_path) == {"seen"}
 
 
 def test_a_report_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +212,7 @@ def test_a_report_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_devices_are_counted(voice: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     is_refused(tmp_path, "synthesize", *voice, "devices=0", words="`devices` must be a whole number of at least 1, got 0")
     asked: list[str] = []
-    monkeypatch.setattr("wavflow.commands.synthesize.pick_device", lambda name: asked.append(name) or torch.device(name))
+    monkeypatch.setattr("wavflow.devices.pick_device", lambda name: asked.append(name) or torch.device(name))
     found = [nth_device(name, number) for name, number in (("cuda", 0), ("cuda", 2), ("cuda:1", 3), ("cpu", 4))]
     assert [str(device) for device in found] == ["cuda", "cuda:2", "cuda:1", "cpu"]
 

@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,19 @@ def test_a_containers_quota(tmp_path: Path, files: dict[str, str], expected: flo
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert threads.quota(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("runs_on", "limit", "expected"),
+    [({0, 1, 2}, "max 100000", 3), ({0, 1, 2}, "150000 100000", 2), ({5}, "150000 100000", 1), ({0, 1, 2}, "20000 100000", 1)],
+)
+def test_processors_are_those_that_are_free(
+    runs_on: set[int], limit: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpu.max").write_text(limit)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: runs_on, raising=False)
+    monkeypatch.setattr(threads, "quota", partial(threads.quota, tmp_path))
+    assert threads.processors() == expected
 
 
 def test_threads_follow_the_quota_unless_the_user_has_set_them(monkeypatch: pytest.MonkeyPatch) -> None:

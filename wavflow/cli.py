@@ -253,12 +253,13 @@ def given(option: str) -> bool:
     return any(typed.lstrip("+").partition("=")[0] == option for typed in HydraConfig.get().overrides.task)
 
 
-def output_folder(path: str | Path, new: bool = False) -> Path:
+def output_folder(path: str | Path, new: bool = False, shared: bool = False) -> Path:
     """Makes the folder for results and locks it until the command ends.
 
     Args:
         path: The folder.
         new: Whether it must be a new one: if it is there, `<path>-2`, `<path>-3`, ... are tried, so that each run has its own.
+        shared: Whether other processes of the same command write to it too.
 
     Raises:
         OSError: When it can't be made or written, or another process writes to it.
@@ -276,7 +277,7 @@ def output_folder(path: str | Path, new: bool = False) -> Path:
         reason = error.strerror
     if reason:
         raise OSError(f"`output` must be a folder that can be written, got {path} ({reason}): choose another place.")
-    if not lock(folder):
+    if not lock(folder, shared):
         raise OSError(f"`output`: another process writes to {folder}: wait until it has ended, or name another folder.")
     return folder
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 
@@ -19,6 +21,19 @@ def pick_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0].split(". ")[0].rstrip(".")[:100]
         raise ValueError(f"`device` {name!r} can't be used here ({reason}): try cpu, or auto.") from error
     return torch.device(name)
+
+
+def nth_device(name: str, number: int) -> torch.device:
+    """Returns the device of one of several processes: GPUs have numbers, a CPU serves all processes.
+
+    A GPU that the process alone sees, as SLURM may bind them, is its own whatever its number.
+    """
+    device = pick_device(name)
+    if device.type == "cpu" or device.index is not None or number == 0:
+        return device
+    if "SLURM_LOCALID" in os.environ and device.type == "cuda" and torch.cuda.device_count() == 1:
+        return device
+    return pick_device(f"{device.type}:{number}")
 
 
 def pick_precision(name: str) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 _locked: dict[Path, int] = {}
 
@@ -37,10 +39,11 @@ def sweep(folder: str | os.PathLike[str]) -> None:
         part.unlink()
 
 
-def lock(folder: str | os.PathLike[str]) -> bool:
+def lock(folder: str | os.PathLike[str], shared: bool = False) -> bool:
     """Locks a folder for as long as this process lives; returns whether no other process has locked it.
 
-    Nothing is written. On Windows and on some network disks there are no locks: the answer is always yes.
+    Several processes may lock it `shared`, for parts of one command. Nothing is written. On Windows and on some network disks
+    there are no locks: the answer is always yes.
     """
     try:
         import fcntl
@@ -50,7 +53,7 @@ def lock(folder: str | os.PathLike[str]) -> bool:
     if folder not in _locked:
         handle = os.open(folder, os.O_RDONLY)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError as error:
             os.close(handle)
             return not isinstance(error, BlockingIOError)
@@ -72,6 +75,15 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes `printable` text, as UTF-8 and `atomic_write`."""
     with atomic_write(path) as part:
         part.write_text(printable(text), encoding="utf-8")
+
+
+def read_lines(path: str | os.PathLike[str]) -> list[Any]:
+    """Returns the lines of a file of JSON lines; one that was cut short as its process was killed is left out."""
+    found = []
+    for line in Path(path).read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return found
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

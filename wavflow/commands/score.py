@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
+from torch import Tensor
 from tqdm import tqdm
 
 from wavflow.arguments import about
 from wavflow.audio_files import common_folder, find_audio
 from wavflow.cli import listed, newest_model, number, output_folder
-from wavflow.devices import pick_device
+from wavflow.devices import nth_device
 from wavflow.files import printable, write_text
 from wavflow.likelihood.bits import bits_per_sample
 from wavflow.likelihood.pictures import score_picture
@@ -20,6 +22,7 @@ from wavflow.likelihood.scoring import Scores, check_scores, overall, read, scor
 from wavflow.mel import MelSpectrogram
 from wavflow.models import load_model
 from wavflow.reporting.tables import csv_table, markdown_table
+from wavflow.shares import Manifest, end_share, share_of
 from wavflow.speakers import speaker_id
 from wavflow.vocoder import Vocoder
 
@@ -29,39 +32,52 @@ SHOWN = 20  # rows that are printed
 def run(cfg: DictConfig) -> None:
     """Scores every file, writes the tables and pictures, and prints the most surprising files."""
     pictures, files = number("pictures", cfg.pictures, 0), named_files(listed(cfg.input))
+    path, share = cfg.model or newest_model("teacher", key="model"), share_of(cfg.share)
     with about("model", "path"):
-        model = load_model(cfg.model or newest_model("teacher", key="model"), pick_device(cfg.device))
+        model = load_model(path, nth_device(cfg.device, share.local))
     speaker = None if cfg.speaker is None and model.speakers is None else speaker_id(cfg.speaker, model)
     check_scores(model)
-    folder = output_folder(cfg.output)
+    folder = output_folder(cfg.output, shared=share.count > 1)
+    settings = {"model": str(path), "input": listed(cfg.input), "speaker": cfg.speaker, "frames": cfg.frames}
+    manifest = Manifest(folder, "scores", share, settings, cfg.skip_done)
+    done = {name for name, line in manifest.read().items() if "error" not in line} if cfg.skip_done else set()
     scores: dict[str, Scores] = {}
     skipped: dict[str, Exception] = {}
-    for name, path in tqdm(files.items(), desc="scoring", unit="file", disable=None):
+    part = share.rest(list(files), done.__contains__)
+    for name in tqdm(part, desc="scoring", unit="file", disable=None):
         try:
-            with about("input", "path"):
-                audio, mel = read(path, model)
-        except (ValueError, OSError) as error:  # the other files are none the worse for it
-            skipped[name] = error
-            continue
-        scores[name] = score(model, audio, mel, speaker)
-        if cfg.frames:
-            write_text(folder / "frames" / f"{name}.csv", csv_table(frame_rows(scores[name], model)))
-    if not scores:
-        raise next(iter(skipped.values()))
-    rows = sorted((row_of(name, own, model) for name, own in scores.items()), key=lambda row: row["surprise"], reverse=True)
-    write_text(folder / "scores.csv", csv_table(rows))
-    bands = model.mel.n_mels or min(80, model.mel.n_fft // 8)  # a model without a mel is shown one all the same
-    shown = MelSpectrogram(**model.mel.spec | {"n_mels": bands}).to(model.device)
-    for row in rows[:pictures]:
-        name = row["file"]
-        title = f"{name}: {row['bits/sample']:.2f} bits/sample, surprise {row['surprise']:.1f}"
-        log_mel = read(files[name], model, shown)[1][0]
-        score_picture(folder / "pictures" / f"{name}.png", scores[name], log_mel, shown, title)
-    print(printable(markdown_table(rows[:SHOWN])))
-    print(f"{len(rows)} file(s), the most surprising first: {folder / 'scores.csv'}")
-    if skipped:
-        names, first = ", ".join(skipped), next(iter(skipped.values()))
-        raise ValueError(f"{len(skipped)} of {len(files)} files can't be used and were left out: {names}. The first: {first}")
+            scores[name] = score_file(files[name], model, speaker)
+            if cfg.frames:
+                write_text(folder / "frames" / f"{name}.csv", csv_table(frame_rows(scores[name], model)))
+            what = row_of(scores[name], model)
+        except (ValueError, OSError, torch.OutOfMemoryError) as error:  # the other files are none the worse for it
+            skipped[name], what = error, {"error": str(error)}
+        manifest.add(name, **what)
+    lines = manifest.read()
+    rows = [lines[name] for name in files if "error" not in lines.get(name, {"error": ""})]
+    rows.sort(key=lambda row: row["surprise"], reverse=True)
+    if left := len(files.keys() - lines.keys()):
+        print(f"{len(part) - len(skipped)} file(s) are scored, {left} are left to other processes; the last writes scores.csv.")
+    elif rows:
+        write_text(folder / "scores.csv", csv_table(rows))
+        bands = model.mel.n_mels or min(80, model.mel.n_fft // 8)  # a model without a mel is shown one all the same
+        shown = MelSpectrogram(**model.mel.spec | {"n_mels": bands}).to(model.device)
+        for row in rows[:pictures]:
+            name = row["file"]
+            title = f"{name}: {row['bits/sample']:.2f} bits/sample, surprise {row['surprise']:.1f}"
+            log_mel = read(files[name], model, shown)[1][0]
+            own = scores[name] if name in scores else score_file(files[name], model, speaker)  # another process's
+            score_picture(folder / "pictures" / f"{name}.png", own, log_mel, shown, title)
+        print(printable(markdown_table(rows[:SHOWN])))
+        print(f"{len(rows)} file(s), the most surprising first: {folder / 'scores.csv'}")
+    end_share(skipped, len(part))
+
+
+def score_file(path: Path, model: Vocoder, speaker: Tensor | None) -> Scores:
+    """Returns the scores of a file."""
+    with about("input", "path"):
+        audio, mel = read(path, model)
+    return score(model, audio, mel, speaker)
 
 
 def named_files(sources: Sequence[str]) -> dict[str, Path]:
@@ -86,12 +102,11 @@ def named_files(sources: Sequence[str]) -> dict[str, Path]:
     return dict(files)
 
 
-def row_of(name: str, scores: Scores, model: Vocoder) -> dict[str, Any]:
-    """Returns the row of a file."""
+def row_of(scores: Scores, model: Vocoder) -> dict[str, Any]:
+    """Returns the row of a file, but for its name."""
     strangest = int(scores.surprise.abs().argmax())
     nats, hop = float(scores.log_prob.mean()), model.hop_length / model.sample_rate
     return {
-        "file": name,
         "surprise": overall(scores.surprise),
         "nats/sample": nats,
         "bits/sample": float(bits_per_sample(nats)),

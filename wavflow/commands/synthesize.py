@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -18,17 +19,20 @@ from wavflow.arguments import about, choose
 from wavflow.audio import READABLE, UNREADABLE
 from wavflow.audio_files import files_below, name_unreadable
 from wavflow.cli import listed, newest_model, number
-from wavflow.devices import pick_device
+from wavflow.devices import nth_device
 from wavflow.mel_files import MEL_FORMATS, load_mel, mel_chunks, read_scale
 from wavflow.models import load_model
+from wavflow.options import as_dict
+from wavflow.shares import Manifest, end_share, share_of
 from wavflow.speakers import speaker_id
 from wavflow.synthesis.parallel import ParallelEngine, fastest_dtype
 from wavflow.threads import processors
 from wavflow.vocoder import Vocoder
 from wavflow.writing import FORMATS, write_audio, write_chunks
 
-TORCHRUN = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}  # its variables, with the values of a single process
+FREE = {"output", "count", "device", "devices", "share", "skip_done"}  # what may differ when a command goes on
 Pair = tuple[Path | int, Path]
+Begin = Callable[[], Manifest]
 
 
 class Done(NamedTuple):
@@ -41,50 +45,52 @@ class Done(NamedTuple):
 def run(cfg: DictConfig) -> None:
     """Synthesizes every input and prints how fast that was."""
     target = Path(cfg.output)
-    pairs = inputs_and_outputs(listed(cfg.input), target) if has_input(cfg) else seeds_and_outputs(cfg, target)
+    pairs: Sequence[Pair] = inputs_and_outputs(listed(cfg.input), target) if has_input(cfg) else seeds_and_outputs(cfg, target)
     path, count = cfg.model or newest_model("student", key="model"), number("devices", cfg.devices, 1)
-    rank, world, local_rank = (int(os.environ.get(name, default)) for name, default in TORCHRUN.items())
-    devices = [nth_device(cfg.device, local_rank * count + i) for i in range(count)]
+    shares = share_of(cfg.share).split(count)
+    devices = [nth_device(cfg.device, share.local) for share in shares]
     with about("model", "path"):
         vocoder = load_model(path, devices[0])
     check_takes(vocoder, cfg)
-    pairs = pairs[rank::world]
+    settings = {name: value for name, value in as_dict(cfg).items() if name not in FREE} | {"model": str(path)}
+    parts = [share.rest(pairs, lambda pair: cfg.skip_done and pair[1].exists()) for share in shares]
+    begin = [partial(Manifest, target, "synthesized", share, settings, cfg.skip_done) for share in shares]
+    manifests = begin if len(pairs) > 1 else [None] * count
     started = time.perf_counter()
     if count == 1:
-        done = [synthesize(cfg, pairs, vocoder)]
+        done = [synthesize(cfg, parts[0], vocoder, manifests[0])]
     else:
         import joblib  # a third of a second
 
-        tasks = [joblib.delayed(load_and_synthesize)(cfg, pairs[i::count], path, device) for i, device in enumerate(devices)]
+        work = zip(parts, devices, manifests, strict=True)
+        tasks = [joblib.delayed(load_and_synthesize)(cfg, part, path, device, own) for part, device, own in work]
         with joblib.parallel_config("loky", inner_max_num_threads=max(1, processors() // count)):
             done = joblib.Parallel(count)(tasks)
     elapsed, seconds = time.perf_counter() - started, sum(each.seconds for each in done)
     skipped = {source: error for each in done for source, error in each.skipped.items()}
-    if written := len(pairs) - len(skipped):
+    count = sum(map(len, parts))
+    if written := count - len(skipped):
         print(
             f"{written} file(s), {seconds:.1f} s of audio in {elapsed:.1f} s, {seconds / elapsed:.2f} x real time: {cfg.output}"
         )
-    if len(pairs) == 1:
-        for error in skipped.values():
-            raise error
-    if skipped:
-        names, first = ", ".join(map(str, skipped)), next(iter(skipped.values()))
-        raise ValueError(f"{len(skipped)} of {len(pairs)} files can't be used and were left out: {names}. The first: {first}")
+    end_share(skipped, count)
 
 
-def load_and_synthesize(cfg: DictConfig, pairs: Sequence[Pair], path: str | Path, device: torch.device) -> Done:
+def load_and_synthesize(
+    cfg: DictConfig, pairs: Sequence[Pair], path: str | Path, device: torch.device, begin: Begin | None
+) -> Done:
     """Synthesizes some of the inputs, in a process of its own."""
-    return synthesize(cfg, pairs, load_model(path, device))
+    return synthesize(cfg, pairs, load_model(path, device), begin)
 
 
-def synthesize(cfg: DictConfig, pairs: Sequence[Pair], vocoder: Vocoder) -> Done:
-    """Synthesizes some of the inputs."""
+def synthesize(cfg: DictConfig, pairs: Sequence[Pair], vocoder: Vocoder, begin: Begin | None) -> Done:
+    """Synthesizes some of the inputs, and notes in a manifest what became of each."""
     temperature, seed = number("temperature", cfg.temperature, 0.0), number("seed", cfg.seed, 0)
     speaker = None if cfg.speaker is None and vocoder.speakers is None else speaker_id(cfg.speaker, vocoder)
     passes = number("passes", cfg.passes, 0)
     dtype, scale = matrix_dtype(cfg.precision, vocoder), read_scale(cfg.mel_scale, cfg.mel_mean, cfg.mel_std)
     skipped: dict[Path | int, Exception] = {}
-    seconds = 0.0
+    seconds, manifest = 0.0, None if begin is None else begin()
     for source, target in tqdm(pairs, desc="synthesizing", unit="file", disable=None):
         generator = torch.Generator().manual_seed(source if isinstance(source, int) else seed)
         try:
@@ -107,17 +113,13 @@ def synthesize(cfg: DictConfig, pairs: Sequence[Pair], vocoder: Vocoder) -> Done
                         audio = vocoder.sample(mel, None, temperature, generator, speaker, passes=passes, dtype=dtype)[0]
                     write_audio(target, audio.float().cpu(), vocoder.sample_rate)
                     samples = len(audio)
-        except (ValueError, OSError) as error:  # the other files are none the worse for it
-            skipped[source] = error
-            continue
-        seconds += samples / vocoder.sample_rate
+            what: dict[str, Any] = {"output": str(target), "seconds": samples / vocoder.sample_rate}
+            seconds += what["seconds"]
+        except (ValueError, OSError, torch.OutOfMemoryError) as error:  # the other files are none the worse for it
+            skipped[source], what = error, {"error": str(error)}
+        if manifest is not None:
+            manifest.add(source, **what)
     return Done(seconds, skipped)
-
-
-def nth_device(name: str, number: int) -> torch.device:
-    """Returns the device of one of several processes: GPUs have numbers, a CPU serves all processes."""
-    device = pick_device(name)
-    return device if device.type == "cpu" or device.index is not None or number == 0 else pick_device(f"{device.type}:{number}")
 
 
 def matrix_dtype(precision: str, vocoder: Vocoder) -> torch.dtype:

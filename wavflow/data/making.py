@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import os
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from wavflow.audio import read_segment
 from wavflow.data.given import GivenMels
-from wavflow.files import atomic_write
+from wavflow.files import atomic_write, read_lines
 from wavflow.loudness import loudness
 from wavflow.mel import MelSpectrogram
 
@@ -139,10 +138,7 @@ def mend_checkpoints(folder: Path) -> None:
 
 def read_notes(folder: Path) -> list[dict[str, Any]]:
     """Returns the notes of all pieces, the last of each; a line that was being written when the process died is left out."""
-    notes = {}
+    notes: dict[int, dict[str, Any]] = {}
     for path in sorted(folder.glob("*.jsonl")):
-        for line in path.read_text().splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                note = json.loads(line)
-                notes[note["number"]] = note
+        notes |= {note["number"]: note for note in read_lines(path)}
     return list(notes.values())
