@@ -78,6 +78,10 @@ def prepare(
         ValueError: litdata is missing, the folder holds no audio that can be used, or `output` was begun otherwise.
     """
     litdata = import_litdata()
+    if "://" in os.fspath(output):
+        raise ValueError(
+            f"`output` must be a folder here, got {output}: name one, and copy it, e.g. by `aws s3 sync shards/ {output}`."
+        )
     for name, value in (("seconds", seconds), ("shard_megabytes", shard_megabytes), ("workers", workers)):
         if not value > 0:
             raise ValueError(f"`{name}` must be above 0, got {value}: raise it.")

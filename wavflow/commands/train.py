@@ -177,7 +177,7 @@ def keep_split(data: Batches, run: Path | None, model: Model | None) -> None:
     """Splits the data as before: as the run that goes on, or as for the model that a new run begins with or learns from."""
     if run is not None and (run / "split.json").is_file():
         data.follow(read_split(run / "split.json"), must_fit=True)
-    elif model is not None and "split" in model.info:
+    elif model is not None and model.info.get("split"):
         data.follow(model.info["split"])
 
 
@@ -208,8 +208,9 @@ def prepare_output(cfg: DictConfig, resume: Checkpoint | None, split: Split, log
     for folder in ("", "checkpoints", "logs", "samples"):
         sweep(Path(cfg.output) / folder)
     OmegaConf.save(cfg, Path(cfg.output) / "config.yaml", resolve=True)  # only now: mistakes leave nothing behind
-    with atomic_write(Path(cfg.output) / "split.json") as part:
-        part.write_text(json.dumps(split, indent=1))
+    if split:  # some shards' can't be known
+        with atomic_write(Path(cfg.output) / "split.json") as part:
+            part.write_text(json.dumps(split, indent=1))
 
 
 @contextlib.contextmanager

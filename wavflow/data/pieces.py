@@ -7,8 +7,12 @@ References:
     litdata, https://github.com/Lightning-AI/litdata
 """
 
+import contextlib
+import io
 import json
 import os
+import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,9 @@ from wavflow.mel_files import cut_with_mel
 
 LANES = 64
 """Shards that a training reads from at once; a power of two, so that it divides among as many processes."""
+
+PAUSES = (2, 5, 10, 20, 40)
+"""Seconds to wait for a bucket before another attempt; each attempt makes some of its own."""
 
 REMOTE = ("s3://", "gs://", "local:")  # local: is litdata's word for a folder to be copied, e.g. of a slow network disk
 
@@ -39,6 +46,25 @@ def import_litdata() -> Any:
     return litdata
 
 
+@contextlib.contextmanager
+def one_error(path: str) -> Iterator[None]:
+    """Makes one OSError of what goes wrong in a bucket, where litdata prints, and raises errors of three libraries."""
+    if not path.startswith("s3://"):
+        yield
+        return
+    from botocore.exceptions import BotoCoreError, ClientError  # litdata needs it
+
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    except (BotoCoreError, ClientError, RuntimeError, OSError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0].rstrip(".")
+        raise OSError(
+            f"`path` must name shards that can be read, but {path} can't be ({reason}): check the name, AWS_ACCESS_KEY_ID, "
+            f"AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL, and that the server runs."
+        ) from error
+
+
 class Shards:
     """The pieces of one split, by shard and number; each process opens them for itself.
 
@@ -47,6 +73,7 @@ class Shards:
 
     Raises:
         FileNotFoundError: There are no shards.
+        OSError: A bucket can't be read, after several attempts.
         ValueError: litdata is missing.
     """
 
@@ -75,7 +102,17 @@ class Shards:
         """Returns a piece: `audio` int16 (T,) and `mel` float32 (n_mels, F), which may be empty, and the dictionary `about`."""
         from litdata.streaming.sampler import ChunkedIndex
 
-        piece = self._dataset[ChunkedIndex(index=int(self._firsts[shard]) + number, chunk_index=shard)]
+        for pause in (*PAUSES, None):
+            try:
+                with one_error(self.path):
+                    piece = self._dataset[ChunkedIndex(index=int(self._firsts[shard]) + number, chunk_index=shard)]
+                break
+            except OSError as error:
+                if pause is None or not self.path.startswith("s3://"):
+                    raise
+                warnings.warn(f"{error} It is tried again in {pause} s.", stacklevel=2)
+                time.sleep(pause)
+                self._opened = None  # litdata's thread has ended
         return piece | {"about": json.loads(piece["about"])}
 
     def pieces(self, start: int = 0) -> Iterator[dict[str, Any]]:
@@ -97,8 +134,18 @@ class Shards:
     @property
     def _dataset(self) -> Any:
         if self._opened is None or self._opened[0] != os.getpid():  # what litdata holds, threads too, must not be forked
-            dataset = import_litdata().StreamingDataset(self.path, batch_decode=0, max_pre_download=LANES)
-            dataset[0]  # opens it
+            litdata, options = import_litdata(), None
+            if self.path.startswith("s3://"):
+                from botocore.config import Config
+
+                options = {"config": Config(retries={"max_attempts": 8, "mode": "standard"})}  # litdata's own are 1000
+                if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
+                    from litdata.streaming import downloader  # 0.2.76 lets boto take such a server, but not obstore
+
+                    getattr(downloader, "_OBSTORE_CLIENT_OPTIONS", {})["allow_http"] = True
+            with one_error(self.path):
+                dataset = litdata.StreamingDataset(self.path, batch_decode=0, max_pre_download=LANES, storage_options=options)
+                dataset[0]  # opens it
             dataset.on_demand_bytes = False  # else each crop would fetch its piece anew, and nothing would be kept
             self._opened = os.getpid(), dataset
         return self._opened[1]

@@ -11,6 +11,7 @@ So a batch mixes many shards, and yet each is fetched for a whole visit. Process
 divides 64, it fetches the shards of its own lanes alone, and all together read what one alone would.
 """
 
+import json
 import os
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from wavflow.data.batches import Batches
 from wavflow.data.datasets import Item, check_segment_length, make_item
-from wavflow.data.pieces import LANES, Shards, check_spec, cut, speaker_of
+from wavflow.data.pieces import LANES, Shards, check_spec, cut, one_error, speaker_of
 from wavflow.data.split import SPLITS, Split, read_split
 from wavflow.mel import MelSpectrogram
 
@@ -149,7 +150,18 @@ class ShardDataModule(Batches):
 
     @property
     def split(self) -> Split:
-        """The names of the files that the shards were made of, where they lie here."""
+        """The names of the files that the shards were made of, from a folder or s3://…; empty where they can't be known."""
+        if self.path.startswith("s3://"):
+            import boto3  # litdata needs it
+
+            bucket, _, folder = self.path.removeprefix("s3://").partition("/")
+            with one_error(self.path):
+                client = boto3.client("s3")
+                try:
+                    stored = client.get_object(Bucket=bucket, Key=f"{folder}/split.json".lstrip("/"))["Body"].read()
+                except client.exceptions.NoSuchKey:
+                    return {}
+            return read_split(json.loads(stored))
         source = Path(self.path, "split.json")
         return read_split(source) if source.is_file() else {}
 
