@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--speaker", required=True)
     parser.add_argument("--vocoder", default="lj-student")
     parser.add_argument("--count", type=int, default=24)
-    parser.add_argument("--temperature", type=float, default=0.5)
+    parser.add_argument("--temperature", type=float, default=0.333)
     parser.add_argument("--length-scale", type=float, default=1.0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

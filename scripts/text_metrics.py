@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--vocoder", default="lj-student")
     parser.add_argument("--count", type=int, default=24, help="held-out sentences")
     parser.add_argument("--train", type=int, default=200, help="training sentences, for the Gaussians")
-    parser.add_argument("--temperature", type=float, default=0.5)
+    parser.add_argument("--temperature", type=float, default=0.333)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     model = wavflow.load_model(arguments.run / "model.safetensors", kind=TextToMel)

@@ -16,7 +16,7 @@ def spoken(
     model: TextToMel,
     vocoder: Vocoder,
     speaker: Tensor | None = None,
-    temperature: float = 0.5,
+    temperature: float = 0.333,
     length_scale: float = 1.0,
     pause: float = 0.25,
     passes: int = PASSES,

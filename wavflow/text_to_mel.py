@@ -157,7 +157,7 @@ class TextToMel(nn.Module):
     def sample(
         self,
         text: str,
-        temperature: float = 0.5,
+        temperature: float = 0.333,
         length_scale: float = 1.0,
         speaker: Tensor | None = None,
         generator: torch.Generator | None = None,
@@ -180,7 +180,7 @@ class TextToMel(nn.Module):
     def speak(
         self,
         symbols: Tensor,
-        temperature: float = 0.5,
+        temperature: float = 0.333,
         length_scale: float = 1.0,
         speaker: Tensor | None = None,
         generator: torch.Generator | None = None,

@@ -46,7 +46,7 @@ class Speech(Draw):
     """Speech."""
 
     speaker: str | None = Field(None, description="name or id, for a text model with speakers")
-    temperature: float = Field(0.5, ge=0, le=10, allow_inf_nan=False, description="multiplies the noise of the mel")
+    temperature: float = Field(0.333, ge=0, le=10, allow_inf_nan=False, description="multiplies the noise of the mel")
     length_scale: float = Field(1.0, ge=0.25, le=4, allow_inf_nan=False, description="multiplies the durations")
     pause: float = Field(0.25, ge=0, le=10, allow_inf_nan=False, description="seconds of silence between sentences")
 
