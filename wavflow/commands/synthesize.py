@@ -55,7 +55,7 @@ def run(cfg: DictConfig) -> None:
     settings = {name: value for name, value in as_dict(cfg).items() if name not in FREE} | {"model": str(path)}
     parts = [share.rest(pairs, lambda pair: cfg.skip_done and pair[1].exists()) for share in shares]
     begin = [partial(Manifest, target, "synthesized", share, settings, cfg.skip_done) for share in shares]
-    manifests = begin if len(pairs) > 1 else [None] * count
+    manifests = begin if len(pairs) > 1 and (cfg.skip_done or shares[0].count > 1) else [None] * count
     started = time.perf_counter()
     if count == 1:
         done = [synthesize(cfg, parts[0], vocoder, manifests[0])]
