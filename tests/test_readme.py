@@ -51,6 +51,7 @@ SHORT = {
     "serve": ["--help"],  # it would serve until it is stopped
     "prepare wavs/": ["--workers", "1"],
     "export output=student.onnx": ["form=step"],  # both are in test_export.py
+    "export output=voice": ["--help"],  # needs npm; see test_browser_page.py
     "density data=shape": ["data.rows=200", "fit.epochs=1", "flow.depth=1"],
     "benchmark": ["model=[a.safetensors]", "part=synthesis", "lengths=[]", "budget=0.01", "seconds=0.1"],
 }
