@@ -119,12 +119,13 @@ def test_page_draws_what_is_chosen_or_dropped(stand_in: Path, visit: Callable[..
     page.select_option("#speaker", "Ben")
     page.click("#again")
     assert drawn(page).std() == pytest.approx(0.05, rel=0.1)
+    before = page.evaluate("blobs.length")
     page.evaluate(
         "() => { const files = new DataTransfer(); files.items.add(new File([blobs.at(-1)], 'dropped.wav'));"
         " dispatchEvent(new DragEvent('drop', { dataTransfer: files })); }"
     )
-    page.wait_for_selector("#heard[hidden]", state="attached")
     assert len(drawn(page)) == 8000
+    assert page.evaluate("blobs.length") == before + 2  # the recording and its draw
 
 
 @pytest.mark.slow
