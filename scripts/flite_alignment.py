@@ -21,6 +21,7 @@ import torch
 
 import wavflow
 from wavflow.data.split import file_name, read_split
+from wavflow.data.utterances import even_frames
 from wavflow.text import symbols_of
 from wavflow.text_to_mel import TextToMel
 
@@ -74,7 +75,7 @@ def boundary_errors(folder: Path) -> np.ndarray:
         audio, _ = wavflow.read_audio(path, model.mel.sample_rate)
         mel = model.mel(audio[None].float())
         with torch.inference_mode():
-            durations = model.log_prob(mel[..., : mel.shape[-1] // 2 * 2], model.encode(row["text"])).durations[0]
+            durations = model.log_prob(mel[..., : even_frames(len(audio), model.mel)], model.encode(row["text"])).durations[0]
         found = durations.cumsum(0).numpy() * model.mel.hop_length / model.mel.sample_rate
         true = np.array(row["ends"].split(), float)
         assert len(true) == len(symbols_of(row["text"], "characters")), "a phone is a symbol"

@@ -7,8 +7,6 @@ and deviation are those of the training frames that the model aligns with it. Th
 their own: dynamic time warping lays their mels along the recordings' before the voicing is compared.
 """
 
-import argparse
-import csv
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -16,13 +14,12 @@ from typing import NamedTuple
 import librosa
 import numpy as np
 import torch
+from text_runs import load, options
 from torch import Tensor
 
 import wavflow
-from wavflow.data.split import read_split
 from wavflow.data.utterances import even_frames
 from wavflow.evaluation.pitch import HOP_LENGTH, pyin_track, voicing_f1
-from wavflow.speakers import speaker_id
 from wavflow.text_to_mel import TextToMel
 
 
@@ -73,25 +70,11 @@ def warped_f1(spoken: Tensor, spoken_mel: Tensor, recording: Utterance, sample_r
 
 def main() -> None:
     """Prints the metrics."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True, help="folder of a run of stage=text")
-    parser.add_argument("--path", type=Path, required=True, help="folder of the audio")
-    parser.add_argument("--table", type=Path, required=True, help="CSV file, parted by |, with path, text and speaker")
-    parser.add_argument("--speaker", required=True)
-    parser.add_argument("--vocoder", default="lj-student")
-    parser.add_argument("--count", type=int, default=24, help="held-out sentences")
+    parser = options(__doc__)
     parser.add_argument("--train", type=int, default=200, help="training sentences, for the Gaussians")
-    parser.add_argument("--temperature", type=float, default=0.333)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    model = wavflow.load_model(arguments.run / "model.safetensors", kind=TextToMel)
-    vocoder = wavflow.load_model(arguments.vocoder)
-    voice = speaker_id(arguments.speaker, model) if model.speakers is not None else None
-    split = read_split(arguments.run / "split.json")
-    with open(arguments.table, encoding="utf-8", newline="") as file:
-        every = csv.DictReader(file, delimiter="|", quoting=csv.QUOTE_NONE)
-        rows = [row for row in every if row["speaker"] == arguments.speaker]
-    texts = {Path(row["path"]).with_suffix("").as_posix(): (arguments.path / row["path"], row["text"]) for row in rows}
+    model, vocoder, voice, split, texts = load(arguments)
     train, test = (
         [texts[name] for name in split[part] if name in texts][:most]
         for part, most in (("train", arguments.train), ("test", arguments.count))

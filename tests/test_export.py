@@ -117,7 +117,7 @@ def test_the_whole_graph_equalizes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_hop_shorter_than_the_filters_leaves_the_frames_free() -> None:
+def test_frames_stay_free_where_another_size_depends_on_them() -> None:
     torch.set_default_dtype(torch.float32)
     student = tiny_student(std=0.25, flows=1, layers=1, whitening=8)
     program = whole_program(student, passes=2).module()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from wavflow.text_to_mel import TextToMel
+from wavflow.text_to_mel import TEMPERATURE, TextToMel
 from wavflow.vocoder import PASSES, Vocoder
 
 
@@ -16,7 +16,7 @@ def spoken(
     model: TextToMel,
     vocoder: Vocoder,
     speaker: Tensor | None = None,
-    temperature: float = 0.333,
+    temperature: float = TEMPERATURE,
     length_scale: float = 1.0,
     pause: float = 0.25,
     passes: int = PASSES,

@@ -28,6 +28,9 @@ from wavflow.text import PAUSES, symbols_of
 FOLD = 2
 """Frames that the flow takes at once: it maps whole pairs."""
 
+TEMPERATURE = 0.333
+"""Of samples, by default: more words are understood than with more or with less noise."""
+
 
 class Aligned(NamedTuple):
     """A mel and its text, brought together."""
@@ -157,7 +160,7 @@ class TextToMel(nn.Module):
     def sample(
         self,
         text: str,
-        temperature: float = 0.333,
+        temperature: float = TEMPERATURE,
         length_scale: float = 1.0,
         speaker: Tensor | None = None,
         generator: torch.Generator | None = None,
@@ -180,7 +183,7 @@ class TextToMel(nn.Module):
     def speak(
         self,
         symbols: Tensor,
-        temperature: float = 0.333,
+        temperature: float = TEMPERATURE,
         length_scale: float = 1.0,
         speaker: Tensor | None = None,
         generator: torch.Generator | None = None,

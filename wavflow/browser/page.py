@@ -14,7 +14,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING
 import wavflow
 from wavflow.distributions import Logistic
 from wavflow.files import write_text
+from wavflow.reporting.assets import asset
 from wavflow.synthesis.export import fewest_frames
 
 if TYPE_CHECKING:
@@ -67,22 +67,18 @@ def write_page(
         "logistic": isinstance(vocoder.flow.base, Logistic),
         "speakers": known,
     }
-    page = Template(_asset("index.html")).substitute(
+    page = Template(asset("index.html", "wavflow.browser")).substitute(
         version=wavflow.__version__,
         passes=passes,
         seconds=SECONDS,
         hidden="" if known else "hidden",
         speakers="".join(f'<option value="{i}">{html.escape(str(name))}</option>' for i, name in enumerate(names)),
         facts=json.dumps(facts),
-        style=_asset("page.css", "wavflow.evaluation.report"),
-        worker=_asset("mel.js") + _asset("worker.js"),
-        script=_asset("theme.js", "wavflow.evaluation.report") + _asset("page.js"),
+        style=asset("page.css"),
+        worker=asset("mel.js", "wavflow.browser") + asset("worker.js", "wavflow.browser"),
+        script=asset("theme.js") + asset("page.js", "wavflow.browser"),
     )
     files = runtime | {"graph": Path(graph).read_bytes()}
     packed = {key: base64.b64encode(gzip.compress(data, mtime=0)).decode() for key, data in files.items()}
     write_text(Path(folder, "engine.js"), f"const engine = {json.dumps(packed)};\n")
     write_text(Path(folder, "index.html"), page)
-
-
-def _asset(name: str, package: str = "wavflow.browser") -> str:
-    return (resources.files(package) / "assets" / name).read_text(encoding="utf-8")

@@ -18,7 +18,7 @@ from wavflow.serving.limits import Limits
 from wavflow.speakers import speaker_id
 from wavflow.speech import spoken
 from wavflow.text import sentences
-from wavflow.text_to_mel import TextToMel
+from wavflow.text_to_mel import TEMPERATURE, TextToMel
 from wavflow.vocoder import PASSES, Vocoder
 from wavflow.vocoder_stream import VocoderStream
 
@@ -46,7 +46,7 @@ class Speech(Draw):
     """Speech."""
 
     speaker: str | None = Field(None, description="name or id, for a text model with speakers")
-    temperature: float = Field(0.333, ge=0, le=10, allow_inf_nan=False, description="multiplies the noise of the mel")
+    temperature: float = Field(TEMPERATURE, ge=0, le=10, allow_inf_nan=False, description="multiplies the noise of the mel")
     length_scale: float = Field(1.0, ge=0.25, le=4, allow_inf_nan=False, description="multiplies the durations")
     pause: float = Field(0.25, ge=0, le=10, allow_inf_nan=False, description="seconds of silence between sentences")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import resources
 from string import Template
 
 import torch
@@ -12,10 +11,11 @@ from torch import Tensor
 from wavflow.evaluation.anchors import griffin_lim
 from wavflow.evaluation.comparison import RECORDING
 from wavflow.evaluation.report.folder import Report
-from wavflow.evaluation.report.page import asset, render_page
+from wavflow.evaluation.report.page import render_page
 from wavflow.evaluation.systems import GRIFFIN_LIM
 from wavflow.likelihood.bits import bits_per_sample
 from wavflow.likelihood.scoring import overall
+from wavflow.reporting.assets import asset
 from wavflow.vocoder import PASSES, Vocoder
 
 LONGEST = 30.0  # seconds of a recording that a page shows
@@ -23,7 +23,7 @@ LONGEST = 30.0  # seconds of a recording that a page shows
 
 def start_page(seconds: float) -> str:
     """Returns the page at `/`, which takes recordings of so many seconds."""
-    page, script, style = (_asset(name) for name in ("try.html", "try.js", "try.css"))
+    page, script, style = (asset(name, "wavflow.serving") for name in ("try.html", "try.js", "try.css"))
     return Template(page).substitute(
         style=asset("page.css") + style, script=asset("theme.js") + script, seconds=f"{seconds:g}", passes=PASSES
     )
@@ -68,7 +68,3 @@ def report_page(
         log_probs={clip: {scorer: nats.flatten() for scorer, (nats, _) in scores.items()}},
     )
     return render_page(report)
-
-
-def _asset(name: str) -> str:
-    return (resources.files("wavflow.serving") / "assets" / name).read_text(encoding="utf-8")

@@ -78,7 +78,8 @@ def whole_program(vocoder: Vocoder, passes: int = 0) -> ExportedProgram:
     """
     least, hop_length = fewest_frames(vocoder, passes), vocoder.hop_length
     batch, frames = Dim("batch"), Dim("frames", min=least)
-    mel, speaker = _mel(vocoder, 2, least + 40), _speaker(vocoder, 2)  # longer than all that the filters look back
+    # A size that equals another by chance would be held fixed: few do that of so many frames.
+    mel, speaker = _mel(vocoder, 2, least + 40), _speaker(vocoder, 2)
     noise = mel.new_zeros(2, mel.shape[-1] * hop_length)
     shapes = ({0: batch, 2: frames}, {0: batch, 1: hop_length * frames}, *({0: batch} for _ in speaker))
     return _exported(WholeDraw(vocoder, passes), (mel, noise, *speaker), shapes)

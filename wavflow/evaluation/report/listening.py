@@ -13,7 +13,6 @@ import html
 import json
 import random
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from string import Template
 
@@ -24,6 +23,7 @@ from torch import Tensor
 from wavflow.clips import checked_clip
 from wavflow.files import write_text
 from wavflow.loudness import loudness
+from wavflow.reporting.assets import asset
 from wavflow.writing import encode_audio
 
 LOW_ANCHOR = "low anchor"
@@ -181,18 +181,13 @@ def _systems(sounds: Mapping[str, Mapping[str, Tensor]], reference: str) -> list
 
 
 def _page(title: str, sample_rate: int, data: Mapping[str, object]) -> str:
-    assets = resources.files("wavflow.evaluation.report") / "assets"
-
-    def text(name: str) -> str:
-        return (assets / name).read_text(encoding="utf-8")
-
-    return Template(text("listen.html")).substitute(
+    return Template(asset("listen.html")).substitute(
         title=html.escape(title),
         sample_rate=sample_rate,
-        style=text("page.css") + text("listen.css"),
-        theme=text("theme.js"),
-        player=text("player.js"),
-        session=text("listen-session.js"),
-        script=text("listen.js"),
+        style=asset("page.css") + asset("listen.css"),
+        theme=asset("theme.js"),
+        player=asset("player.js"),
+        session=asset("listen-session.js"),
+        script=asset("listen.js"),
         data=json.dumps(data).replace("<", "\\u003c"),  # no name may end the script element
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from string import Template
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from wavflow.evaluation.metrics import judging_mel
 from wavflow.evaluation.report.charts import curve_charts, scatter_chart
 from wavflow.evaluation.report.drawings import ladder, lane, likelihood_lane, pitch_lane
 from wavflow.mel import MelSpectrogram
+from wavflow.reporting.assets import asset
 from wavflow.reporting.pictures import matrix_png, mel_axis
 from wavflow.reporting.tables import html_table
 from wavflow.writing import encode_audio
@@ -61,11 +61,6 @@ def render_page(report: Report) -> str:
         contents="".join(f'<a href="#{name}">{html.escape(heading)}</a>' for name, heading, _ in sections[1:]),
         body="\n".join(_section(name, heading, *parts) for name, heading, parts in sections),
     )
-
-
-def asset(name: str) -> str:
-    """Returns the text of a file in `wavflow/evaluation/report/assets`."""
-    return (resources.files("wavflow.evaluation.report") / "assets" / name).read_text(encoding="utf-8")
 
 
 _EMPTY = '<svg preserveAspectRatio="none" role="img"><image preserveAspectRatio="none" x="0" y="0" height="100"/></svg>'
