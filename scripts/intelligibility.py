@@ -66,7 +66,7 @@ def main() -> None:
         mel = vocoder.mel(audio[None].float())[..., : even_frames(len(audio), vocoder.mel)]
         generator = torch.Generator().manual_seed(i)
         started = time.process_time()
-        spoken = model.sample(text, arguments.temperature, arguments.length_scale, voice, generator)
+        spoken = model.sample(text, arguments.temperature, arguments.length_scale, arguments.guidance, voice, generator)
         spoken = vocoder.sample(spoken, generator=generator)[0]
         spent += time.process_time() - started
         seconds += len(spoken) / rate

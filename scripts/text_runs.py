@@ -11,7 +11,7 @@ import wavflow
 from wavflow import Vocoder
 from wavflow.data.split import Split, read_split
 from wavflow.speakers import speaker_id
-from wavflow.text_to_mel import TEMPERATURE, TextToMel
+from wavflow.text_to_mel import GUIDANCE, TEMPERATURE, TextToMel
 
 
 class TextRun(NamedTuple):
@@ -34,6 +34,7 @@ def options(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--vocoder", default="lj-student")
     parser.add_argument("--count", type=int, default=24, help="held-out sentences")
     parser.add_argument("--temperature", type=float, default=TEMPERATURE)
+    parser.add_argument("--guidance", type=float, default=GUIDANCE)
     return parser
 
 

@@ -74,8 +74,8 @@ def test_scores_are_the_packages_own(server: Running, tmp_path: Path) -> None:
 
 
 def test_speech_is_the_packages_own(server: Running) -> None:
-    answer = server.post("/v1/speak?temperature=0&length_scale=2&pause=0.1&seed=3&passes=1", b"A cab. Bead.")
-    pieces = spoken(["A cab.", "Bead."], server.text, server.student, None, 0.0, 2.0, 0.1, 1, 3)
+    answer = server.post("/v1/speak?temperature=0&length_scale=2&guidance=1.5&pause=0.1&seed=3&passes=1", b"A cab. Bead.")
+    pieces = spoken(["A cab.", "Bead."], server.text, server.student, None, 0.0, 2.0, 1.5, 0.1, 1, 3)
     assert answer.content == encode_audio(torch.cat([*pieces]), 8000, "wav"), answer.text
 
 

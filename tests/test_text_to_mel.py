@@ -107,12 +107,24 @@ def test_the_likelihood_is_that_of_gaussians_around_the_symbols() -> None:
 
 def test_samples_without_noise_are_where_the_means_are() -> None:
     model = tiny(2)
-    mel = model.sample("abc", temperature=0.0, speaker=torch.tensor([1]))
+    mel = model.sample("abc", temperature=0.0, guidance=1.0, speaker=torch.tensor([1]))
     assert mel.shape[:2] == (1, 4)
     assert mel.shape[2] % 2 == 0
     z, _ = model.flow.transform(mel, model._conditioning(model._voice(torch.tensor([1]), 1)))
     means, _ = model._read(model.encode("abc"), torch.ones(1, 5), model._voice(torch.tensor([1]), 1))
     assert all(min((z[0, :, f] - m).abs().max() for m in means[0].T) < 1e-6 for f in range(z.shape[2]))
+
+
+def test_guidance_multiplies_how_far_the_means_are_from_their_average() -> None:
+    model = tiny()
+    z = {}
+    for guidance in (0.0, 1.0, 2.5):
+        mel = model.sample("abc de.", temperature=0.0, guidance=guidance)
+        z[guidance], _ = model.flow.transform(mel, model._conditioning(model._voice(None, 1)))
+    center = z[1.0].mean(dim=2, keepdim=True)
+    assert z[1.0].std(dim=2).max() > 0.1
+    torch.testing.assert_close(z[0.0], center.expand_as(z[0.0]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(z[2.5], center + 2.5 * (z[1.0] - center), atol=1e-6, rtol=0)
 
 
 def test_twice_the_length_scale_is_half_as_fast() -> None:
@@ -144,7 +156,9 @@ def test_a_text_longer_than_its_mel_is_an_error() -> None:
         tiny().log_prob(torch.randn(1, 4, 4), torch.zeros(1, 5, dtype=torch.long))
 
 
-@pytest.mark.parametrize("arguments", [{"temperature": -1.0}, {"length_scale": 0.0}, {"speaker": torch.tensor([0])}])
+@pytest.mark.parametrize(
+    "arguments", [{"temperature": -1.0}, {"length_scale": 0.0}, {"guidance": -1.0}, {"speaker": torch.tensor([0])}]
+)
 def test_wrong_arguments_are_named(arguments: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(arguments))):
         tiny().sample("abc", **arguments)

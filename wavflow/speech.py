@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from wavflow.text_to_mel import TEMPERATURE, TextToMel
+from wavflow.text_to_mel import GUIDANCE, TEMPERATURE, TextToMel
 from wavflow.vocoder import PASSES, Vocoder
 
 
@@ -18,6 +18,7 @@ def spoken(
     speaker: Tensor | None = None,
     temperature: float = TEMPERATURE,
     length_scale: float = 1.0,
+    guidance: float = GUIDANCE,
     pause: float = 0.25,
     passes: int = PASSES,
     seed: int = 0,
@@ -31,6 +32,7 @@ def spoken(
         speaker: Id (1,), for a text model with speakers.
         temperature: Multiplies the noise of the mel.
         length_scale: Multiplies the durations: 2 is half as fast.
+        guidance: How clearly the text is told, see `TextToMel.sample`.
         pause: Seconds of silence between sentences.
         passes: Of the vocoder's equalizer.
         seed: Of all noise.
@@ -40,6 +42,6 @@ def spoken(
     for i, sentence in enumerate(sentences):
         if i and len(silence):
             yield silence
-        mel = model.sample(sentence, temperature, length_scale, speaker, generator)
+        mel = model.sample(sentence, temperature, length_scale, guidance, speaker, generator)
         for chunk in vocoder.stream(mel, generator=generator, passes=passes):
             yield chunk[0].float().cpu()

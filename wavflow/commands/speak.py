@@ -39,7 +39,7 @@ def run(cfg: DictConfig) -> None:
             f"{vocoder.mel.spec}: name another one."
         )
     voice = None if cfg.speaker is None and model.speakers is None else speaker_id(cfg.speaker or 0, model)
-    least = {"temperature": 0.0, "length_scale": 0.0, "pause": 0.0, "passes": 0, "seed": 0}
+    least = {"temperature": 0.0, "length_scale": 0.0, "guidance": 0.0, "pause": 0.0, "passes": 0, "seed": 0}
     options = {name: number(name, cfg[name], value, above=name == "length_scale") for name, value in least.items()}
     first: list[float] = []
 

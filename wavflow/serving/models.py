@@ -18,7 +18,7 @@ from wavflow.serving.limits import Limits
 from wavflow.speakers import speaker_id
 from wavflow.speech import spoken
 from wavflow.text import sentences
-from wavflow.text_to_mel import TEMPERATURE, TextToMel
+from wavflow.text_to_mel import GUIDANCE, TEMPERATURE, TextToMel
 from wavflow.vocoder import PASSES, Vocoder
 from wavflow.vocoder_stream import VocoderStream
 
@@ -48,6 +48,7 @@ class Speech(Draw):
     speaker: str | None = Field(None, description="name or id, for a text model with speakers")
     temperature: float = Field(TEMPERATURE, ge=0, le=10, allow_inf_nan=False, description="multiplies the noise of the mel")
     length_scale: float = Field(1.0, ge=0.25, le=4, allow_inf_nan=False, description="multiplies the durations")
+    guidance: float = Field(GUIDANCE, ge=0, le=10, allow_inf_nan=False, description="how clearly the text is told")
     pause: float = Field(0.25, ge=0, le=10, allow_inf_nan=False, description="seconds of silence between sentences")
 
 
@@ -104,7 +105,7 @@ class Models:
         left, parts = limits.seconds * vocoder.sample_rate, sentences(text)
         if not parts:
             raise ValueError("`body` must be a text with a word at least, got none.")
-        options = speech.model_dump(include={"temperature", "length_scale", "pause", "passes", "seed"})
+        options = speech.model_dump(include={"temperature", "length_scale", "guidance", "pause", "passes", "seed"})
         for chunk in spoken(parts, model, vocoder, speaker_of(speech, model), **options):
             left -= len(chunk)
             if left < 0:
