@@ -101,7 +101,7 @@ def drawn(page: Any, seconds: float = 60) -> np.ndarray:
     page.wait_for_selector("#heard:not([hidden]), #failure:not(:empty)", timeout=1000 * seconds)
     assert page.inner_text("#failure") == ""
     data = page.evaluate("blobs.at(-1).arrayBuffer().then((buffer) => [...new Int16Array(buffer.slice(44))])")
-    return np.array(data) / 32767
+    return np.array(data) / 32768
 
 
 @pytest.mark.slow

@@ -76,7 +76,7 @@ def write_page(
         facts=json.dumps(facts),
         style=asset("page.css"),
         worker=asset("mel.js", "wavflow.browser") + asset("worker.js", "wavflow.browser"),
-        script=asset("theme.js") + asset("page.js", "wavflow.browser"),
+        script=asset("theme.js") + asset("wav.js") + asset("page.js", "wavflow.browser"),
     )
     files = runtime | {"graph": Path(graph).read_bytes()}
     packed = {key: base64.b64encode(gzip.compress(data, mtime=0)).decode() for key, data in files.items()}

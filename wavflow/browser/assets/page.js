@@ -46,7 +46,7 @@ function draw() {
     end(`${seconds.toFixed(1)} s of audio in ${data.seconds.toFixed(1)} s: ${(seconds / data.seconds).toFixed(1)} x real time.`);
     [recording, data.audio].forEach((audio, i) => {
       URL.revokeObjectURL(players[i].src);
-      players[i].src = URL.createObjectURL(wav(audio));
+      players[i].src = URL.createObjectURL(wav([audio], sampleRate));
     });
     heard.hidden = false;
   };
@@ -67,13 +67,4 @@ function end(words) {
 function fail(words) {
   end("");
   failure.textContent = words;
-}
-
-// Returns a WAV file of 16 bits.
-function wav(audio) {
-  const header = new DataView(new ArrayBuffer(44)), text = (at, word) => [...word].forEach((c, i) => header.setUint8(at + i, c.charCodeAt(0)));
-  text(0, "RIFF"), text(8, "WAVEfmt "), text(36, "data");
-  for (const [at, value] of [[4, 36 + 2 * audio.length], [16, 16], [24, sampleRate], [28, 2 * sampleRate], [40, 2 * audio.length]]) header.setUint32(at, value, true);
-  for (const [at, value] of [[20, 1], [22, 1], [32, 2], [34, 16]]) header.setUint16(at, value, true);
-  return new Blob([header, Int16Array.from(audio, (x) => Math.round(32767 * Math.min(Math.max(x, -1), 1)))], { type: "audio/wav" });
 }

@@ -91,22 +91,6 @@ async function record() {
   };
 }
 
-function wav(pieces, rate) {
-  const bytes = 2 * pieces.reduce((sum, piece) => sum + piece.length, 0);
-  const file = new DataView(new ArrayBuffer(44 + bytes));
-  const word = (place, text) => [...text].forEach((char, i) => file.setUint8(place + i, char.charCodeAt(0)));
-  word(0, "RIFF");
-  word(8, "WAVEfmt ");
-  word(36, "data");
-  for (const [place, value] of [[4, 36 + bytes], [16, 16], [24, rate], [28, 2 * rate], [40, bytes]]) file.setUint32(place, value, true);
-  for (const [place, value] of [[20, 1], [22, 1], [32, 2], [34, 16]]) file.setUint16(place, value, true);
-  let place = 42;
-  for (const piece of pieces) {
-    for (const value of piece) file.setInt16((place += 2), Math.max(-32768, Math.min(32767, Math.round(32768 * value))), true);
-  }
-  return file.buffer;
-}
-
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   if (sound) draw();
