@@ -108,8 +108,11 @@ class TextDataModule(AudioDataModule):
     written: dict[Path, list[str]]
     numbers: dict[str, int]
 
-    def use_symbols(self, alphabet: str, symbols: Sequence[str] | None = None) -> list[str]:
-        """Chooses the alphabet, and returns the table of symbols: the given one, or all that the training texts hold."""
+    def use_symbols(self, alphabet: str, symbols: Sequence[str] | None = None, states: int = 1) -> list[str]:
+        """Chooses the alphabet, and returns the table of symbols: the given one, or all that the training texts hold.
+
+        Texts are left out whose symbols would not find `states` frames each.
+        """
         files = self._all_files()
         texts = find_texts(files, self.path, self.table)
         assert self._split is not None
@@ -119,7 +122,7 @@ class TextDataModule(AudioDataModule):
         kept = {
             path
             for path, written in self.written.items()
-            if written and len(written) <= even_frames(audio_length(path, self.mel.sample_rate), self.mel)
+            if written and states * len(written) <= even_frames(audio_length(path, self.mel.sample_rate), self.mel)
         }
         if odd := [path for path in texts if path not in kept]:
             warnings.warn(f"{len(odd)} files are left out, whose texts are empty or too long for them: {odd[0]}", stacklevel=2)
