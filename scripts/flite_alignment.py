@@ -75,7 +75,8 @@ def boundary_errors(folder: Path) -> np.ndarray:
         audio, _ = wavflow.read_audio(path, model.mel.sample_rate)
         mel = model.mel(audio[None].float())
         with torch.inference_mode():
-            durations = model.log_prob(mel[..., : even_frames(len(audio), model.mel)], model.encode(row["text"])).durations[0]
+            mel = mel[..., : even_frames(len(audio), model.mel)]
+            durations = model.log_prob(mel, model.encode(row["text"])).durations[0].sum(dim=-1)
         found = durations.cumsum(0).numpy() * model.mel.hop_length / model.mel.sample_rate
         true = np.array(row["ends"].split(), float)
         assert len(true) == len(symbols_of(row["text"], "characters")), "a phone is a symbol"

@@ -19,7 +19,7 @@ from wavflow.data import AudioDataModule
 from wavflow.data.split import read_split
 from wavflow.evaluation.metrics import log_spectral_distance
 from wavflow.evaluation.systems import Clip
-from wavflow.models import RELEASED
+from wavflow.models import RELEASED, Model
 from wavflow.reporting.intervals import Interval, mean_interval
 
 KEPT = ("steps", "stage", "seconds", "speakers", "split")  # of what a run notes in its model file
@@ -50,7 +50,7 @@ def main() -> None:
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB; rounding costs {cost.mean:.2g} ± {cost.half_width:.2g} {unit}")
 
 
-def release(model: Vocoder, path: Path, facts: Mapping[str, Any] | None = None) -> Path:
+def release(model: Model, path: Path, facts: Mapping[str, Any] | None = None) -> Path:
     """Writes the release of a model and returns its path.
 
     Raises:

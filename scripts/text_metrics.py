@@ -41,7 +41,7 @@ def aligned(model: TextToMel, voice: Tensor | None, files: Iterable[tuple[Path, 
         symbols = model.encode(text)
         with torch.inference_mode():
             scored = model.log_prob(mel, symbols, voice)
-        owners = symbols[0].repeat_interleave(scored.durations[0])
+        owners = symbols[0].repeat_interleave(scored.durations[0].sum(dim=-1))
         yield Utterance(audio, mel[0], symbols, owners, scored.log_prob.sum().item())
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from commands import call, make_sounds, succeeds
-from helpers import random_log_mel, tiny_student, tiny_teacher
+from helpers import MEL, random_log_mel, tiny_student, tiny_teacher
 from safetensors import safe_open
 
 import wavflow
 from wavflow import models
 from wavflow.evaluation.systems import Clip
+from wavflow.models import text_to_mel
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "scripts"))
@@ -119,6 +120,23 @@ def test_a_release_is_rounded_and_tells_nothing_of_the_machine(tmp_path: Path) -
     assert wavflow.load_model(path).info == {
         "steps": 5, "stage": "DistillationTask", "seconds": 2.5, "licence": "MIT", "dtype": "float16"
     }  # fmt: skip
+
+
+def test_a_voice_is_released_of_the_speakers_that_are_named() -> None:
+    from release_voice import of_speakers
+
+    model = text_to_mel(
+        MEL, [" ", ".", *"ab"], "characters", 8, 1, 1, blocks=1, block_layers=1, block_channels=8, n_speakers=3
+    ).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model.info = {"speakers": ["x", "y", "z"], "steps": 3}
+    expected = [model.sample("abba", 0.0, speaker=torch.tensor([i])) for i in range(3)]
+    two = of_speakers(model, ["z", "x"])
+    assert two.info == {"speakers": ["z", "x"], "steps": 3}
+    for i, was in enumerate((2, 0)):
+        torch.testing.assert_close(two.sample("abba", 0.0, speaker=torch.tensor([i])), expected[was])
+    torch.testing.assert_close(of_speakers(model, ["y"]).sample("abba", 0.0), expected[1])
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,9 @@ from helpers import MEL
 from sounds import hum
 
 from wavflow.callbacks import Listen
+from wavflow.data import TextDataModule
 from wavflow.data.utterances import collate
+from wavflow.mel import MelSpectrogram
 from wavflow.models import load_model, save_model, text_to_mel
 from wavflow.text_to_mel import TextToMel
 from wavflow.training import TextTask
@@ -48,6 +51,49 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             f"trainer.max_steps={steps}", f"resume={resume}", "data.batch_size=2", "data.validation=0.2", "data.test=0.1",
         )  # fmt: skip
     return folder / "run"
+
+
+def test_further_speeds_are_further_voices(tmp_path: Path) -> None:
+    mel = MelSpectrogram(**MEL)
+    rate, hop = mel.sample_rate, mel.hop_length
+    for i in range(4):
+        write_audio(tmp_path / f"{i}.wav", 0.5 * hum(rate, rate, 200.0), rate)
+        (tmp_path / f"{i}.txt").write_text("ab")
+    data = TextDataModule(mel, tmp_path, hop, 4, validation=0.3, test=0.3, speeds=[0.8, 1.25])
+    data.use_symbols("characters")
+    with pytest.raises(ValueError, match="n_speakers=auto"):
+        data.train_dataloader()
+    assert data.speakers == ["", "x0.8", "x1.25"]
+    data.number_speakers(data.speakers)
+    heard = data.train_dataloader().dataset
+    items = [heard[i] for i in range(len(heard))]
+    assert sorted(item["speaker"] for item in items) == sorted([0, 1, 2] * len(data.train_files))
+    for item in items:
+        speed, frames = (1.0, 0.8, 1.25)[item["speaker"]], item["mel"].shape[1]
+        assert abs(frames * hop - rate / speed) < 3 * hop
+        expected = mel(0.5 * hum(round(rate / speed), rate, 200.0 * speed)[None])[0]
+        middle = slice(frames // 4, frames // 2)
+        assert (item["mel"][:, middle] - expected[:, middle]).abs().mean() < 0.1
+    for held_out in data.val_dataloader():
+        assert held_out["speaker"].tolist() == [0], "nobody is judged by another speed"
+
+
+def test_texts_are_left_out_whose_states_have_no_frames(tmp_path: Path) -> None:
+    mel = MelSpectrogram(**MEL)
+    for i, text in enumerate(("ab", "ab", "ab", "a" * 9)):
+        write_audio(tmp_path / f"{i}.wav", hum(16 * MEL["hop_length"], mel.sample_rate), mel.sample_rate)
+        (tmp_path / f"{i}.txt").write_text(text)
+    for states, left_out in ((1, False), (2, True)):
+        data = TextDataModule(mel, tmp_path, mel.hop_length, validation=0.3, test=0.3)
+        with pytest.warns(UserWarning, match="1 files are left out") if left_out else nullcontext():
+            data.use_symbols("characters", states=states)
+        assert (tmp_path / "3.wav" in data._all_files()) is not left_out
+
+
+@pytest.mark.parametrize("speeds", [[1.0], [0.9, 0.9], [0.1], [-1.0]])
+def test_speeds_that_make_no_voice_are_refused(speeds: list[float], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`speeds` must be"):
+        TextDataModule(MelSpectrogram(**MEL), tmp_path, MEL["hop_length"], speeds=speeds)
 
 
 @pytest.mark.slow

@@ -18,10 +18,10 @@ from wavflow.vocoder import Vocoder
 SYMBOLS = [" ", ".", *"abcde"]
 
 
-def tiny(n_speakers: int = 0) -> TextToMel:
+def tiny(n_speakers: int = 0, states: int = 1) -> TextToMel:
     """A text model of random weights for 4 bands."""
     mel = {"sample_rate": 8000, "n_fft": 256, "hop_length": 64, "win_length": 256, "n_mels": 4, "f_max": 4000.0}
-    model = text_to_mel(mel, SYMBOLS, "characters", 8, 1, 1, 0.1, 2, 2, 16, 3, 4, n_speakers).eval()
+    model = text_to_mel(mel, SYMBOLS, "characters", 8, 1, 1, 0.1, 2, 2, 16, 3, 4, n_speakers, states).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return model
@@ -78,8 +78,9 @@ def test_a_batch_of_alignments_agrees_with_another_implementation() -> None:
     np.testing.assert_array_equal(ours, theirs.sum(dim=2).numpy())
 
 
-def test_padding_changes_neither_likelihood_nor_alignment() -> None:
-    model = tiny()
+@pytest.mark.parametrize("states", [1, 2])
+def test_padding_changes_neither_likelihood_nor_alignment(states: int) -> None:
+    model = tiny(states=states)
     mels, texts = [torch.randn(1, 4, n) for n in (12, 8)], [torch.randint(0, 7, (1, n)) for n in (5, 3)]
     alone = [model.log_prob(*pair) for pair in zip(mels, texts, strict=True)]
     mel = torch.cat([mels[0], torch.cat([mels[1], 9.0 + torch.randn(1, 4, 4)], dim=2)])
@@ -93,11 +94,12 @@ def test_padding_changes_neither_likelihood_nor_alignment() -> None:
     assert both.log_prob[1, 8:].abs().max() == 0
 
 
-def test_the_likelihood_is_that_of_gaussians_around_the_symbols() -> None:
-    model, mel, symbols = tiny(), torch.randn(1, 4, 6), torch.tensor([[2, 3]])
+@pytest.mark.parametrize(("states", "symbols"), [(1, torch.tensor([[2, 3]])), (2, torch.tensor([[3]]))])
+def test_the_likelihood_is_that_of_gaussians_around_the_states(states: int, symbols: torch.Tensor) -> None:
+    model, mel = tiny(states=states), torch.randn(1, 4, 6)
     scored = model.log_prob(mel, symbols)
     z, log_det = model.flow.transform(mel, model._conditioning(model._voice(None, 1)))
-    means, _ = model._read(symbols, torch.ones(1, 2), model._voice(None, 1))
+    means, _ = model._read(symbols, torch.ones(symbols.shape), model._voice(None, 1))
     best = -torch.inf
     for n in range(1, 6):
         spread = torch.cat([means[..., :1].expand(-1, -1, n), means[..., 1:].expand(-1, -1, 6 - n)], dim=2)
@@ -113,6 +115,14 @@ def test_samples_without_noise_are_where_the_means_are() -> None:
     z, _ = model.flow.transform(mel, model._conditioning(model._voice(torch.tensor([1]), 1)))
     means, _ = model._read(model.encode("abc"), torch.ones(1, 5), model._voice(torch.tensor([1]), 1))
     assert all(min((z[0, :, f] - m).abs().max() for m in means[0].T) < 1e-6 for f in range(z.shape[2]))
+
+
+def test_training_leaves_out_a_part_of_what_couplings_keep() -> None:
+    model, mel, symbols = tiny(), torch.randn(1, 4, 40), torch.tensor([[2, 3]])
+    torch.testing.assert_close(model.log_prob(mel, symbols).log_prob, model.log_prob(mel, symbols).log_prob)
+    model.encoder.eval()
+    model.flow.train()
+    assert (model.log_prob(mel, symbols).log_prob != model.log_prob(mel, symbols).log_prob).any()
 
 
 def test_guidance_multiplies_how_far_the_means_are_from_their_average() -> None:
@@ -152,7 +162,7 @@ def test_nothing_to_say_is_an_error(text: str) -> None:
 
 
 def test_a_text_longer_than_its_mel_is_an_error() -> None:
-    with pytest.raises(ValueError, match="got 5 for 4"):
+    with pytest.raises(ValueError, match="no more than 4, got 5"):
         tiny().log_prob(torch.randn(1, 4, 4), torch.zeros(1, 5, dtype=torch.long))
 
 

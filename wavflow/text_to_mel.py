@@ -39,15 +39,16 @@ class Aligned(NamedTuple):
     """A mel and its text, brought together."""
 
     log_prob: Tensor  # (B, F) of each frame, nats, given the durations
-    durations: Tensor  # (B, S) frames of each symbol, those of the most likely alignment
-    log_durations: Tensor  # (B, S) log of what the model expects of them
+    durations: Tensor  # (B, S, states) frames of each state of each symbol, those of the most likely alignment
+    log_durations: Tensor  # (B, S, states) log of what the model expects of them
 
 
 class TextToMel(nn.Module):
-    """Density of a mel given its text, by Glow-TTS: `mel <-> flow <-> z`, and z[f] is Gaussian around the mean of its symbol.
+    """Density of a mel given its text, by Glow-TTS: `mel <-> flow <-> z`, z[f] Gaussian around a mean that the text gives.
 
-    log p(mel | text, durations) = sum over f of log N(z[f]; mean of the symbol at f, 1) + log |dz/dmel|, exactly. The
-    durations are those that make it greatest, and a net learns to predict them.
+    log p(mel | text, durations) = sum over f of log N(z[f]; mean of the state at f, 1) + log |dz/dmel|, exactly. Each symbol
+    has a few states, one after the other: a phone does not end as it starts. The durations are those that make the density
+    greatest, and a net learns to predict them.
 
     Args:
         mel: The convention of the mels, which a vocoder must share.
@@ -59,6 +60,7 @@ class TextToMel(nn.Module):
         channels: Width of the encoder.
         voice_channels: Width of the embedding of a voice.
         n_speakers: How many voices; 0 for one that has no name.
+        states: Of each symbol; each takes a frame at least.
 
     Attributes:
         config: How `wavflow.models` builds this model again.
@@ -79,13 +81,15 @@ class TextToMel(nn.Module):
         channels: int,
         voice_channels: int,
         n_speakers: int = 0,
+        states: int = 1,
     ) -> None:
         super().__init__()
         self.mel = mel
         self.alphabet = alphabet
         self.numbers = {symbol: number for number, symbol in enumerate(symbols)}
         self.encoder = encoder
-        self.means = nn.Linear(channels, mel.n_mels)
+        self.states = states
+        self.means = nn.Linear(channels, states * mel.n_mels)
         self.durations = durations
         self.flow = flow
         self.voices = nn.Embedding(max(1, n_speakers), voice_channels)
@@ -142,23 +146,23 @@ class TextToMel(nn.Module):
             lengths: (B,) symbols of each text; S where it is left out.
 
         Raises:
-            ValueError: A text has more symbols than its mel has frames.
+            ValueError: A text has more states than its mel has frames.
         """
         symbol_mask, frame_mask = self._mask(symbols, lengths), self._mask(mel, frames)
-        n_symbols, n_frames = symbol_mask.sum(dim=1).long(), frame_mask.sum(dim=1).long()
-        if (n_symbols > n_frames).any():
-            which = int((n_symbols > n_frames).long().argmax())
+        n_states, n_frames = self.states * symbol_mask.sum(dim=1).long(), frame_mask.sum(dim=1).long()
+        if (n_states > n_frames).any():
+            which = int((n_states > n_frames).long().argmax())
             raise ValueError(
-                f"`symbols` must be no more than the frames of the mel, got {n_symbols[which]} for {n_frames[which]}: "
-                "each takes a frame at least; check that text and audio belong together."
+                f"`symbols` must be no more than {n_frames[which] // self.states}, got {n_states[which] // self.states}: each "
+                f"takes {self.states} of {n_frames[which]} frames of mel at least; check that text and audio belong together."
             )
         voice = self._voice(speaker, len(mel))
         means, log_durations = self._read(symbols, symbol_mask, voice)
         z, log_det = self.flow.transform(mel, self._conditioning(voice, frame_mask))
         with torch.no_grad():
-            durations = best_durations(z, means, n_symbols, n_frames)
+            durations = best_durations(z, means, n_states, n_frames)
         log_prob = self.flow.base_log_prob(z - _spread(means, durations, mel.shape[-1])) + log_det
-        return Aligned(log_prob * frame_mask, durations, log_durations)
+        return Aligned(log_prob * frame_mask, durations.view_as(log_durations), log_durations)
 
     def sample(
         self,
@@ -204,7 +208,7 @@ class TextToMel(nn.Module):
             )
         voice = self._voice(speaker, 1)
         means, log_durations = self._read(symbols, self._mask(symbols, None), voice)
-        ends = (log_durations.double().exp() * length_scale).cumsum(dim=1).round().long()
+        ends = (log_durations.flatten(1).double().exp() * length_scale).cumsum(dim=1).round().long()
         durations = ends.diff(dim=1, prepend=ends.new_zeros(1, 1)).clamp_min(1)
         durations[:, -1] += -durations.sum() % FOLD
         length = int(durations.sum())
@@ -224,25 +228,26 @@ class TextToMel(nn.Module):
         return mask if lengths is None else mask * (torch.arange(x.shape[-1], device=x.device) < lengths.to(x.device)[:, None])
 
     def _read(self, symbols: Tensor, mask: Tensor, voice: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the means (B, n_mels, S) of the symbols and their log durations (B, S)."""
+        """Returns the means (B, n_mels, S * states) of the states and their log durations (B, S, states)."""
         mask = mask.unsqueeze(-1)
         features = self.encoder(symbols, mask)
         # durations teach the encoder nothing: they come from the alignment, which comes from it
         seen = torch.cat([features.detach(), voice.unsqueeze(1).expand(-1, symbols.shape[1], -1)], dim=-1)
-        return self.means(features).transpose(1, 2), self.durations(seen, mask)
+        means = self.means(features).unflatten(-1, (self.states, -1)).flatten(1, 2)
+        return means.transpose(1, 2), self.durations(seen, mask)
 
     def _conditioning(self, voice: Tensor, mask: Tensor | None = None) -> Conditioning:
         return Conditioning(voice.unsqueeze(-1), mask=mask)
 
 
-def best_durations(z: Tensor, means: Tensor, n_symbols: Tensor, n_frames: Tensor) -> Tensor:
+def best_durations(z: Tensor, means: Tensor, n_means: Tensor, n_frames: Tensor) -> Tensor:
     """Returns the durations (B, S) that make z (B, C, F) most likely as Gaussians of deviation 1 around means (B, C, S)."""
     z, means = as_real(z), as_real(means)
     with torch.autocast(z.device.type, enabled=False):  # in bfloat16, rounding would choose between symbols that are near
-        scores = z.transpose(1, 2) @ means - 0.5 * means.square().sum(dim=1, keepdim=True)  # up to what all symbols share
+        scores = z.transpose(1, 2) @ means - 0.5 * means.square().sum(dim=1, keepdim=True)  # up to what all means share
     durations = torch.zeros(means.shape[0], means.shape[2], dtype=torch.long)
     align_monotonically(
-        scores.double().cpu().contiguous().numpy(), n_symbols.cpu().numpy(), n_frames.cpu().numpy(), durations.numpy()
+        scores.double().cpu().contiguous().numpy(), n_means.cpu().numpy(), n_frames.cpu().numpy(), durations.numpy()
     )
     return durations.to(z.device)
 
@@ -261,6 +266,7 @@ def text_to_mel(
     kernel_size: int = 3,
     voice_channels: int = 64,
     n_speakers: int = 0,
+    states: int = 1,
 ) -> TextToMel:
     """Builds a model that speaks: text in, mel out.
 
@@ -271,18 +277,19 @@ def text_to_mel(
         channels: Width of the encoder and of the predictor of durations.
         layers: Of the encoder's attention.
         heads: Of each attention.
-        dropout: Of encoder and predictor.
+        dropout: Of the encoder, the predictor, and of what the couplings keep.
         blocks: Of the flow: normalization, mixing of channels, coupling.
         block_layers: Layers of the net of each coupling.
         block_channels: Their width.
         kernel_size: Their taps.
         voice_channels: Width of the embedding of a voice.
         n_speakers: Voices; 0 for one without a name.
+        states: Of each symbol, see `TextToMel`.
 
     Returns:
         An untrained `TextToMel`; its couplings are the identity.
     """
-    at_least(1, blocks=blocks)
+    at_least(1, blocks=blocks, states=states)
     config = {"_target_": "wavflow.models.text_to_mel", **locals(), "symbols": list(symbols)}
     spectrogram = MelSpectrogram(**(mel or {}))
     config["mel"] = spectrogram.spec
@@ -290,13 +297,15 @@ def text_to_mel(
 
     def block() -> list[Any]:
         kept, changed = Coupling.halves(width)
-        net = WaveNet(kept, 2 * changed, block_layers, block_channels, kernel_size, 1, None, voice_channels, causal=False)
+        net = WaveNet(
+            kept, 2 * changed, block_layers, block_channels, kernel_size, 1, None, voice_channels, causal=False, dropout=dropout
+        )
         return [ActNorm(width), Grouped(InvertibleLinear(4)), Coupling(Affine(), net, width)]
 
     flow = Flow(Folded(Chain([transform for _ in range(blocks) for transform in block()]), FOLD), Gaussian())
     encoder = TextEncoder(max(1, len(symbols)), channels, layers, heads, dropout)
-    durations = DurationPredictor(channels + voice_channels, channels, dropout)
-    model = TextToMel(spectrogram, symbols, alphabet, encoder, durations, flow, channels, voice_channels, n_speakers)
+    durations = DurationPredictor(channels + voice_channels, channels, dropout, states)
+    model = TextToMel(spectrogram, symbols, alphabet, encoder, durations, flow, channels, voice_channels, n_speakers, states)
     model.config = config
     return model
 

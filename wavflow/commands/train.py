@@ -66,7 +66,7 @@ def run(cfg: DictConfig) -> None:
         config["n_speakers"] = count_speakers(config["n_speakers"], data.speakers)
     if isinstance(data, TextDataModule):
         with about("net", "alphabet"):
-            config["symbols"] = data.use_symbols(config["alphabet"], config["symbols"] or None)
+            config["symbols"] = data.use_symbols(config["alphabet"], config["symbols"] or None, config["states"])
     cfg.net = config
     changed = changed_options(record, as_dict(cfg)) if record else []
     with about("net", *config, within=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ import torch
 from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset
 
-from wavflow.audio import audio_length
+from wavflow.audio import audio_length, read_segment
 from wavflow.data.datamodule import AudioDataModule
 from wavflow.data.texts import find_texts
 from wavflow.mel import MelSpectrogram
-from wavflow.mel_files import read_with_mel
+from wavflow.mel_files import cut_with_mel
 from wavflow.text import symbols_of
 from wavflow.text_to_mel import FOLD
 
@@ -32,6 +33,7 @@ class Utterances(Dataset[dict[str, Any]]):
         symbols: The numbers of the symbols of each.
         mel: Its settings are used.
         speakers: Ids, one for each file.
+        speeds: How much faster and higher each file is played; as they are where left out.
         batch_size: Of a training: numbers go on for ever then, and those of a batch are about as long as each other. 0 for
             each file once, in order.
         seed: Of the order.
@@ -43,13 +45,16 @@ class Utterances(Dataset[dict[str, Any]]):
         symbols: Sequence[Sequence[int]],
         mel: MelSpectrogram,
         speakers: Sequence[int] | None = None,
+        speeds: Sequence[float] | None = None,
         batch_size: int = 0,
         seed: int = 0,
     ) -> None:
         self.files, self.symbols, self.speakers = list(files), list(symbols), speakers
         self.mel = MelSpectrogram(**mel.spec)
         self.batch_size, self.seed = batch_size, seed
-        self.lengths = np.array([audio_length(path, mel.sample_rate) for path in files])
+        # what is read at another rate, and taken to be at the mel's, is faster or slower
+        self.rates = [round(mel.sample_rate / speed) for speed in speeds or [1.0] * len(files)]
+        self.lengths = np.array([audio_length(path, rate) for path, rate in zip(files, self.rates, strict=True)])
         self._epoch, self._order = -1, np.arange(len(self.files))
 
     def __len__(self) -> int:
@@ -57,9 +62,9 @@ class Utterances(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         which = int(self._of_epoch(index // len(self.files))[index % len(self.files)]) if self.batch_size else index
-        path = self.files[which]
-        frames = even_frames(int(self.lengths[which]), self.mel)
-        audio, mel = read_with_mel(path, self.mel, 0, frames, int(self.lengths[which]))
+        path, length = self.files[which], int(self.lengths[which])
+        frames, read = even_frames(length, self.mel), partial(read_segment, path, sample_rate=self.rates[which])
+        audio, mel = cut_with_mel(read, self.mel, 0, frames, length)
         item = {"audio": audio, "mel": mel[:, :frames], "symbols": torch.tensor(self.symbols[which]), "name": path.stem}
         return item if self.speakers is None else {**item, "speaker": self.speakers[which]}
 
@@ -75,6 +80,11 @@ class Utterances(Dataset[dict[str, Any]]):
                 parts += [batches[i] for i in rng.permutation(len(batches))]
             self._epoch, self._order = epoch, np.concatenate(parts)
         return self._order
+
+
+def voice_name(speaker: str, speed: float) -> str:
+    """Returns what a speaker is called at a speed."""
+    return speaker if speed == 1 else f"{speaker} x{speed:g}".lstrip()
 
 
 def even_frames(length: int, mel: MelSpectrogram) -> int:
@@ -100,6 +110,10 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 class TextDataModule(AudioDataModule):
     """Utterances with their texts; of the arguments of `AudioDataModule` those of crops do not count.
 
+    Args:
+        speeds: At each of them all that is trained on is heard once more, faster and higher (above 1) or slower and lower
+            (below), by further voices: from minutes of speech a model would learn the recordings by heart.
+
     Attributes:
         written: The symbols of each file's text, once `use_symbols` was called.
         numbers: The number of each symbol in the model's table, likewise.
@@ -108,18 +122,38 @@ class TextDataModule(AudioDataModule):
     written: dict[Path, list[str]]
     numbers: dict[str, int]
 
-    def use_symbols(self, alphabet: str, symbols: Sequence[str] | None = None) -> list[str]:
-        """Chooses the alphabet, and returns the table of symbols: the given one, or all that the training texts hold."""
+    def __init__(self, *args: Any, speeds: Sequence[float] = (), **options: Any) -> None:
+        super().__init__(*args, **options)
+        if not all(0.5 <= speed <= 2 and speed != 1 for speed in speeds) or len(set(speeds)) < len(speeds):
+            raise ValueError(f"`speeds` must be different numbers from 0.5 to 2 other than 1, got {list(speeds)}.")
+        self.speeds = (1.0, *speeds)
+
+    @property
+    def speakers(self) -> list[str]:
+        """Names of all voices: the speakers, sorted, and then each of them at each of the speeds."""
+        speakers = super().speakers or [""] * (len(self.speeds) > 1)
+        return [voice_name(name, speed) for speed in self.speeds for name in speakers]
+
+    def speaker_ids(self, files: Sequence[Path], speed: float = 1.0) -> list[int] | None:
+        """Returns the voices' numbers of some of the files; None unless `number_speakers` was called."""
+        return None if self.ids is None else [self.ids[voice_name(self._speakers.get(path, ""), speed)] for path in files]
+
+    def use_symbols(self, alphabet: str, symbols: Sequence[str] | None = None, states: int = 1) -> list[str]:
+        """Chooses the alphabet, and returns the table of symbols: the given one, or all that the training texts hold.
+
+        Texts are left out whose symbols would not find `states` frames each.
+        """
         files = self._all_files()
         texts = find_texts(files, self.path, self.table)
         assert self._split is not None
         if without := [path for path in files if path not in texts]:
             warnings.warn(f"{len(without)} files have no text and are left out, the first: {without[0]}", stacklevel=2)
         self.written = {path: symbols_of(text, alphabet) for path, text in texts.items()}
+        rate = round(self.mel.sample_rate / max(self.speeds))
         kept = {
             path
             for path, written in self.written.items()
-            if written and len(written) <= even_frames(audio_length(path, self.mel.sample_rate), self.mel)
+            if written and states * len(written) <= even_frames(audio_length(path, rate), self.mel)
         }
         if odd := [path for path in texts if path not in kept]:
             warnings.warn(f"{len(odd)} files are left out, whose texts are empty or too long for them: {odd[0]}", stacklevel=2)
@@ -132,9 +166,12 @@ class TextDataModule(AudioDataModule):
         return table
 
     def train_dataloader(self) -> DataLoader:
-        files = self.train_files
-        ids = self.speaker_ids(files)
-        utterances = Utterances(files, self._numbers(files), self.mel, ids, self.batch_size, self.seed)
+        files, times = self.train_files, len(self.speeds)
+        if times > 1 and self.ids is None:
+            raise ValueError("`data.speeds` makes further voices: say net.n_speakers=auto, or leave data.speeds at [].")
+        ids = None if self.ids is None else [i for speed in self.speeds for i in self.speaker_ids(files, speed) or ()]
+        speeds = [speed for speed in self.speeds for _ in files]
+        utterances = Utterances(times * files, times * self._numbers(files), self.mel, ids, speeds, self.batch_size, self.seed)
         return self.loader(utterances, self.batch_size, self.order(), collate)
 
     def val_dataloader(self) -> DataLoader:

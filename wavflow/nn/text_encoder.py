@@ -91,24 +91,25 @@ class TextEncoder(nn.Module):
 
 
 class DurationPredictor(nn.Module):
-    """Log of the expected frames of each symbol, (B, S), from features (B, S, inputs).
+    """Log of the expected frames of each state of each symbol, (B, S, states), from features (B, S, inputs).
 
     Args:
         inputs: Width of the features.
         channels: Of the two convolutions.
         dropout: Share that training leaves out.
+        states: Of each symbol.
     """
 
-    def __init__(self, inputs: int, channels: int = 128, dropout: float = 0.1) -> None:
+    def __init__(self, inputs: int, channels: int = 128, dropout: float = 0.1, states: int = 1) -> None:
         super().__init__()
         self.convs = module_list(ConvNorm(n, channels, 3, dropout) for n in (inputs, channels))
-        self.last = nn.Linear(channels, 1)
+        self.last = nn.Linear(channels, states)
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
-        """Returns log durations (B, S); mask (B, S, 1)."""
+        """Returns log durations (B, S, states); mask (B, S, 1)."""
         for conv in self.convs:
             features = conv(features, mask)
-        return self.last(features).squeeze(-1)
+        return self.last(features)
 
 
 def _rotated(x: Tensor) -> Tensor:

@@ -44,6 +44,7 @@ class WaveNet(nn.Module):
         cond_channels: Channels of the features, 0 for none.
         causal: Whether output t sees nothing after t; if not, `kernel_size` must be odd.
         rows: Times that a layer takes its taps, see `WaveNet2d`.
+        dropout: Share of x that `forward` leaves out in training.
 
     References:
         WaveNet (van den Oord et al., 2016), sections 2.1 to 2.5, https://arxiv.org/abs/1609.03499
@@ -61,6 +62,7 @@ class WaveNet(nn.Module):
         cond_channels: int = 0,
         causal: bool = True,
         rows: int = 1,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if not causal and kernel_size % 2 == 0:
@@ -74,6 +76,7 @@ class WaveNet(nn.Module):
         self.kernel_size = kernel_size
         self.causal = causal
         self.compiled_layers = True  # on a CPU, where `fits` says so; false for the plain layers
+        self.dropout = nn.Dropout(dropout)
         self.input = nn.Linear(in_channels, channels)
         self.gates = module_list(nn.Linear(rows * kernel_size * channels, 2 * channels) for _ in self.dilations)
         # The last layer's residual would go nowhere.
@@ -102,7 +105,7 @@ class WaveNet(nn.Module):
     def forward(self, x: Tensor, cond: Conditioning | Tensor | None = None) -> Tensor:
         """Returns parameters (B, out_channels, T) for x (B, in_channels, T) and features."""
         cond = self._project(cond)
-        h, kernel = self._enter(x.transpose(1, 2)), None if cond is None else cond.kernel_over(x.shape[-1])
+        h, kernel = self._enter(self.dropout(x).transpose(1, 2)), None if cond is None else cond.kernel_over(x.shape[-1])
         if self.compiled_layers and cond is not None and kernel is not None and fits(h, kernel, [*self.gates, *self.outputs]):
             cond.to_samples(cond.frames[0, ..., :0], x.shape[-1])  # checks the length
             ahead = 0 if self.causal else self.kernel_size // 2

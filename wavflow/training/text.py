@@ -75,7 +75,7 @@ class TextTask(Task):
         Where the vocoder has another mel convention the sound is left out; the other arguments are those of vocoders.
         """
         symbols, speaker = batch["symbols"].to(self.device), batch["speaker"].to(self.device) if "speaker" in batch else None
-        durations = self.net.log_prob(batch["mel"].to(self.device), symbols, speaker).durations[0].cpu()
+        durations = self.net.log_prob(batch["mel"].to(self.device), symbols, speaker).durations[0].sum(dim=-1).cpu()
         names = list(self.net.numbers)
         alignment = [names[number] for number in symbols[0].tolist()], durations
         vocoder = load_model(self.vocoder)
