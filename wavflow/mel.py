@@ -42,6 +42,11 @@ class MelSpectrogram(ExactBuffers):
         f_max: Upper edge of the highest band, in Hz, at most half the sample rate.
         center: See above.
 
+    Examples:
+        >>> mel = MelSpectrogram()
+        >>> mel(torch.zeros(1, 22050)).shape  # one second
+        torch.Size([1, 80, 86])
+
     References:
         HiFi-GAN (Kong et al., 2020), https://arxiv.org/abs/2010.05646
         Tacotron 2 (Shen et al., 2018), section 2.1, https://arxiv.org/abs/1712.05884

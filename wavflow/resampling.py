@@ -18,7 +18,11 @@ _FINEST_RATIO = 3000
 
 
 def ratio(target: int, source: int) -> tuple[int, int]:
-    """Returns two rates in lowest terms, target first; near enough where they have next to no common divisor."""
+    """Returns two rates in lowest terms, target first; near enough where they have next to no common divisor.
+
+    >>> ratio(22050, 48000)
+    (147, 320)
+    """
     exact = Fraction(target, source)
     small = min(exact, 1 / exact)
     near = small.limit_denominator(max(_FINEST_RATIO, math.ceil(1 / small)))

@@ -197,6 +197,12 @@ class Vocoder(nn.Module):
             temperature: Multiplies the noise; the density is that of the model, at temperature 1.
             generator: Where noise is drawn from if none is given.
             speaker: Ids (B,), for a model with speakers.
+
+        Examples:
+            >>> vocoder = wavflow.load_model("lj-student-fast")
+            >>> audio, log_prob = vocoder.sample_and_log_prob(vocoder.mel(torch.zeros(1, 2560)))
+            >>> torch.allclose(log_prob, vocoder.log_prob(audio, vocoder.mel(torch.zeros(1, 2560))), atol=1e-2)
+            True
         """
         mel, noise = self._inputs(mel, noise, generator)
         draw = self.draw(mel, temperature * noise, speaker)
@@ -233,6 +239,12 @@ class Vocoder(nn.Module):
         row of the noise. Whatever the mel holds beyond them is ignored, and the audio there is zero.
 
         Where there is no engine, memory does not grow with the length either: see `EagerSampler` for `segment_frames`.
+
+        Examples:
+            >>> vocoder = wavflow.load_model("lj-student")
+            >>> mel = vocoder.mel(torch.zeros(1, 22050))
+            >>> vocoder.sample(mel, fast=False).shape  # 86 frames of 256 samples
+            torch.Size([1, 22016])
         """
         mel = self._input("mel", mel)
         if lengths is not None:

@@ -107,6 +107,13 @@ class Flow(nn.Module):
     Args:
         transform: Maps data x to noise z.
         base: Elementwise density of z, e.g. `Gaussian()`.
+
+    Examples:
+        >>> conditioner = WaveNet(in_channels=1, out_channels=2, layers=4, channels=8)
+        >>> flow = Flow(Autoregressive(Affine(), conditioner), Gaussian())
+        >>> x = flow.sample(torch.randn(1, 1, 100))
+        >>> flow.log_prob(x).shape  # nats, of each time step
+        torch.Size([1, 100])
     """
 
     def __init__(self, transform: Transform, base: Distribution) -> None:

@@ -41,7 +41,11 @@ class Coupling(Transform):
 
     @staticmethod
     def halves(channels: int, swap: bool = False) -> tuple[int, int]:
-        """Returns the numbers of channels that are kept and changed."""
+        """Returns the numbers of channels that are kept and changed.
+
+        >>> Coupling.halves(5)
+        (3, 2)
+        """
         if channels < 2:
             raise ValueError(f"`channels` of a coupling must be at least 2, got {channels}: fold the signal or add a feature.")
         return (channels // 2, channels - channels // 2) if swap else (channels - channels // 2, channels // 2)

@@ -18,6 +18,10 @@ def bits_per_sample(log_prob: Value) -> Value:
 
     Args:
         log_prob: Log-density on [-1, 1) in nats per sample, constants included; any shape.
+
+    Examples:
+        >>> bits_per_sample(0.0)
+        15.0
     """
     return (math.log(FULL_SCALE_16_BIT) - log_prob) / math.log(2)
 

@@ -25,7 +25,10 @@ def start_page(seconds: float) -> str:
     """Returns the page at `/`, which takes recordings of so many seconds."""
     page, script, style = (asset(name, "wavflow.serving") for name in ("try.html", "try.js", "try.css"))
     return Template(page).substitute(
-        style=asset("page.css") + style, script=asset("theme.js") + asset("wav.js") + script, seconds=f"{seconds:g}", passes=PASSES
+        style=asset("page.css") + style,
+        script=asset("theme.js") + asset("wav.js") + script,
+        seconds=f"{seconds:g}",
+        passes=PASSES,
     )
 
 

@@ -23,6 +23,10 @@ def symbols_of(text: str, alphabet: str) -> list[str]:
 
     Raises:
         ValueError: There is no such alphabet, or what it needs is not installed.
+
+    Examples:
+        >>> symbols_of("Hi, Ann!", "characters")
+        [' ', 'h', 'i', ',', ' ', 'a', 'n', 'n', '!']
     """
     if alphabet == "characters":
         symbols = list(plain(text).casefold())
@@ -56,6 +60,10 @@ def sentences(text: str, longest: int = 200) -> list[str]:
     Args:
         text: Of any length.
         longest: Characters of a part.
+
+    Examples:
+        >>> sentences("So it is. Is it?")
+        ['So it is.', 'Is it?']
     """
     parts = []
     for sentence in re.split(r"(?<=[.!?])[\"')\]]*\s+|\n\s*\n", text):

@@ -23,7 +23,11 @@ MONTHS = "January|February|March|April|May|June|July|August|September|October|No
 
 
 def spelled_out(text: str) -> str:
-    """Returns an English text in words and punctuation alone."""
+    """Returns an English text in words and punctuation alone.
+
+    >>> spelled_out("Dr. Ames paid $3.50 at 7:15.")
+    'doctor Ames paid three dollars and fifty cents at seven fifteen.'
+    """
     names = "|".join(sorted(map(re.escape, ABBREVIATIONS), key=len, reverse=True))
     text = re.sub(rf"\b({names})\.(?!\w)", lambda m: ABBREVIATIONS[m[1]], text)
     for pattern, words in RULES:
