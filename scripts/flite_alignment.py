@@ -29,7 +29,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyzабвгдежзиклмнопрстуфх�
 """A letter for each of Flite's phones: what the alphabet `characters` reads."""
 OPTIONS = (  # frames that overlap little, so that boundaries are sharp; a small net, so that it is the text that tells most
     *("stage=text", "data=folder", "net.alphabet=characters", "audio.sample_rate=16000", "audio.n_fft=512"),
-    *("audio.hop_length=200", "audio.win_length=400", "data.segment_length=16000", "data.batch_size=8"),
+    *("audio.hop_length=160", "audio.win_length=256", "data.segment_length=16000", "data.batch_size=8"),
     *("net.layers=2", "net.blocks=4", "net.block_layers=3", "net.block_channels=64", "stage.optimizer.lr=2e-3"),
     *("trainer.val_check_interval=500", "~callbacks.listen"),  # no vocoder takes such a mel
 )
