@@ -23,7 +23,7 @@ FIGURES = {
     "training": ["-m", "wavflow.benchmark", "part=training", "model=[student,teacher]", "data.batch_size=16"],
 }
 TRAINED = Path("runs/gpu")
-SMALL = ["model=[student_small,teacher_small]", "seconds=0.2", "lengths=[]", "data.batch_size=2"]
+SMALL = ["model=[student_small,teacher_small]", "seconds=0.05", "budget=0", "data.batch_size=2", "data.segment_length=1024"]
 TINY = ["trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.precision=32-true", "net.layers=2", "net.channels=4"]
 TINY += ["data.batch_size=2", "data.segment_length=1024", "data.max_clip_seconds=0.25"]
 

@@ -1,6 +1,7 @@
 """Calls the commands as a user does, in this process: each process of their own would cost seconds of imports."""
 
 import contextlib
+import csv
 import functools
 import importlib
 import io
@@ -101,6 +102,12 @@ def is_refused(folder: Path, command: str, *options: str | Path, words: str) -> 
     for word in words.split("|"):
         assert word in outcome.err, outcome.err
     assert contents(folder) == before, "nothing may be left behind"
+
+
+def curves(run: Path) -> list[dict[str, float]]:
+    """What a run has logged, in order."""
+    with (run / "logs" / "metrics.csv").open(newline="") as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def contents(folder: Path) -> set[str]:

@@ -4,7 +4,15 @@ import torch
 from helpers import jacobian
 from torch import Tensor
 
-from wavflow.flows import Flow, Transform
+from wavflow.flows import Affine, Flow, Transform
+
+
+class WrongSign(Affine):
+    """States `+log_scale` where `-log_scale` belongs."""
+
+    def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        z, log_slope = super().forward(x, params)
+        return z, -log_slope
 
 
 def assert_round_trip(transform: Transform, x: Tensor, cond: Tensor | None = None) -> None:

@@ -37,6 +37,9 @@ def tiny_mel(**changes: Any) -> MelSpectrogram:
     return MelSpectrogram(**MEL | changes)
 
 
+PRESETS = ["16k", "22k", "24k", "44k", "48k", "tacotron2"]
+
+
 def preset(name: str) -> MelSpectrogram:
     """A mel as `audio=<name>` configures it."""
     folder = files("wavflow.conf") / "audio"

@@ -1,5 +1,6 @@
 """Sounds that several tests judge: noise, a hum, speech; and the mark of tests that need an optional library."""
 
+import functools
 import importlib.util
 import math
 
@@ -25,8 +26,12 @@ def hum(length: int, sample_rate: int, pitch: float = 130.0) -> Tensor:
 
 def speech(number: int = 1, seconds: float = 3.0) -> Tensor:
     """The beginning of a bundled recording at `SAMPLE_RATE`."""
-    audio, _ = read_audio(sorted(bundled_speech().glob("*.flac"))[number], SAMPLE_RATE)
-    return audio[: round(seconds * SAMPLE_RATE)].double()
+    return recording(number)[: round(seconds * SAMPLE_RATE)].double()
+
+
+@functools.cache
+def recording(number: int) -> Tensor:
+    return read_audio(sorted(bundled_speech().glob("*.flac"))[number], SAMPLE_RATE)[0]
 
 
 def with_noise(audio: Tensor, snr_db: float) -> Tensor:

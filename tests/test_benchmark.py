@@ -19,7 +19,7 @@ from wavflow.benchmarking.training import step, task
 from wavflow.commands.benchmark import with_random_weights
 
 CPU = torch.device("cpu")
-TINY = ["seconds=0.02", "lengths=0.01,0.03", "budget=0", "device=cpu"]
+TINY = ["seconds=0.02", "lengths=0.03", "budget=0", "device=cpu"]
 
 
 # --- counts ------------------------------------------------------------------------------------------------------------
@@ -64,7 +64,7 @@ def test_a_training_step_takes_three_passes_and_two_of_a_frozen_teacher(distils:
 @pytest.mark.parametrize("make", [tiny_student, tiny_teacher])
 def test_every_engine_samples_the_same(make: Any) -> None:
     vocoder = randomized(make(), 0.1).float()
-    mel, noise = timing.inputs(vocoder, 400)
+    mel, noise = timing.inputs(vocoder, 160)
     for passes in (0, 2):
         engines = synthesis.engines(vocoder, passes)
         assert {"PyTorch, float32", "compiled, float32"} <= engines.keys()
@@ -143,7 +143,7 @@ def test_the_command_measures_writes_and_shows_everything(models: str, tmp_path:
     assert [row["step"] for row in found["training"]] == ["likelihood"] * 2 + ["distillation"] * 2
     assert found["training"][0]["batch"] == [2, 512]
     assert found["data"][0]["format"] == "wav, 8000 Hz"
-    assert [row["seconds of audio"] for row in found["memory"]] == pytest.approx([0.01, 0.03], abs=0.002)
+    assert [row["seconds of audio"] for row in found["memory"]] == pytest.approx([0.03], abs=0.002)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"benchmark.json"}
     for words in ("% of peak", "PyTorch, float32", "first audio ms", "distillation", "MiB in all"):
         assert words in outcome.out

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from flow_checks import WrongSign
 from helpers import assert_log_det_is_exact, random_log_mel, randomized, refused, tiny_mel
 from torch import Tensor, nn
 
@@ -94,14 +95,6 @@ def test_round_trip(name: str) -> None:
     torch.testing.assert_close(back, x, rtol=0, atol=1e-9)
     torch.testing.assert_close(there, x, rtol=0, atol=1e-9)
     torch.testing.assert_close(log_det_back, -log_det, rtol=0, atol=1e-9)
-
-
-class WrongSign(Affine):
-    """States `+log_scale` where `-log_scale` belongs."""
-
-    def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        z, log_slope = super().forward(x, params)
-        return z, -log_slope
 
 
 class Unshifted(Autoregressive):

@@ -8,7 +8,7 @@ import pytest
 import scipy.linalg
 import scipy.signal
 import torch
-from helpers import MEL, first_change, preset, random_log_mel, tiny_mel
+from helpers import MEL, PRESETS, first_change, preset, random_log_mel, tiny_mel
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -17,8 +17,6 @@ from wavflow.flows import LinearPrediction
 from wavflow.flows.linear_prediction import levinson_durbin
 from wavflow.flows.whitening import Whitening
 from wavflow.nn import Upsampler
-
-PRESETS = ["16k", "22k", "24k", "44k", "48k", "tacotron2"]
 
 
 def speech(frames: int, clip: str = "alice-01", start: int = 8000) -> Tensor:
@@ -153,28 +151,34 @@ JUMPING = ["jumping band", "band that stays for two frames", "scattered bands"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", ["silence", "loud", "noise", "jumping level", "one band"])
 @pytest.mark.parametrize(("audio", "order"), [("tiny", 1), ("tiny", 6), ("22k", 32), ("tacotron2", 32)])
-def test_extreme_mels_are_stable(audio: str, order: int, name: str, dtype: torch.dtype) -> None:
+def test_extreme_mels_are_stable(audio: str, order: int, dtype: torch.dtype) -> None:
+    names = ["silence", "loud", "noise", "jumping level", "one band"]
     convention = tiny_mel() if audio == "tiny" else preset(audio)
-    whitening, mel = LinearPrediction(convention, order), extreme_mel(name, convention.n_mels).to(dtype)
-    noise = torch.randn(1, 1, 60 * convention.hop_length, dtype=dtype)
+    whitening = LinearPrediction(convention, order)
+    mel = torch.cat([extreme_mel(name, convention.n_mels) for name in names]).to(dtype)
+    noise = torch.randn(len(names), 1, 60 * convention.hop_length, dtype=dtype)
 
     x, log_det = whitening.inverse(noise, mel)
     u, _ = whitening(noise, mel)
 
     for value in (x, log_det, u):
         assert torch.isfinite(value).all()
-    assert x.abs().max() < 1000 * mel.exp().max(), "an unstable filter rings far above the mel's level"
+    assert (peaks(x) < 1000 * peaks(mel.exp())).all(), f"unstable filters ring far above it: {names}, {peaks(x)}"
 
 
-@pytest.mark.parametrize("name", JUMPING)
 @pytest.mark.parametrize("audio", PRESETS)
-def test_no_mel_makes_an_unbounded_sound(audio: str, name: str) -> None:
+def test_no_mel_makes_an_unbounded_sound(audio: str) -> None:
+    names = ["jumping band", "band that stays for two frames", "scattered bands"]
     convention = preset(audio)
-    mel = extreme_mel(name, convention.n_mels)
-    drawn, _ = Whitening(convention).inverse(torch.randn(1, 1, 60 * convention.hop_length), mel)
-    assert drawn.abs().max() < 50 * mel.exp().max()
+    mel = torch.cat([extreme_mel(name, convention.n_mels) for name in names])
+    drawn, _ = Whitening(convention).inverse(torch.randn(len(names), 1, 60 * convention.hop_length), mel)
+    assert (peaks(drawn) < 50 * peaks(mel.exp())).all(), f"{names}, {peaks(drawn)}"
+
+
+def peaks(x: Tensor) -> Tensor:
+    """The largest magnitude of each item."""
+    return x.abs().flatten(1).amax(dim=1)
 
 
 def harsh_audio(name: str, samples: int, hop_length: int) -> Tensor:
@@ -197,15 +201,16 @@ def harsh_audio(name: str, samples: int, hop_length: int) -> Tensor:
     raise AssertionError(name)
 
 
-@pytest.mark.parametrize("name", ["two tones", "random tones", "gated noise", "clicks", "square wave"])
 @pytest.mark.parametrize("audio", ["16k", "22k", "tacotron2"])
-def test_mels_of_harsh_audio_are_stable(audio: str, name: str) -> None:
+def test_mels_of_harsh_audio_are_stable(audio: str) -> None:
+    names = ["two tones", "random tones", "gated noise", "clicks", "square wave"]
     mel = preset(audio)
-    recording = harsh_audio(name, 60 * mel.hop_length, mel.hop_length)
+    recordings = torch.cat([harsh_audio(name, 60 * mel.hop_length, mel.hop_length) for name in names])
 
-    drawn, _ = LinearPrediction(mel).inverse(torch.randn(1, 1, 60 * mel.hop_length), mel(recording))
+    drawn, _ = LinearPrediction(mel).inverse(torch.randn(len(names), 1, 60 * mel.hop_length), mel(recordings))
 
-    assert 0.2 < drawn.std() / recording.std() < 5.0
+    ratio = drawn.squeeze(1).std(dim=1) / recordings.std(dim=1)
+    assert ((ratio > 0.2) & (ratio < 5.0)).all(), f"{names}, {ratio}"
 
 
 def gliding_audio(name: str, sample_rate: int, seconds: float = 2.0) -> Tensor:
@@ -228,19 +233,19 @@ def gliding_audio(name: str, sample_rate: int, seconds: float = 2.0) -> Tensor:
 GLIDES = ["sweep 1000", "sweep 3000", "sweep 8000", "sweep 12000", "siren 1.5 400", "siren 6 1000", "whistle", "tone"]
 
 
-@pytest.mark.parametrize("noise_floor", [0.0, 10 ** (-50 / 20)])
-@pytest.mark.parametrize("name", GLIDES)
 @pytest.mark.parametrize("audio", PRESETS)
-def test_gliding_tones_come_out_at_their_level(audio: str, name: str, noise_floor: float) -> None:
+def test_gliding_tones_come_out_at_their_level(audio: str) -> None:
+    """Alone, and above a floor of noise."""
     mel = preset(audio)
-    recording = gliding_audio(name, mel.sample_rate)
-    recording = recording[:, : recording.shape[-1] // mel.hop_length * mel.hop_length]
-    recording = recording + noise_floor * torch.randn(recording.shape)
+    clean = torch.cat([gliding_audio(name, mel.sample_rate) for name in GLIDES])
+    clean = clean[:, : clean.shape[-1] // mel.hop_length * mel.hop_length]
+    recordings = torch.cat([clean, clean + 10 ** (-50 / 20) * torch.randn(clean.shape)])
 
-    drawn, _ = Whitening(mel).inverse(torch.randn(1, 1, recording.shape[-1]), mel(recording))
+    drawn, _ = Whitening(mel).inverse(torch.randn(recordings.shape).unsqueeze(1), mel(recordings))
 
-    assert 0.2 < drawn.std() / recording.std() < 2.0
-    assert drawn.abs().max() < 8.0 * recording.abs().max()
+    ratio = drawn.squeeze(1).std(dim=1) / recordings.std(dim=1)
+    assert ((ratio > 0.2) & (ratio < 2.0)).all(), f"{GLIDES}, {ratio}"
+    assert (peaks(drawn) < 8.0 * peaks(recordings)).all(), f"{GLIDES}, {peaks(drawn)}"
 
 
 @pytest.mark.parametrize("cast", [nn.Module.half, nn.Module.bfloat16, nn.Module.float, nn.Module.double])
@@ -318,24 +323,6 @@ def test_bfloat16_autocast_leaves_it_exact() -> None:
     torch.testing.assert_close(log_det, wanted_log_det)
     torch.testing.assert_close(u, wanted_u, rtol=0, atol=1e-3)
     torch.testing.assert_close(back.squeeze(1), audio, rtol=0, atol=5e-4)
-
-
-@pytest.mark.parametrize(
-    ("x_shape", "frames", "message"),
-    [
-        ((1, 48), 3, r"`x` must be \(B, 1, T\), got \(1, 48\)"),
-        ((1, 2, 48), 3, r"`x` must be \(B, 1, T\), got \(1, 2, 48\)"),
-        ((1, 1, 47), 3, "`cond` must be a mel with one frame per 16 samples, got 3 frames for 47 samples: cut or pad"),
-        ((1, 1, 48), 2, "got 2 frames for 48 samples"),
-        ((1, 1, 48), None, "got no mel"),
-    ],
-)
-def test_wrong_shapes_are_refused(x_shape: tuple[int, ...], frames: int | None, message: str) -> None:
-    whitening, mel = LinearPrediction(tiny_mel(), order=2), None if frames is None else random_log_mel(frames)
-
-    for direction in (whitening.forward, whitening.inverse):
-        with pytest.raises(ValueError, match=message):
-            direction(torch.zeros(x_shape), mel)
 
 
 def test_order_must_be_positive() -> None:

@@ -3,67 +3,44 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import randomized, tiny_student
+from helpers import randomized
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
 
 import wavflow.models
-from wavflow import Vocoder, save_model
 from wavflow.benchmarking import memory
 
 
-@pytest.fixture
-def model_file(tmp_path: Path) -> Path:
-    save_model(tiny_student(), tmp_path / "model.safetensors")
-    return tmp_path / "model.safetensors"
-
-
-def test_costs_are_measured_in_processes_of_their_own(model_file: Path) -> None:
-    (row,) = memory.synthesis_costs(model_file, [0.1])
-
-    assert row["seconds of audio"] == pytest.approx(0.1)
-    assert row["x real time"] > 0
-    assert row["MiB above idle"] >= 0
-    assert 50 < row["MiB in all"] < 4000
-
-
-def test_a_process_that_fails_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"measuring 0\.1 s of .*gone\.safetensors failed: .*there is no model file"):
-        memory.synthesis_costs(tmp_path / "gone.safetensors", [0.1])
-
-
-def test_costs_come_in_the_order_asked_for(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_costs_come_in_the_order_asked_for_and_a_process_that_fails_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         assert command[0] == sys.executable
         seconds = float(command[-2])
-        return subprocess.CompletedProcess(command, 0, "loading\n" + json.dumps({"seconds of audio": seconds}), "")
+        out = "loading\n" + json.dumps({"seconds of audio": seconds})
+        return subprocess.CompletedProcess(command, int(seconds == 9.0), out, "Traceback\nValueError: no model\n")
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert memory.synthesis_costs(model_file, [3, 1.5]) == [{"seconds of audio": 3}, {"seconds of audio": 1.5}]
+    assert memory.synthesis_costs("model", [3, 1.5]) == [{"seconds of audio": 3}, {"seconds of audio": 1.5}]
+    with pytest.raises(RuntimeError, match=r"^measuring 9 s of model failed: ValueError: no model$"):
+        memory.synthesis_costs("model", [3, 9])
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is counted otherwise elsewhere")
-def test_memory_grows_no_faster_than_the_length(tmp_path: Path, small_student: Callable[[], Vocoder]) -> None:
+def test_memory_grows_no_faster_than_the_length(tmp_path: Path) -> None:
+    """Of the student of the demo, as conf/net/student_small.yaml says, with the field's mel."""
     torch.set_default_dtype(torch.float32)
-    save_model(small_student(), tmp_path / "model.safetensors")
-
-    short, long = memory.synthesis_costs(tmp_path / "model.safetensors", [6, 24])
-
-    assert long["seconds of audio"] == pytest.approx(24, abs=0.1)
-    assert long["MiB in all"] < 1536
-    assert 10 < long["MiB above idle"] < 4.5 * short["MiB above idle"] + 32
-
-
-@pytest.fixture
-def small_student() -> Callable[[], Vocoder]:
-    """The student of the demo, as conf/net/student_small.yaml says, with the field's mel."""
-    from hydra import compose, initialize_config_module
-    from omegaconf import OmegaConf
-
     with initialize_config_module("wavflow.conf", version_base="1.3"):
         cfg = compose("train", ["stage=student", "net=student_small", "audio=22k", "output=out"])
-    return lambda: randomized(wavflow.models.build(OmegaConf.to_container(cfg.net, resolve=True)), 0.01)
+    student = randomized(wavflow.models.build(OmegaConf.to_container(cfg.net, resolve=True)), 0.01)
+    wavflow.save_model(student, tmp_path / "model.safetensors")
+
+    short, long = memory.synthesis_costs(tmp_path / "model.safetensors", [3, 12])
+
+    assert [short["seconds of audio"], long["seconds of audio"]] == pytest.approx([3, 12], abs=0.1)
+    assert long["x real time"] > 0
+    assert 50 < long["MiB in all"] < 1536
+    if sys.platform.startswith("linux"):  # resident memory is counted otherwise elsewhere
+        assert 10 < long["MiB above idle"] < 4.5 * short["MiB above idle"] + 16

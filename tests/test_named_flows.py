@@ -6,9 +6,13 @@ from functools import partial
 
 import pytest
 import torch
-from flow_checks import assert_density_of_two_features_integrates_to_one, assert_round_trip, assert_total_log_det_is_exact
+from flow_checks import (
+    WrongSign,
+    assert_density_of_two_features_integrates_to_one,
+    assert_round_trip,
+    assert_total_log_det_is_exact,
+)
 from helpers import randomized, refused
-from torch import Tensor
 
 from wavflow.distributions import Gaussian
 from wavflow.flows import ActNorm, Affine, Chain, Coupling, Flow, Static
@@ -46,14 +50,6 @@ def test_log_det_and_round_trip(name: str, features: int, time: int) -> None:
 def test_density_integrates_to_one(name: str, cond_channels: int) -> None:
     cond = torch.randn(1, 1, 1) if cond_channels else None
     assert_density_of_two_features_integrates_to_one(build(name, 2, 0.25, cond_channels), cond)
-
-
-class WrongSign(Affine):
-    """States `+log_scale` where `-log_scale` belongs."""
-
-    def forward(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
-        z, log_slope = super().forward(x, params)
-        return z, -log_slope
 
 
 @pytest.mark.parametrize(
@@ -101,6 +97,7 @@ def test_one_graph_equals_eager(name: str) -> None:
 
 
 @pytest.mark.slow
+@torch.no_grad()
 def test_sampling_a_mixture_is_one_graph_too() -> None:
     flow, z = randomized(maf(1, 1, (4,), "mixture_of_logistics", 2)), torch.randn(6, 1, 1)
     torch.testing.assert_close(compiled(flow.sample)(z), flow.sample(z), rtol=0, atol=1e-6)
@@ -108,6 +105,7 @@ def test_sampling_a_mixture_is_one_graph_too() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++") and not shutil.which("clang++"), reason="torch.compile needs a C++ compiler")
+@torch.no_grad()
 @pytest.mark.filterwarnings(r"ignore:`torch\._prims_common\.check` is deprecated:FutureWarning")  # torch 2.11 calls its own
 def test_the_default_compiler_equals_eager() -> None:
     flow, x = randomized(NAMED["maf"](2, depth=2, hidden=(4,)), 0.4), torch.randn(6, 2, 1)

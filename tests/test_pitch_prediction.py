@@ -11,6 +11,7 @@ import pytest
 import scipy.signal
 import torch
 from helpers import (
+    PRESETS,
     assert_log_det_is_exact,
     first_change,
     jacobian,
@@ -34,7 +35,6 @@ from wavflow.vocoder import check_pair
 
 # The smallest mel that resolves harmonics: 8 kHz, windows of 64 ms, 30 bands below 1.2 kHz, frames of 8 ms.
 VOICE = {"sample_rate": 8000, "n_fft": 512, "hop_length": 64, "win_length": 512, "n_mels": 60, "f_max": 4000.0}
-PRESETS = ["16k", "22k", "24k", "44k", "48k", "tacotron2"]
 
 
 def fine_mel(**changes: Any) -> MelSpectrogram:
@@ -209,8 +209,7 @@ def test_round_trip(name: str, dtype: torch.dtype, atol: float) -> None:
 def test_round_trip_of_every_preset(name: str) -> None:
     mel = preset(name)
     audio = voice(torch.full((24 * mel.hop_length,), 180.0), mel.sample_rate)
-    for map_ in (PitchPrediction(mel, MelPitch(mel)), LinearPrediction(mel)):
-        assert_round_trip(map_, audio.unsqueeze(1), mel(audio), atol=1e-9)
+    assert_round_trip(PitchPrediction(mel, MelPitch(mel)), audio.unsqueeze(1), mel(audio), atol=1e-9)
 
 
 def test_gradients_flow_both_ways() -> None:
@@ -305,23 +304,24 @@ def test_impulse_response_decays(name: str, strongest: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", ["silence", "loud", "noise", "jumping level", "one band", "voices"])
-def test_extreme_mels_stay_finite(name: str, dtype: torch.dtype) -> None:
+def test_extreme_mels_stay_finite(dtype: torch.dtype) -> None:
     frames = 24
-    mel = {
+    mels = {
         "silence": torch.full((1, 60, frames), -11.5),
         "loud": torch.full((1, 60, frames), 2.0),
         "noise": -5.0 + 3.0 * torch.randn(1, 60, frames),
         "jumping level": (13.5 * (torch.arange(frames) % 2) - 11.5).expand(1, 60, -1),
         "one band": torch.where(torch.arange(60) == 10, 2.0, -11.5).unsqueeze(1).expand(1, 60, frames),
         "voices": 5.0 + voiced_mel(*torch.linspace(90.0, 400.0, frames)[torch.randperm(frames)].tolist()),
-    }[name].to(dtype)
-    whitening, noise = Whitening(fine_mel()), torch.randn(1, 1, frames * 64, dtype=dtype)
-    for direction, level in ((whitening.forward, math.inf), (whitening.inverse, 1000.0 * float(mel.exp().max()))):
+    }
+    mel = torch.cat(list(mels.values())).to(dtype)
+    whitening, noise = Whitening(fine_mel()), torch.randn(len(mels), 1, frames * 64, dtype=dtype)
+    for direction, level in ((whitening.forward, math.inf), (whitening.inverse, 1000.0)):
         value, log_det = direction(noise, mel)
         assert torch.isfinite(value).all()
         assert torch.isfinite(log_det).all()
-        assert value.abs().max() < level, "an unstable filter rings far above the mel's level"
+        ratio = value.abs().amax(dim=(1, 2)) / mel.exp().amax(dim=(1, 2))
+        assert (ratio < level).all(), f"unstable filters ring far above the mel's level: {list(mels)}, {ratio}"
 
 
 # The gain

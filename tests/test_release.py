@@ -1,13 +1,15 @@
 """Models that come with the package: found by name, in half precision, and what rounding costs; the scripts around them."""
 
 import json
-import subprocess
+import signal
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from commands import call, make_sounds, succeeds
+from commands import call, make_sounds, outcome_of, succeeds
 from helpers import MEL, random_log_mel, tiny_student, tiny_teacher
 from safetensors import safe_open
 
@@ -16,8 +18,10 @@ from wavflow import models
 from wavflow.evaluation.systems import Clip
 from wavflow.models import text_to_mel
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / "scripts"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
+import gpu_session
+from release import release, rounding
+from release_voice import of_speakers
 
 
 @pytest.fixture
@@ -104,8 +108,6 @@ def test_training_and_comparing_do_not_fall_back(released: Path) -> None:
 
 
 def test_a_release_is_rounded_and_tells_nothing_of_the_machine(tmp_path: Path) -> None:
-    from release import release, rounding
-
     torch.set_default_dtype(torch.float32)
     teacher, student = tiny_teacher(0.2), tiny_student(0.2)
     clips = [Clip(f"{i}", 0.05 * torch.randn(1, 160), random_log_mel(10)) for i in range(3)]
@@ -123,8 +125,6 @@ def test_a_release_is_rounded_and_tells_nothing_of_the_machine(tmp_path: Path) -
 
 
 def test_a_voice_is_released_of_the_speakers_that_are_named() -> None:
-    from release_voice import of_speakers
-
     model = text_to_mel(
         MEL, [" ", ".", *"ab"], "characters", 8, 1, 1, blocks=1, block_layers=1, block_channels=8, n_speakers=3
     ).eval()
@@ -139,26 +139,31 @@ def test_a_voice_is_released_of_the_speakers_that_are_named() -> None:
     torch.testing.assert_close(of_speakers(model, ["y"]).sample("abba", 0.0), expected[1])
 
 
-@pytest.mark.slow
-def test_a_session_for_a_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
-    sounds = make_sounds(tmp_path / "sounds", (0.6, 0.5, 0.7, 0.4))
-    command = [
-        sys.executable,
-        ROOT / "scripts" / "gpu_session.py",
-        "--tiny",
-        "--data",
-        sounds,
-        "--output",
-        "out",
-        "--minutes",
-        "20",
-    ]
-    done = subprocess.run(
-        [*command, "--steps", "synthesis,training,train"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+class Here:
+    """A process that is none: the command runs here, since each process would import for seconds."""
 
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("status 0") == 4, done.stdout + done.stderr
+    def __init__(self, command: list[str], **_: object) -> None:
+        self.status = call(command[2].removeprefix("wavflow."), *command[3:]).status
+
+    def wait(self, _: float) -> int:
+        return self.status
+
+
+@pytest.mark.slow
+def test_a_session_for_a_gpu_runs_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sounds = make_sounds(tmp_path / "sounds", (0.6, 0.5, 0.7, 0.4))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gpu_session, "subprocess", SimpleNamespace(Popen=Here))
+    options = ["--data", sounds, "--output", "out", "--minutes", "20", "--steps", "synthesis,training,train"]
+    done = outcome_of(gpu_session.main, "gpu_session", "--tiny", *options)
+
+    assert done.status == 0, done.err
+    assert done.out.count("status 0") == 4, done.out + done.err
     for kind in ("synthesis", "training"):
         assert json.loads((tmp_path / "out" / kind / "benchmark.json").read_text())[kind]
     assert wavflow.load_model(tmp_path / "out" / "student.safetensors").info["steps"] == 2
+
+
+def test_a_step_of_a_session_ends_with_its_status_or_with_the_time() -> None:
+    assert gpu_session.call(["-c", "raise SystemExit(3)"], time.monotonic() + 60.0) == 3
+    assert gpu_session.call(["-c", "import time; time.sleep(60)"], time.monotonic()) == -signal.SIGTERM

@@ -1,6 +1,5 @@
 """Both stages by Lightning, on tiny nets and a tiny folder of sound."""
 
-import csv
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,6 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import soundfile as sf
 import torch
+from commands import curves
 from helpers import VOICE, refused, voiced_log_mel
 from pytorch_lightning.callbacks import Checkpoint, Timer
 from pytorch_lightning.loggers import CSVLogger
@@ -110,11 +110,9 @@ def trainer(path: Path, max_steps: int, callbacks: list[pl.Callback] | None = No
 def columns(path: Path) -> dict[str, list[float]]:
     """What was logged, by name."""
     found: dict[str, list[float]] = {}
-    with open(path / "logs" / "metrics.csv", newline="") as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                if value != "":
-                    found.setdefault(name, []).append(float(value))
+    for row in curves(path):
+        for name, value in row.items():
+            found.setdefault(name, []).append(value)
     return found
 
 

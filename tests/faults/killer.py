@@ -5,7 +5,8 @@
 All are forked from one process that has imported wavflow, or most of the time would go into imports. Every other one is
 killed at a random time after it has begun to write. The rest kill themselves at a random one of their own accesses to the
 disk (a file opened for writing, renamed or removed), so that the moments of saving are hit for certain. A run that comes to
-its end before all kills are spent leaves its folder, and the next one begins in another. Prints what was done as JSON.
+its end before all kills are spent leaves its folder, and the next one begins in another. Before them, one that is never
+killed trains in the folder `whole`. Prints what was done as JSON.
 """
 
 import json
@@ -18,6 +19,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import wavflow.commands.train
 import wavflow.train
 
 
@@ -61,11 +63,10 @@ def main() -> None:
     root, rng, kills, options = Path(sys.argv[1]), random.Random(int(sys.argv[2])), int(sys.argv[3]), sys.argv[4:]
     done: list[str] = []
     runs = 0
-    while runs == 0 or len(done) < kills:
-        folder, status = root / f"run-{runs}", None
-        runs += 1
+    while runs < 2 or len(done) < kills:
+        folder, status = root / (f"run-{runs}" if runs else "whole"), None
         while status != 0:
-            left = kills - len(done)
+            left = (kills - len(done)) * bool(runs)
             die_at = rng.randrange(1, 60) if left and len(done) % 2 else None
             delay = rng.uniform(0.0, 2.0) if left and die_at is None else None
             begun, begins = os.pipe()
@@ -83,6 +84,7 @@ def main() -> None:
                 done.append(f"access {die_at}" if delay is None else f"after {delay:.2f} s")
             elif status != 0:
                 sys.exit(folder.with_suffix(".log").read_text()[-4000:])
+        runs += 1
     print(json.dumps({"runs": runs, "kills": done}))
 
 

@@ -1,12 +1,11 @@
 """What the tests of faults share: options of tiny runs, what a run has logged, and whether two runs are the same."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from commands import TRAIN
+from commands import TRAIN, curves
 
 import wavflow
 
@@ -23,8 +22,7 @@ def teacher_options(sounds: Path) -> list[str]:
 
 def trace(run: Path) -> list[dict[str, Any]]:
     """What a run has logged, in order, each row once: a run killed at its very end says its last words again."""
-    with (run / "logs" / "metrics.csv").open(newline="") as file:
-        rows = [{name: float(value) for name, value in row.items() if value != ""} for row in csv.DictReader(file)]
+    rows = curves(run)
     for row in rows:
         del row["epoch"]  # there is but one; Lightning counts it when it ends
     said = [str(row) for row in rows]  # as text, for nan is not equal to itself

@@ -18,7 +18,6 @@ from wavflow.data import AudioDataModule, CropDataset
 from wavflow.training import Task
 
 FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "vanishes": (Path.unlink, "there is no"),
     "is truncated": (lambda path: os.truncate(path, path.stat().st_size // 2), "is truncated"),
     "becomes text": (lambda path: path.write_text("a shopping list"), "is not audio that can be decoded"),
     "becomes shorter": (lambda path: soundfile.write(path, tone(0.1), 8000), "changed its length"),
@@ -38,19 +37,28 @@ def break_after(monkeypatch: pytest.MonkeyPatch, steps: int, do: Callable[[], An
     monkeypatch.setattr(Task, "on_train_batch_start", on_train_batch_start)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_file_that_breaks_in_training_is_named_and_left_out(
-    fault: str, sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_file_that_vanishes_in_training_is_named_and_left_out(
+    sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    damage, words = FAULTS[fault]
     options = [*teacher_options(sounds), "data.validation=0.2", "trainer.max_steps=12", "trainer.val_check_interval=20"]
     data = AudioDataModule(tiny_mel(), sounds, segment_length=1024, validation=0.2)
-    victim = data.train_files[0]
-    break_after(monkeypatch, 2, lambda: damage(victim))
-    with pytest.warns(UserWarning, match=f"dropped from training: .*{victim.name}.*{words}|{words}.*{victim.name}") as caught:
+    break_after(monkeypatch, 2, data.train_files[0].unlink)
+    with pytest.warns(UserWarning, match=f"dropped from training: .*there is no .*{data.train_files[0].name}") as caught:
         succeeds("train", *options, f"output={tmp_path / 'run'}")
     assert len([each for each in caught if "dropped" in str(each.message)]) == 1
     assert len([row for row in trace(tmp_path / "run") if "train/loss" in row]) == 12
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_file_that_breaks_between_crops_is_named_and_left_out(fault: str, sounds: Path) -> None:
+    damage, words = FAULTS[fault]
+    victim, *others = sorted(sounds.iterdir())
+    crops = CropDataset([victim, *others], tiny_mel(), 1024)
+    damage(victim)
+    with pytest.warns(UserWarning, match=rf"dropped from training: .*{victim.name}.*{words}") as caught:
+        items = [crops[i] for i in range(20)]
+    assert len(caught) == 1
+    assert {item["name"].split(" from ")[0] for item in items} == {str(path) for path in others}
 
 
 @pytest.mark.filterwarnings("ignore:An audio file can't be read")

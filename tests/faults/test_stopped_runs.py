@@ -11,13 +11,21 @@ from typing import Any
 
 import pytest
 import torch
-from commands import call, contents, succeeds
+from commands import call, contents, make_sounds, succeeds
 from runs import assert_same, teacher_options, trace
 
 from wavflow.resume import find_checkpoint
 from wavflow.training import LikelihoodTask
 
 STEPS = ["trainer.max_steps=6", "trainer.val_check_interval=4", "callbacks.checkpoint.minutes=60"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of so many steps that nothing stops."""
+    folder = tmp_path_factory.mktemp("whole")
+    succeeds("train", *teacher_options(make_sounds(folder / "sounds")), *STEPS, f"output={folder / 'run'}")
+    return folder / "run"
 
 
 def in_each(monkeypatch: pytest.MonkeyPatch, step: str, do: Callable[[LikelihoodTask, torch.Tensor], torch.Tensor]) -> None:
@@ -44,11 +52,17 @@ def resumed(err: str) -> None:
     ],
 )
 def test_a_signal_saves_and_says_how_to_go_on(
-    signum: signal.Signals, step: str, at: int, done: int, sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    signum: signal.Signals,
+    step: str,
+    at: int,
+    done: int,
+    sounds: Path,
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In a step, in the step before a validation, and in a validation."""
     options, handlers = [*teacher_options(sounds), *STEPS], [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
-    succeeds("train", *options, f"output={tmp_path / 'whole'}")
 
     def kill(task: LikelihoodTask, result: Any) -> Any:
         if task.trainer.state.fn == "fit" and task.global_step == at:
@@ -63,7 +77,7 @@ def test_a_signal_saves_and_says_how_to_go_on(
     assert len([line for line in outcome.err.splitlines() if "wavflow" in line]) == 1
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
     resumed(outcome.err)
-    assert_same(tmp_path / "run", tmp_path / "whole")
+    assert_same(tmp_path / "run", whole)
 
 
 def test_ctrl_c_before_the_first_step_leaves_nothing_in_the_way(
@@ -114,9 +128,10 @@ def test_a_stopped_run_of_a_sweep_goes_on_alone(sounds: Path, tmp_path: Path, mo
     assert (tmp_path / "run-1" / "model.safetensors").is_file()
 
 
-def test_a_full_disk_keeps_the_checkpoint_before(sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_the_checkpoint_before(
+    sounds: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = [*teacher_options(sounds), *STEPS[:2]]
-    succeeds("train", *options, f"output={tmp_path / 'whole'}")
     write_bytes, writes = Path.write_bytes, 0
 
     def fill(path: Path, data: Any) -> int:
@@ -138,7 +153,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(sounds: Path, tmp_path: Path, m
     assert contents(tmp_path / "run" / "checkpoints") == {"last.ckpt", "previous.ckpt"}, "and nothing half-written"
     assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
     resumed(outcome.err)
-    assert_same(tmp_path / "run", tmp_path / "whole")
+    assert_same(tmp_path / "run", whole)
 
 
 def test_steps_that_are_not_finite_are_skipped_and_counted(
