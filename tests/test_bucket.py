@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from wavflow.commands.prepare import prepare
 from wavflow.data import pieces
+from wavflow.data.bucket import upload_folder
 from wavflow.data.pieces import Shards
 
 with warnings.catch_warnings():  # what these import is not ours
@@ -71,11 +72,8 @@ def server(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     for name, value in (keys | {"AWS_ENDPOINT_URL": server.url, "AWS_EC2_METADATA_DISABLED": "true"}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("litdata.utilities.dataset_utilities._DEFAULT_CACHE_DIR", str(tmp_path / "cache"))
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="bucket")
-    for path in folder.rglob("*"):
-        if path.is_file():
-            client.upload_file(str(path), "bucket", f"shards/{path.relative_to(folder).as_posix()}")
+    boto3.client("s3").create_bucket(Bucket="bucket")
+    upload_folder(folder, "s3://bucket/shards")
     yield server
     requests.post(f"{server.url}/moto-api/reset", timeout=10)
     server.stop()
@@ -136,6 +134,22 @@ def test_a_training_goes_on_in_the_middle_as_if_undisturbed(folder: Path, server
     assert splits[0] == splits[1], "a resumed or distilled run needs to know it"
 
 
-def test_prepare_says_how_shards_come_into_a_bucket(folder: Path) -> None:
+def test_prepare_copies_shards_into_a_bucket(folder: Path, server: Server, tmp_path: Path) -> None:
     sounds = folder.parent / "sounds"
-    refused(lambda: prepare(sounds, "s3://bucket/x", tiny_mel()), "`output` must be a folder here, .*aws s3 sync")
+    options = {"shard_megabytes": 0.005, "validation": 0.2}
+    prepare(sounds, tmp_path / "again", tiny_mel(), **options, upload="s3://bucket/copied")
+    client = boto3.client("s3")
+    for path in (path for path in (tmp_path / "again").rglob("*") if path.is_file()):
+        name = path.relative_to(tmp_path / "again").as_posix()
+        if not name.startswith("."):
+            assert client.get_object(Bucket="bucket", Key=f"copied/{name}")["Body"].read() == path.read_bytes()
+    audio = [Shards(f"{place}/train").piece(1, 0)["audio"] for place in ("s3://bucket/copied", folder)]
+    torch.testing.assert_close(*audio)
+    refused(lambda: prepare(sounds, "s3://bucket/x", tiny_mel()), "`output` must be a folder here, .*--upload s3://bucket/x")
+    for wrong, words in (
+        ("s3://elsewhere/x", r"`upload` must name a bucket .*404"),
+        ("gs://bucket/x", "`upload` must be s3://"),
+    ):
+        with pytest.raises((OSError, ValueError), match=words):
+            prepare(sounds, tmp_path / "third", tiny_mel(), upload=wrong)
+    assert not (tmp_path / "third").exists(), "it is told before the work"

@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"\n{len(found['skipped'])} files left out{':' if found['skipped'] else '.'}")
         for name, problem in found["skipped"].items():
             print(f"  {name}: {problem}")
-        print(f"\nTrain with `python -m wavflow.train data=shards data.path={options['output']} audio={audio}`.")
+        where = options["upload"] or options["output"]
+        print(f"\nTrain with `python -m wavflow.train data=shards data.path={where} audio={audio}`.")
 
 
 def audio_settings(name: str) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m wavflow.prepare",
         description="Makes shards of a folder of audio files, to train from with data=shards. Killed, the same "
-        "command goes on where it was. To train from a bucket, copy the folder there and name it in data.path=s3://... or gs://...",
+        "command goes on where it was.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"wavflow {version('wavflow')}")
@@ -72,6 +73,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--validation", type=float, default=0.05, help="fraction of the files")
     parser.add_argument("--test", type=float, default=0.1, help="fraction of the files")
     parser.add_argument("--seed", type=int, default=0, help="of the split and the order")
+    parser.add_argument("--upload", metavar="S3", help="copy the shards to s3://bucket/folder then, to train from there")
     return parser.parse_args(argv)
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from wavflow.audio import audio_length, check_audio
 from wavflow.audio_files import find_audio
 from wavflow.cli import output_folder
+from wavflow.data.bucket import check_bucket, upload_folder
 from wavflow.data.corpora import find_corpus, read_table
 from wavflow.data.given import GivenMels, find_mels
 from wavflow.data.making import Maker, cut_up, mend_checkpoints, name_speakers, read_notes
@@ -47,6 +48,7 @@ def prepare(
     validation: float = 0.05,
     test: float = 0.1,
     seed: int = 0,
+    upload: str | None = None,
 ) -> dict[str, Any]:
     """Makes shards of a folder of audio; called again after it was killed, it goes on.
 
@@ -69,6 +71,7 @@ def prepare(
         validation: Fraction of the files.
         test: Fraction of the files.
         seed: Of the split, and of the order of the pieces, which mixes the files of a shard.
+        upload: Where the shards are copied to when they are done: s3://bucket/folder.
 
     Returns:
         `splits`, rows of what each holds, and `skipped`, file and reason of each.
@@ -79,9 +82,9 @@ def prepare(
     """
     litdata = import_litdata()
     if "://" in os.fspath(output):
-        raise ValueError(
-            f"`output` must be a folder here, got {output}: name one, and copy it, e.g. by `aws s3 sync shards/ {output}`."
-        )
+        raise ValueError(f"`output` must be a folder here, got {output}: name one, and say `--upload {output}`.")
+    if upload is not None:
+        check_bucket(upload)
     for name, value in (("seconds", seconds), ("shard_megabytes", shard_megabytes), ("workers", workers)):
         if not value > 0:
             raise ValueError(f"`{name}` must be above 0, got {value}: raise it.")
@@ -144,6 +147,8 @@ def prepare(
         if not hours:
             raise ValueError(f"`source`: all {len(pieces)} pieces for {split} came out empty: raise `trim`, or add audio.")
         rows.append({"split": split, "files": len(files), "pieces": len(pieces), "hours": hours, "shards": shards})
+    if upload is not None:
+        upload_folder(Path(output), upload)
     return {"splits": rows, "skipped": {os.path.relpath(path, source): problem for path, problem in skipped.items()}}
 
 

@@ -47,20 +47,21 @@ def import_litdata() -> Any:
 
 
 @contextlib.contextmanager
-def one_error(path: str) -> Iterator[None]:
+def one_error(path: str, needed: str = "`path` must name shards that can be read") -> Iterator[None]:
     """Makes one OSError of what goes wrong in a bucket, where litdata prints, and raises errors of three libraries."""
     if not path.startswith("s3://"):
         yield
         return
-    from botocore.exceptions import BotoCoreError, ClientError  # litdata needs it
+    from boto3.exceptions import Boto3Error  # litdata needs both
+    from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
-    except (BotoCoreError, ClientError, RuntimeError, OSError) as error:
+    except (BotoCoreError, Boto3Error, ClientError, RuntimeError, OSError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0].rstrip(".")
         raise OSError(
-            f"`path` must name shards that can be read, but {path} can't be ({reason}): check the name, AWS_ACCESS_KEY_ID, "
+            f"{needed}, but {path} can't be ({reason}): check the name, AWS_ACCESS_KEY_ID, "
             f"AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL, and that the server runs."
         ) from error
 
