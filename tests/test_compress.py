@@ -263,7 +263,8 @@ def test_a_file_finds_the_released_model_that_coded_it(place: Path, monkeypatch:
     newest.parent.mkdir(parents=True)
     save_model(tiny_teacher(0.4).float(), newest)
     monkeypatch.setattr(
-        "wavflow.commands.compress.released_models", lambda: {"one": newest, "other": place / "teacher.safetensors"}
+        "wavflow.commands.compress.released_models",
+        lambda: {"one-teacher": newest, "other-teacher": place / "teacher.safetensors"},
     )
     succeeds("compress", f"model={place / 'teacher.safetensors'}", "input=a.wav", "output=a.wavflow")
     succeeds("compress", "input=a.wavflow", "output=b.wav")

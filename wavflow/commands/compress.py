@@ -106,7 +106,7 @@ def load_teacher(cfg: DictConfig, coded_by: str | None = None) -> Vocoder:
     Where no model is named, that is the released model whose fingerprint is `coded_by`, if there is one.
     """
     with about("model", "path"):
-        for path in released_models().values() if coded_by and not cfg.model else ():
-            if coded_by == fingerprint(model := load_model(path, "cpu")):
+        for name, path in released_models().items() if coded_by and not cfg.model else ():
+            if name.endswith("-teacher") and coded_by == fingerprint(model := load_model(path, "cpu")):
                 return model
         return load_model(cfg.model or newest_model("teacher", key="model"), "cpu")
