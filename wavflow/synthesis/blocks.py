@@ -1,7 +1,7 @@
 """A student's flows, compiled: blocks of samples through all layers of a flow, see `wavflow.synthesis.parallel`.
 
-Rows are time steps, four at a time, and a sum takes its terms in the same order wherever its row lies: the same samples come
-out, to the last bit, however they are cut into blocks. Arrays have room for the three rows that a block may be short of.
+Rows are time steps, and a sum takes its terms in the same order wherever its row lies: the same samples come out, to the last
+bit, however they are cut into blocks. Arrays have room for the rows, up to a tile, that a block may be short of.
 """
 
 from __future__ import annotations

@@ -190,7 +190,7 @@ class ParallelStream:
 
 
 def with_spare(rows: np.ndarray) -> np.ndarray:
-    """Returns rows with four more behind them: the kernels take four rows at a time, and windows of three."""
+    """Returns rows with eight more behind them: the kernels take eight rows at a time, and windows of three."""
     return np.concatenate([rows, np.zeros((8, rows.shape[1]), np.float32)])
 
 
