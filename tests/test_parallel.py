@@ -2,6 +2,7 @@
 
 import re
 import runpy
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from wavflow import Vocoder
 from wavflow.commands.synthesize import matrix_dtype
-from wavflow.kernels import compiling
+from wavflow.kernels import compiling, products
+from wavflow.kernels.products import close_tiles, open_tiles
 from wavflow.synthesis import blocks, packing, parallel_stream
 from wavflow.synthesis.noise import Noise
 from wavflow.synthesis.parallel import ParallelEngine, dtypes, fastest_dtype
@@ -132,7 +134,10 @@ def test_a_chunk_without_frames_is_no_error(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.skipif(torch.bfloat16 not in dtypes(), reason="this processor does not multiply bfloat16")
-def test_bfloat16_is_near() -> None:
+@pytest.mark.parametrize("tiles", [True, False])  # where the processor has them
+def test_bfloat16_is_near(tiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not tiles:
+        monkeypatch.setattr(products, "multiplies_tiles", lambda: False)
     student = student_of({"flows": 3, "layers": 5, "channels": 24})
     mel, noise, _ = case(student, 40)
     full, half = student.sample(mel, noise), student.sample(mel, noise, dtype=torch.bfloat16)
@@ -145,21 +150,25 @@ def test_a_precision_that_nothing_honors_is_refused_before_the_first_file() -> N
 
 
 @compiling.compiled
-def products(y, x, weights, rows):
+def multiply(y, x, weights, rows):
+    open_tiles(x)
     blocks.multiply(y, y.shape[1], x, x.shape[1], rows, weights, 0, y.shape[1] // 32)
+    close_tiles(x)
 
 
-@pytest.mark.parametrize("dtype", dtypes())
-def test_products_of_words(dtype: torch.dtype) -> None:
-    x, weight = torch.randn(7, 48).float(), torch.randn(1, 48, 64).float()
-    packed = packing.tiles(weight, dtype, packing.paired_words)
-    words = x.to(dtype)
-    packed_x = np.zeros((8, 48 * dtype.itemsize // 4), packed.dtype)
-    packed_x[:7] = words.view(torch.int16).numpy().view(np.uint32) if dtype == torch.bfloat16 else words.numpy()
-    y = np.ones((8, 64), np.float32)
-    products(y, packed_x, packed, 7)
-    expected = 1 + words.double() @ weight[0].to(dtype).double()
-    torch.testing.assert_close(torch.from_numpy(y[:7]).double(), expected, rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("words", [None, packing.paired_words, packing.tile_words])
+def test_products_of_words(words: Callable | None) -> None:
+    dtype = torch.bfloat16 if words else torch.float32
+    if dtype not in dtypes() or (words is packing.tile_words and not products.multiplies_tiles()):
+        pytest.skip("this processor does not multiply these")
+    x, weight = torch.randn(39, 64).to(dtype), torch.randn(1, 64, 96).float()
+    packed = packing.tiles(weight, dtype, words)
+    packed_x = np.zeros((64, 64 * dtype.itemsize // packed.itemsize), packed.dtype)
+    packed_x[:39] = x.view(torch.int16).numpy().view(packed.dtype) if words else x.numpy()
+    y = np.ones((64, 96), np.float32)
+    multiply(y, packed_x, packed, 39)
+    expected = 1 + x.double() @ weight[0].to(dtype).double()
+    torch.testing.assert_close(torch.from_numpy(y[:39]).double(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_machine_code_is_made_anew_when_any_file_of_the_folders_changes(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ class _BFloat(ir.Type):
         return hash(_BFloat)
 
 
-_FLOATS, _WORDS, _HALVES = (ir.VectorType(element, VECTOR) for element in (ir.FloatType(), ir.IntType(32), _BFloat()))
+FLOATS, _WORDS, _HALVES = (ir.VectorType(element, VECTOR) for element in (ir.FloatType(), ir.IntType(32), _BFloat()))
 _SHORTS = ir.VectorType(ir.IntType(16), VECTOR)
 _PAIRS, _DOT = ir.VectorType(_BFloat(), 2 * VECTOR), "llvm.x86.avx512bf16.dpbf16ps.512"
 
@@ -51,13 +51,14 @@ class VectorType(types.Type):
 @register_model(VectorType)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, numba_type: VectorType) -> None:
-        super().__init__(manager, numba_type, _FLOATS)
+        super().__init__(manager, numba_type, FLOATS)
 
 
 Vector = VectorType(name="Vector")
 
 
-def _address(context: Any, builder: ir.IRBuilder, element: ir.Type, array_type: Any, array: Any, index: Any) -> Any:
+def flat_address(context: Any, builder: ir.IRBuilder, element: ir.Type, array_type: Any, array: Any, index: Any) -> Any:
+    """Emits the address of a flat index of an array, as that of an element of another type."""
     if array_type.dtype not in (types.float32, types.uint32, types.uint16) or array_type.layout != "C":
         raise TypeError(f"a vector comes from a contiguous array of float32, uint32 or uint16, not from {array_type}")
     start = context.make_array(array_type)(context, builder, array).data
@@ -82,10 +83,10 @@ def load(typing: Any, array: Any, index: Any) -> Any:
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
         if array.dtype == types.uint16:
-            halves = _load(builder, _address(context, builder, _SHORTS, signature.args[0], *values), align=2)
+            halves = _load(builder, flat_address(context, builder, _SHORTS, signature.args[0], *values), align=2)
             words = builder.shl(builder.zext(halves, _WORDS), ir.Constant(_WORDS, [16] * VECTOR))
-            return builder.bitcast(words, _FLOATS)
-        return _load(builder, _address(context, builder, _FLOATS, signature.args[0], *values))
+            return builder.bitcast(words, FLOATS)
+        return _load(builder, flat_address(context, builder, FLOATS, signature.args[0], *values))
 
     return Vector(array, types.intp), emit
 
@@ -97,9 +98,9 @@ def load_odd(typing: Any, array: Any, index: Any) -> Any:
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
         if array.dtype == types.float32:
             index = builder.add(values[1], ir.Constant(values[1].type, TILE))
-            return _load(builder, _address(context, builder, _FLOATS, signature.args[0], values[0], index))
-        words = _load(builder, _address(context, builder, _WORDS, signature.args[0], *values))
-        return builder.bitcast(builder.shl(words, ir.Constant(_WORDS, [16] * VECTOR)), _FLOATS)
+            return _load(builder, flat_address(context, builder, FLOATS, signature.args[0], values[0], index))
+        words = _load(builder, flat_address(context, builder, _WORDS, signature.args[0], *values))
+        return builder.bitcast(builder.shl(words, ir.Constant(_WORDS, [16] * VECTOR)), FLOATS)
 
     return Vector(array, types.intp), emit
 
@@ -112,7 +113,7 @@ def store(typing: Any, array: Any, index: Any, vector: Any) -> Any:
         array, index, vector = values
         if signature.args[0].dtype != types.float32:
             vector = builder.fptrunc(vector, _HALVES)
-        builder.store(vector, _address(context, builder, vector.type, signature.args[0], array, index)).align = 2
+        builder.store(vector, flat_address(context, builder, vector.type, signature.args[0], array, index)).align = 2
         return context.get_dummy_value()
 
     return types.void(array, types.intp, Vector), emit
@@ -133,35 +134,30 @@ def repeat(typing: Any, array: Any, index: Any) -> Any:
     """Returns a vector of 16 times the number at a flat index of a float32 array."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
-        address = _address(context, builder, ir.FloatType(), signature.args[0], *values)
+        address = flat_address(context, builder, ir.FloatType(), signature.args[0], *values)
         return _all_lanes(builder, builder.load(address))
 
     return Vector(array, types.intp), emit
 
 
-@intrinsic
-def add_product(typing: Any, total: Any, x: Any, i: Any, weights: Any, at: Any) -> Any:
-    """Returns `total + x[i] * weights[at : at + 16]`; of words of two, both products."""
+def vector_at(context: Any, builder: ir.IRBuilder, array_type: Any, array: Any, index: Any) -> Any:
+    """Emits the load of a vector of float32 numbers, or of words, from a flat index of an array."""
+    kind = FLOATS if array_type.dtype == types.float32 else _WORDS
+    return _load(builder, flat_address(context, builder, kind, array_type, array, index))
 
-    def emit(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
-        total, x, i, weights, at = values
-        single = signature.args[1].dtype == types.float32
-        element, vector = (ir.FloatType(), _FLOATS) if single else (ir.IntType(32), _WORDS)
-        word = builder.load(_address(context, builder, element, signature.args[1], x, i))
-        operands = [
-            _all_lanes(builder, word),
-            _load(builder, _address(context, builder, vector, signature.args[3], weights, at)),
-        ]
-        if single:
-            return builder.call(_instruction(builder, "llvm.fma.v16f32", [_FLOATS] * 3), [*operands, total])
-        operands = [builder.bitcast(operand, _PAIRS) for operand in operands]
-        return builder.call(_instruction(builder, _DOT, [_FLOATS, _PAIRS, _PAIRS]), [total, *operands])
 
-    return Vector(total, x, types.intp, weights, types.intp), emit
+def fused_product(context: Any, builder: ir.IRBuilder, total: Any, x_type: Any, x: Any, i: Any, weights: Any) -> Any:
+    """Emits `total + x[i] * weights` for a vector of weights; of words of two, both products."""
+    element = ir.FloatType() if x_type.dtype == types.float32 else ir.IntType(32)
+    word = _all_lanes(builder, builder.load(flat_address(context, builder, element, x_type, x, i)))
+    if x_type.dtype == types.float32:
+        return builder.call(_instruction(builder, "llvm.fma.v16f32", [FLOATS] * 3), [word, weights, total])
+    operands = [builder.bitcast(operand, _PAIRS) for operand in (word, weights)]
+    return builder.call(_instruction(builder, _DOT, [FLOATS, _PAIRS, _PAIRS]), [total, *operands])
 
 
 def _instruction(builder: ir.IRBuilder, name: str, arguments: list[ir.Type]) -> ir.Function:
-    return builder.module.globals.get(name) or ir.Function(builder.module, ir.FunctionType(_FLOATS, arguments), name)
+    return builder.module.globals.get(name) or ir.Function(builder.module, ir.FunctionType(FLOATS, arguments), name)
 
 
 def _choose(comparison: str, doc: str) -> Callable:
@@ -187,7 +183,7 @@ def times_power_of_two(typing: Any, x: Any, exponent: Any) -> Any:
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
         x, exponent = (builder.bitcast(value, _WORDS) for value in values)
-        return builder.bitcast(builder.add(x, builder.shl(exponent, ir.Constant(_WORDS, [23] * VECTOR))), _FLOATS)
+        return builder.bitcast(builder.add(x, builder.shl(exponent, ir.Constant(_WORDS, [23] * VECTOR))), FLOATS)
 
     return Vector(Vector, Vector), emit
 
@@ -217,7 +213,7 @@ _TWO_LOG2_E = np.float32(2 / math.log(2))
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether the processor multiplies words of two bfloat16 numbers, see `add_product`."""
+    """Whether the processor multiplies words of two bfloat16 numbers, see `fused_product`."""
     return bool(binding.get_host_cpu_features().get("avx512bf16"))
 
 

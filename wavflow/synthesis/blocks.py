@@ -1,7 +1,7 @@
 """A student's flows, compiled: blocks of samples through all layers of a flow, see `wavflow.synthesis.parallel`.
 
-Rows are time steps, four at a time, and a sum takes its terms in the same order wherever its row lies: the same samples come
-out, to the last bit, however they are cut into blocks. Arrays have room for the three rows that a block may be short of.
+Rows are time steps, and a sum takes its terms in the same order wherever its row lies: the same samples come out, to the last
+bit, however they are cut into blocks. Arrays have room for the rows, up to a tile, that a block may be short of.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import math
 import numpy as np
 
 from wavflow.kernels.compiling import compiled
+from wavflow.kernels.products import BLOCK_ROWS, add_products, close_tiles, load_sums, open_tiles, store_sums
 from wavflow.kernels.vectors import (
-    add_product,
     exp_twice,
     fill,
     gate,
@@ -58,10 +58,11 @@ def draw(
     words = net.gates.shape[1] * net.gates.shape[2] // TILE  # of a row of C
     width = net.outputs.shape[0] // len(net.dilations) * TILE
     hidden, n_params = len(net.head_bias) // flows[2], len(net.last_bias) // flows[2]
-    state, gated = np.empty((ROWS + 3, width), np.float32), np.empty((ROWS + 3) * words, past.dtype)
-    between, params = np.empty((ROWS + 3, hidden), np.float32), np.empty((ROWS + 3, n_params), np.float32)
-    state[:], gated[:], between[:], params[:] = 0, 0, 0, 0
-    places = np.zeros(ROWS + 3, np.intp), np.zeros((ROWS + 3, 3), np.float32)
+    state, sums = np.zeros((ROWS, width), np.float32), np.zeros((ROWS, TILE), np.float32)
+    gated = np.zeros(ROWS * words, past.dtype)
+    between, params = np.zeros((ROWS, hidden), np.float32), np.zeros((ROWS, n_params), np.float32)
+    places = np.zeros(ROWS, np.intp), np.zeros((ROWS, 3), np.float32)
+    open_tiles(past)
     raw, scale = np.zeros(ROWS * group + VECTOR, np.float32), np.zeros(ROWS * group + VECTOR, np.float32)
     for flow in range(flows[0], flows[1]):
         for start in range(0, steps, ROWS):
@@ -74,10 +75,11 @@ def draw(
             for layer in range(flow * layers, (flow + 1) * layers):
                 span = (net.kernel_size - 1) * net.dilations[layer]
                 row = (first_rows[layer] + span + filled[flow]) * words
-                take_layer(net, layer, layer % layers == layers - 1, rows, state, gated, past, row, features[0], places)
+                take_layer(net, layer, layer % layers == layers - 1, rows, state, sums, gated, past, row, features[0], places)
             leave(net, flow, rows, state, between, params)
             filled[flow] += rows
             transform(params, bound, raw, scale, z, log_scale, start, rows)
+    close_tiles(past)
 
 
 @compiled
@@ -94,7 +96,7 @@ def place(places, features, start, rows):
     """Finds where the features of a block's time steps begin, and how the frames before, here and after weigh there."""
     frames, kernel = features
     hop = kernel.shape[1]
-    for r in range(rows + 3):
+    for r in range(rows):
         places[0][r] = ((start + r) // hop + 1) * frames.shape[1] * frames.shape[2]
         for k in range(3):
             places[1][r, k] = kernel[k, (start + r) % hop]
@@ -119,44 +121,29 @@ def enter(net, flow, state, z, start, rows, last):
 
 
 @compiled
-def take_layer(net, layer, is_last, rows, state, gated, past, row, frames, places):
+def take_layer(net, layer, is_last, rows, state, sums, gated, past, row, frames, places):
     """A gated layer: keeps its inputs from word `row` of the past on, adds to the skips and replaces the inputs in `state`."""
-    channels, skip, width = net.channels, net.skip, state.shape[1]
-    words = net.gates.shape[1] * net.gates.shape[2] // TILE
-    step = words * VECTOR // channels  # words of a vector
+    channels, skip, width, gates = net.channels, net.skip, state.shape[1], net.gates
+    gate_bias, residual_bias = net.gate_bias, net.residual_bias  # read once: each reading counts a reference
+    words = gates.shape[1] * gates.shape[2] // TILE
+    step = VECTOR * gates.shape[2] // (2 * TILE)  # words of a vector
     half = fill(np.float32(math.sqrt(0.5)))
     for r in range(rows):
         for j in range(0, channels, VECTOR):
             h = load(state, r * width + skip + j)
             store(past, row + r * words + j // VECTOR * step, h)
             # h' = (h + W gated + bias) * sqrt(1/2)
-            store(state, r * width + skip + j, half * h + load(net.residual_bias, layer * channels + j))
-    tiles, taps = channels // VECTOR, net.kernel_size
+            store(state, r * width + skip + j, half * h + load(residual_bias, layer * channels + j))
+    tiles = channels // VECTOR
+    taps = net.kernel_size, net.dilations[layer] * words, tiles
     for tile in range(tiles):
-        column = layer * 2 * channels + tile * TILE
-        matrix = (layer * taps * tiles + tile) * words * TILE
-        for r in range(0, rows, 4):
-            a0 = at_sample(frames, places, r, column, net.gate_bias)
-            a1 = at_sample(frames, places, r, column + VECTOR, net.gate_bias)
-            b0 = at_sample(frames, places, r + 1, column, net.gate_bias)
-            b1 = at_sample(frames, places, r + 1, column + VECTOR, net.gate_bias)
-            c0 = at_sample(frames, places, r + 2, column, net.gate_bias)
-            c1 = at_sample(frames, places, r + 2, column + VECTOR, net.gate_bias)
-            d0 = at_sample(frames, places, r + 3, column, net.gate_bias)
-            d1 = at_sample(frames, places, r + 3, column + VECTOR, net.gate_bias)
-            for tap in range(taps):
-                xa = row + (r - (taps - 1 - tap) * net.dilations[layer]) * words
-                xb, xc, xd = xa + words, xa + 2 * words, xa + 3 * words
-                first = matrix + tap * tiles * words * TILE
-                for i in range(words):
-                    v, w = first + i * TILE, first + i * TILE + VECTOR
-                    a0, a1 = add_product(a0, past, xa + i, net.gates, v), add_product(a1, past, xa + i, net.gates, w)
-                    b0, b1 = add_product(b0, past, xb + i, net.gates, v), add_product(b1, past, xb + i, net.gates, w)
-                    c0, c1 = add_product(c0, past, xc + i, net.gates, v), add_product(c1, past, xc + i, net.gates, w)
-                    d0, d1 = add_product(d0, past, xd + i, net.gates, v), add_product(d1, past, xd + i, net.gates, w)
-            to = r * words + tile * step
-            store(gated, to, gate(a0, a1)), store(gated, to + words, gate(b0, b1))
-            store(gated, to + 2 * words, gate(c0, c1)), store(gated, to + 3 * words, gate(d0, d1))
+        column, first = layer * 2 * channels + tile * TILE, layer * net.kernel_size * tiles + tile
+        for r in range(rows):
+            for j in range(0, TILE, VECTOR):
+                store(sums, r * TILE + j, at_sample(frames, places, r, column + j, gate_bias))
+        multiply_tile(sums, 0, TILE, past, row, words, rows, gates, first, taps)
+        for r in range(rows):
+            store(gated, r * words + tile * step, gate(load(sums, r * TILE), load(sums, r * TILE + VECTOR)))
     tiles = width // TILE
     used = (skip + TILE - 1) // TILE if is_last else tiles  # the last layer's residual would go nowhere
     multiply(state, width, gated, words, rows, net.outputs, layer * tiles, used)
@@ -174,23 +161,29 @@ def at_sample(frames, places, r, column, bias):
 @compiled
 def multiply(y, y_step, x, x_step, rows, weights, first, tiles):
     """`y[row] += x[row] @ W`, with W the tiles from `first` on; x is in words."""
-    words = weights.shape[1] * weights.shape[2] // TILE
     for tile in range(tiles):
-        start = (first + tile) * words * TILE
-        for row in range(0, rows, 4):
-            ya, xa = row * y_step + tile * TILE, row * x_step
-            yb, yc, yd = ya + y_step, ya + 2 * y_step, ya + 3 * y_step
-            xb, xc, xd = xa + x_step, xa + 2 * x_step, xa + 3 * x_step
-            a0, b0, c0, d0 = load(y, ya), load(y, yb), load(y, yc), load(y, yd)
-            a1, b1, c1, d1 = load(y, ya + VECTOR), load(y, yb + VECTOR), load(y, yc + VECTOR), load(y, yd + VECTOR)
-            for i in range(words):
-                v, w = start + i * TILE, start + i * TILE + VECTOR
-                a0, a1 = add_product(a0, x, xa + i, weights, v), add_product(a1, x, xa + i, weights, w)
-                b0, b1 = add_product(b0, x, xb + i, weights, v), add_product(b1, x, xb + i, weights, w)
-                c0, c1 = add_product(c0, x, xc + i, weights, v), add_product(c1, x, xc + i, weights, w)
-                d0, d1 = add_product(d0, x, xd + i, weights, v), add_product(d1, x, xd + i, weights, w)
-            store(y, ya, a0), store(y, yb, b0), store(y, yc, c0), store(y, yd, d0)
-            store(y, ya + VECTOR, a1), store(y, yb + VECTOR, b1), store(y, yc + VECTOR, c1), store(y, yd + VECTOR, d1)
+        multiply_tile(y, tile * TILE, y_step, x, 0, x_step, rows, weights, first + tile, (1, 0, 0))
+
+
+@compiled
+def multiply_tile(y, y0, y_step, x, x0, x_step, rows, weights, first, taps):
+    """Adds to the 32 numbers of each row of y, from flat index y0 on, the products of what taps see in x and their tiles.
+
+    Args:
+        y: Whole blocks of rows, `y_step` apart.
+        x: In words; the last tap sees rows from flat index x0 on, `x_step` apart.
+        weights: The first tap's tile is the one at `first`.
+        taps: How many, and how far the next one's rows and tile are.
+    """
+    words = weights.shape[1] * weights.shape[2] // TILE
+    together, inputs = (TILE, TILE) if weights.itemsize == 2 else (BLOCK_ROWS, 1)
+    for row in range(0, rows, together):
+        sums = load_sums(y, y0 + row * y_step, y_step, weights)
+        for tap in range(taps[0]):
+            i, w = x0 + row * x_step - (taps[0] - 1 - tap) * taps[1], (first + tap * taps[2]) * words * TILE
+            for word in range(0, words, inputs):
+                sums = add_products(sums, x, i + word, x_step, weights, w + word * TILE)
+        store_sums(y, y0 + row * y_step, y_step, sums)
 
 
 @compiled

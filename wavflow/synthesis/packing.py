@@ -8,7 +8,7 @@ other, and its sums stay in registers. In bfloat16 a pair of inputs shares words
 
 The low half then sits in the last bits of the even weight; `shared_words` rounds that one with it in view, so that it is as
 near as bfloat16 would have been. Where whole blocks of samples are multiplied, arithmetic takes the time and not reading: then
-`paired_words` are what processors take that multiply bfloat16.
+`paired_words` are what processors take that multiply bfloat16, and `tile_words`, the same memory, those with matrix tiles.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def pack(net: WaveNet, dtype: torch.dtype, words: Callable[[np.ndarray], np.ndar
     Args:
         net: A WaveNet.
         dtype: Of the layers' matrices.
-        words: `shared_words`, which is what is used if none is given, or `paired_words`.
+        words: `shared_words`, which is what is used if none is given, `paired_words` or, in bfloat16, `tile_words`.
 
     Raises:
         RuntimeError: Where Numba does not compile: nothing but compiled code reads this.
@@ -70,7 +70,8 @@ def pack(net: WaveNet, dtype: torch.dtype, words: Callable[[np.ndarray], np.ndar
     width, hidden = whole(skip + channels, TILE), whole(skip, TILE)
     # (layers, taps, 2, C, C of the tap), the oldest tap first
     gates = torch.stack([_weight(gate).unflatten(0, (2, -1)).unflatten(2, (net.kernel_size, -1)) for gate in net.gates])
-    gates = by_vectors(padded(gates.permute(0, 3, 4, 1, 2), {-1: channels, -3: channels}))
+    inputs = whole(channels, TILE if words is tile_words else VECTOR)
+    gates = by_vectors(padded(gates.permute(0, 3, 4, 1, 2), {-1: channels, -3: inputs}))
     # The factors that residual_scale the variance, of the residual path and of the summed skips, are left to the weights.
     residual_scale, skip_scale = math.sqrt(0.5), math.sqrt(1.0 / layers)
     outputs, skip_bias, residual_bias = [], torch.zeros(skip).float(), torch.zeros(layers, channels).float()
@@ -78,7 +79,7 @@ def pack(net: WaveNet, dtype: torch.dtype, words: Callable[[np.ndarray], np.ndar
         weight, bias = _weight(output).T, output.bias.float()
         to_skip, to_next = weight.split([net.head.in_features, weight.shape[1] - net.head.in_features], dim=1)
         matrix = torch.cat([padded(skip_scale * to_skip, {-1: skip}), residual_scale * to_next], dim=1)
-        outputs.append(padded(matrix, {-1: width, -2: channels}))
+        outputs.append(padded(matrix, {-1: width, -2: inputs}))
         skip_bias[: net.head.in_features] += skip_scale * bias[: net.head.in_features]
         residual_bias[i, : to_next.shape[1]] = residual_scale * bias[net.head.in_features :]
     gate_bias = torch.stack([gate.bias.float().unflatten(0, (2, -1)) for gate in net.gates])
@@ -121,9 +122,14 @@ def tiles(matrices: Tensor, dtype: torch.dtype, words: Callable[[np.ndarray], np
 
 
 def paired_words(pairs: np.ndarray) -> np.ndarray:
-    """Rounds float32 pairs (tiles, inputs / 2, 2, TILE) to bfloat16, the even one in the low half: see `add_product`."""
+    """Rounds float32 pairs (tiles, inputs / 2, 2, TILE) to bfloat16, the even one in the low half: see `fused_product`."""
     halves = torch.from_numpy(pairs).bfloat16().transpose(-1, -2).contiguous()
     return halves.view(torch.int16).numpy().view(np.uint32)[..., 0]
+
+
+def tile_words(pairs: np.ndarray) -> np.ndarray:
+    """As `paired_words`, half by half: see `wavflow.kernels.tiles`."""
+    return paired_words(pairs).view(np.uint16)
 
 
 def shared_words(pairs: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from wavflow.synthesis.parallel import ParallelEngine
 
 PIECE = 32  # frames drawn at once, at most
-ROOM = 1024  # time steps kept beyond the past of a layer before that moves back to the front
+ROOM = 256  # time steps kept beyond the past of a layer before that moves back to the front
 
 
 class ParallelStream:
@@ -38,7 +38,7 @@ class ParallelStream:
         spans = (net.kernel_size - 1) * net.dilations
         self.room = max(ROOM, ROWS)
         first_rows = np.cumsum([0, *(spans + self.room)])
-        self.first_rows, self.past = first_rows[:-1], np.zeros((batch, (first_rows[-1] + 3) * words), net.gates.dtype)
+        self.first_rows, self.past = first_rows[:-1], np.zeros((batch, (first_rows[-1] + TILE) * words), net.gates.dtype)
         self.filled, self.last = (
             np.zeros((batch, engine.flows), np.intp),
             np.zeros((batch, engine.flows, engine.group), np.float32),
@@ -190,15 +190,15 @@ class ParallelStream:
 
 
 def with_spare(rows: np.ndarray) -> np.ndarray:
-    """Returns rows with four more behind them: the kernels take four rows at a time, and windows of three."""
-    return np.concatenate([rows, np.zeros((4, rows.shape[1]), np.float32)])
+    """Returns rows with eight more behind them: the kernels take eight rows at a time, and windows of three."""
+    return np.concatenate([rows, np.zeros((8, rows.shape[1]), np.float32)])
 
 
 def _multiply(x: np.ndarray, weights: np.ndarray, bias: np.ndarray, rows: int) -> np.ndarray:
     """Returns rows of `x @ W + bias`, and up to four spare ones; a row of x may reach into the next ones."""
     from wavflow.synthesis import blocks
 
-    y = np.tile(bias, (whole(rows, 4) + 1, 1))
+    y = np.tile(bias, (whole(rows, 8) + 1, 1))
     blocks.multiply(y, y.shape[1], x, x.shape[1], rows, weights, 0, y.shape[1] // TILE)
     return y
 
