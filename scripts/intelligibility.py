@@ -76,7 +76,7 @@ def main() -> None:
         for name, sound in zip(totals, (audio, copy, spoken), strict=True):
             totals[name] += errors(said, recognize(decoder, sound, rate))
         with torch.inference_mode():
-            fitting = [symbols for symbols in texts if symbols.shape[1] <= mel.shape[-1]]
+            fitting = [symbols for symbols in texts if model.states * symbols.shape[1] <= mel.shape[-1]]
             scores = [model.log_prob(mel, symbols, voice).log_prob.sum().item() for symbols in fitting]
         own = next(score for symbols, score in zip(fitting, scores, strict=True) if symbols is texts[i])
         others = [score for symbols, score in zip(fitting, scores, strict=True) if symbols is not texts[i]][:20]

@@ -158,6 +158,17 @@ def test_the_sound_to_play_is_what_the_model_draws(tmp_path: Path) -> None:
     np.testing.assert_allclose(shown, drawn, rtol=0, atol=1e-3, err_msg=remedy)
 
 
+@pytest.mark.slow
+def test_the_text_to_play_is_what_the_models_speak(tmp_path: Path) -> None:
+    text = "A flow turns noise into the mel of a sentence, and another one turns that into sound."
+    succeeds("speak", text, f"output={tmp_path / 'speech.flac'}", "model=kathleen-text", "device=cpu")
+    (spoken, _), (shown, rate) = (
+        soundfile.read(path) for path in (tmp_path / "speech.flac", ROOT / "docs/sounds/kathleen-text.flac")
+    )
+    assert rate == 22050
+    np.testing.assert_allclose(shown, spoken, rtol=0, atol=1e-3, err_msg=f"speak it anew: {text}")
+
+
 # Figures --------------------------------------------------------------------------------------------------------------
 
 EIGHT = (
