@@ -33,6 +33,8 @@ def main() -> None:
     model = wavflow.load_model(args.model, kind=TextToMel)
     if args.speakers:
         model = of_speakers(model, args.speakers)
+    held_out = model.info.get("split", {})
+    model.info["split"] = {part: [Path(name).name for name in names] for part, names in held_out.items()}  # of any folder
     path = release(model, args.output / f"{args.name}.safetensors", dict(fact.split("=", 1) for fact in args.fact))
     voice = None if model.speakers is None else torch.tensor([0])
     mels = [m.sample(SENTENCE, 0.0, speaker=voice) for m in (model, wavflow.load_model(path, kind=TextToMel))]
