@@ -25,7 +25,7 @@ class TextRun(NamedTuple):
 
 
 def options(description: str | None) -> argparse.ArgumentParser:
-    """Returns a parser of what `load` needs, of `--count` and `--temperature`."""
+    """Returns a parser of what `load` needs, and of how many sentences are spoken and how."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="folder of a run of stage=text")
     parser.add_argument("--path", type=Path, required=True, help="folder of the audio")

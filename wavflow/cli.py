@@ -222,12 +222,10 @@ def newest_model(stage: str, key: str | None = None, runs: str | Path = "runs") 
 
     key = key or stage
     models = sorted(Path(runs).glob(f"{stage}/*/model.safetensors"), key=lambda path: path.stat().st_mtime)
-    released = [path for name, path in released_models().items() if name.endswith(f"-{stage}")]
-    if not models and key == "model" and released:
-        print(
-            f"No model was named and there is none in {runs}/{stage}: model={released[0].stem}, of one voice.", file=sys.stderr
-        )
-        return released[0]
+    for name, path in released_models().items() if not models and key == "model" else ():
+        if name.endswith(f"-{stage}"):
+            print(f"No model was named and there is none in {runs}/{stage}: model={name}, of one voice.", file=sys.stderr)
+            return path
     if not models:
         raise FileNotFoundError(
             f"`{key}`: no {stage} was named and there is none in {runs}/{stage}: "

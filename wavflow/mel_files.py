@@ -139,10 +139,13 @@ def mel_chunks(
 
 
 def read_with_mel(
-    path: str | os.PathLike[str], mel: MelSpectrogram, first: int, frames: int, length: int
+    path: str | os.PathLike[str], mel: MelSpectrogram, first: int, frames: int, length: int, rate: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Reads the audio of some frames of an audio file with their mel; see `cut_with_mel`."""
-    return cut_with_mel(partial(read_segment, path, sample_rate=mel.sample_rate), mel, first, frames, length)
+    """Reads the audio of some frames of an audio file with their mel; see `cut_with_mel`.
+
+    At a `rate` other than the mel's the audio plays slower and lower, or faster and higher; `length` is then in its samples.
+    """
+    return cut_with_mel(partial(read_segment, path, sample_rate=rate or mel.sample_rate), mel, first, frames, length)
 
 
 def cut_with_mel(

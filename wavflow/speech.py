@@ -32,7 +32,7 @@ def spoken(
         speaker: Id (1,), for a text model with speakers.
         temperature: Multiplies the noise of the mel.
         length_scale: Multiplies the durations: 2 is half as fast.
-        guidance: How clearly the text is told, see `TextToMel.sample`.
+        guidance: Multiplies how far the means are from their average, see `TextToMel.sample`.
         pause: Seconds of silence between sentences.
         passes: Of the vocoder's equalizer.
         seed: Of all noise.

@@ -32,7 +32,7 @@ TEMPERATURE = 0.333
 """Of samples, by default: more words are understood than with more or with less noise."""
 
 GUIDANCE = 2.0
-"""Of samples, by default: more words are understood than with the means as they are, from which training takes contrast."""
+"""Of samples, by default: more words are understood than at 1, where a model of little speech hardly leaves the average."""
 
 
 class Aligned(NamedTuple):
@@ -179,9 +179,9 @@ class TextToMel(nn.Module):
             text: One sentence, or a few: what it costs grows with the square of its length.
             temperature: Multiplies the noise around the means.
             length_scale: Multiplies the durations: 2 is half as fast.
-            guidance: Multiplies how far the means of the frames are from their average c: 1 for the model's own density. With
-                N(c, 1) for speech of no text in particular, p(z | text)^guidance * p(z)^(1 - guidance) is Gaussian around
-                these means: Classifier-Free Diffusion Guidance (Ho & Salimans, 2022), https://arxiv.org/abs/2207.12598.
+            guidance: Multiplies how far the means of the frames are from their average c; 1 gives the model's own density. It
+                is classifier-free guidance: with p(z) = N(c, 1), p(z | text)^guidance * p(z)^(1 - guidance) is Gaussian around
+                these means (Ho & Salimans, 2022, https://arxiv.org/abs/2207.12598).
             speaker: Id (1,), for a model with speakers.
             generator: Of the noise.
 

@@ -46,6 +46,12 @@ def import_litdata() -> Any:
     return litdata
 
 
+def bucket_and_folder(url: str) -> tuple[str, str]:
+    """Returns the two parts of `s3://bucket/folder`."""
+    bucket, _, folder = url.removeprefix("s3://").partition("/")
+    return bucket, folder.strip("/")
+
+
 @contextlib.contextmanager
 def one_error(path: str, needed: str = "`path` must name shards that can be read") -> Iterator[None]:
     """Makes one OSError of what goes wrong in a bucket, where litdata prints, and raises errors of three libraries."""
@@ -61,8 +67,8 @@ def one_error(path: str, needed: str = "`path` must name shards that can be read
     except (BotoCoreError, Boto3Error, ClientError, RuntimeError, OSError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0].rstrip(".")
         raise OSError(
-            f"{needed}, but {path} can't be ({reason}): check the name, AWS_ACCESS_KEY_ID, "
-            f"AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL, and that the server runs."
+            f"{needed}, but {path} can't be ({reason}): check the name, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
+            "AWS_ENDPOINT_URL, and that the server runs."
         ) from error
 
 

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from wavflow.data.batches import Batches
 from wavflow.data.datasets import Item, check_segment_length, make_item
-from wavflow.data.pieces import LANES, Shards, check_spec, cut, one_error, speaker_of
+from wavflow.data.pieces import LANES, Shards, bucket_and_folder, check_spec, cut, one_error, speaker_of
 from wavflow.data.split import SPLITS, Split, read_split
 from wavflow.mel import MelSpectrogram
 
@@ -154,7 +154,7 @@ class ShardDataModule(Batches):
         if self.path.startswith("s3://"):
             import boto3  # litdata needs it
 
-            bucket, _, folder = self.path.removeprefix("s3://").partition("/")
+            bucket, folder = bucket_and_folder(self.path)
             with one_error(self.path):
                 client = boto3.client("s3")
                 try:

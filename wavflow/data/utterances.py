@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,11 @@ import torch
 from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset
 
-from wavflow.audio import audio_length, read_segment
+from wavflow.audio import audio_length
 from wavflow.data.datamodule import AudioDataModule
 from wavflow.data.texts import find_texts
 from wavflow.mel import MelSpectrogram
-from wavflow.mel_files import cut_with_mel
+from wavflow.mel_files import read_with_mel
 from wavflow.text import symbols_of
 from wavflow.text_to_mel import FOLD
 
@@ -63,8 +62,8 @@ class Utterances(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         which = int(self._of_epoch(index // len(self.files))[index % len(self.files)]) if self.batch_size else index
         path, length = self.files[which], int(self.lengths[which])
-        frames, read = even_frames(length, self.mel), partial(read_segment, path, sample_rate=self.rates[which])
-        audio, mel = cut_with_mel(read, self.mel, 0, frames, length)
+        frames = even_frames(length, self.mel)
+        audio, mel = read_with_mel(path, self.mel, 0, frames, length, self.rates[which])
         item = {"audio": audio, "mel": mel[:, :frames], "symbols": torch.tensor(self.symbols[which]), "name": path.stem}
         return item if self.speakers is None else {**item, "speaker": self.speakers[which]}
 

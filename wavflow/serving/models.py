@@ -48,7 +48,7 @@ class Speech(Draw):
     speaker: str | None = Field(None, description="name or id, for a text model with speakers")
     temperature: float = Field(TEMPERATURE, ge=0, le=10, allow_inf_nan=False, description="multiplies the noise of the mel")
     length_scale: float = Field(1.0, ge=0.25, le=4, allow_inf_nan=False, description="multiplies the durations")
-    guidance: float = Field(GUIDANCE, ge=0, le=10, allow_inf_nan=False, description="how clearly the text is told")
+    guidance: float = Field(GUIDANCE, ge=0, le=10, allow_inf_nan=False, description="multiplies the text's share of the mel")
     pause: float = Field(0.25, ge=0, le=10, allow_inf_nan=False, description="seconds of silence between sentences")
 
 

@@ -128,7 +128,7 @@ def paired_words(pairs: np.ndarray) -> np.ndarray:
 
 
 def tile_words(pairs: np.ndarray) -> np.ndarray:
-    """As `paired_words`, half by half: see `wavflow.kernels.tiles`."""
+    """As `paired_words`, half by half: see `wavflow.kernels.products`."""
     return paired_words(pairs).view(np.uint16)
 
 

@@ -25,9 +25,19 @@ from wavflow.flows.base import Chain, Inverse
 from wavflow.flows.elementwise import Inverted
 from wavflow.flows.triangular import TriangularAffine
 from wavflow.nn.wavenet import WaveNet
-from wavflow.synthesis import packing
 from wavflow.synthesis.noise import Noise
-from wavflow.synthesis.packing import TILE, PackedWaveNet, by_vectors, pack, padded, paired_words, tile_words, to_numpy, whole
+from wavflow.synthesis.packing import (
+    TILE,
+    PackedWaveNet,
+    by_vectors,
+    pack,
+    padded,
+    paired_words,
+    tile_words,
+    tiles,
+    to_numpy,
+    whole,
+)
 from wavflow.synthesis.parallel_stream import ParallelStream
 
 
@@ -50,8 +60,8 @@ class ParallelEngine:
     """
 
     def __init__(self, vocoder: Any, dtype: torch.dtype = torch.float32) -> None:
-        from wavflow.kernels import products
-        from wavflow.synthesis import unwhitening  # Numba takes a second to import
+        from wavflow.kernels import products  # Numba takes a second to import
+        from wavflow.synthesis import unwhitening
 
         if not self.supports(vocoder):
             raise ValueError(
@@ -147,7 +157,7 @@ def fastest_dtype(vocoder: Any) -> torch.dtype:
 
 def _matrix(weight: Tensor) -> np.ndarray:
     """Packs a matrix (inputs, outputs)."""
-    return packing.tiles(padded(weight[None], {-1: whole(weight.shape[1], TILE), -2: whole(weight.shape[0], 2)}), torch.float32)
+    return tiles(padded(weight[None], {-1: whole(weight.shape[1], TILE), -2: whole(weight.shape[0], 2)}), torch.float32)
 
 
 def _row(bias: Tensor) -> np.ndarray:

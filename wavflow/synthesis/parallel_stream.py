@@ -195,7 +195,7 @@ def with_spare(rows: np.ndarray) -> np.ndarray:
 
 
 def _multiply(x: np.ndarray, weights: np.ndarray, bias: np.ndarray, rows: int) -> np.ndarray:
-    """Returns rows of `x @ W + bias`, and up to four spare ones; a row of x may reach into the next ones."""
+    """Returns rows of `x @ W + bias`, and up to eight spare ones; a row of x may reach into the next ones."""
     from wavflow.synthesis import blocks
 
     y = np.tile(bias, (whole(rows, 8) + 1, 1))
