@@ -11,6 +11,7 @@ from wavflow.flows.base import log_det_of_identity
 from wavflow.flows.linear import InvertibleLinear
 from wavflow.flows.reshape import Grouped
 from wavflow.kernels.alignment import align_monotonically
+from wavflow.mel_scale import audible, check_scale
 from wavflow.models import load_model, save_model
 from wavflow.text_to_mel import TextToMel, best_durations, text_to_mel
 from wavflow.vocoder import Vocoder
@@ -135,6 +136,17 @@ def test_guidance_multiplies_how_far_the_means_are_from_their_average() -> None:
     assert z[1.0].std(dim=2).max() > 0.1
     torch.testing.assert_close(z[0.0], center.expand_as(z[0.0]), atol=1e-6, rtol=0)
     torch.testing.assert_close(z[2.5], center + 2.5 * (z[1.0] - center), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("loudness", [3.0, 1e4])
+def test_what_is_sampled_too_loud_becomes_a_mel_that_a_sound_can_have(loudness: float) -> None:
+    model, mel = tiny(), loudness + torch.randn(1, 4, 40)
+    mel[..., :20] = -5.0
+    with pytest.raises(ValueError, match="full-scale"):
+        check_scale(mel, model.mel)
+    quieter = audible(mel, model.mel)
+    check_scale(quieter, model.mel)
+    torch.testing.assert_close(quieter[..., :20], mel[..., :20])
 
 
 def test_twice_the_length_scale_is_half_as_fast() -> None:

@@ -77,6 +77,16 @@ def least_power(mel: Tensor, spectrogram: MelSpectrogram) -> Tensor:
     return torch.maximum(power[..., ::2, :].sum(dim=-2), power[..., 1::2, :].sum(dim=-2)) / most
 
 
+def audible(mel: Tensor, spectrogram: MelSpectrogram) -> Tensor:
+    """Returns a sampled mel (..., n_mels, F) whose frames beyond full scale are made as quiet as full scale.
+
+    A text model that has learned little may sample such frames, and vocoders refuse them, see `check_scale`.
+    """
+    mel = mel.clamp_max(10.0)  # beyond any sound; its power is finite in float32
+    excess = least_power(mel, spectrogram).clamp_min(1.0).log() / 2
+    return (mel - excess.unsqueeze(-2)).clamp_min(math.log(MEL_FLOOR))
+
+
 def check_scale(mel: Tensor, spectrogram: MelSpectrogram) -> None:
     """Raises ValueError where a mel (B, n_mels, F) can't be of that spectrogram, with what it looks like instead."""
     if not mel.numel() or (fault := _fault(mel, spectrogram)) is None:

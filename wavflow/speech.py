@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from wavflow.mel_scale import audible
 from wavflow.text_to_mel import GUIDANCE, TEMPERATURE, TextToMel
 from wavflow.vocoder import PASSES, Vocoder
 
@@ -42,6 +43,6 @@ def spoken(
     for i, sentence in enumerate(sentences):
         if i and len(silence):
             yield silence
-        mel = model.sample(sentence, temperature, length_scale, guidance, speaker, generator)
+        mel = audible(model.sample(sentence, temperature, length_scale, guidance, speaker, generator), model.mel)
         for chunk in vocoder.stream(mel, generator=generator, passes=passes):
             yield chunk[0].float().cpu()

@@ -167,7 +167,9 @@ class TextDataModule(AudioDataModule):
     def train_dataloader(self) -> DataLoader:
         files, times = self.train_files, len(self.speeds)
         if times > 1 and self.ids is None:
-            raise ValueError("`data.speeds` makes further voices: say net.n_speakers=auto, or leave data.speeds at [].")
+            raise ValueError(
+                "`data.speeds` makes further voices: say net.n_speakers=auto, or data.speeds=[] for a model of one voice."
+            )
         ids = None if self.ids is None else [i for speed in self.speeds for i in self.speaker_ids(files, speed) or ()]
         speeds = [speed for speed in self.speeds for _ in files]
         utterances = Utterances(times * files, times * self._numbers(files), self.mel, ids, speeds, self.batch_size, self.seed)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wavflow.mel_scale import audible
 from wavflow.models import load_model
 from wavflow.text_to_mel import TextToMel
 from wavflow.training.task import Batch, Example, OptimizerFactory, Task
@@ -83,5 +84,6 @@ class TextTask(Task):
         if vocoder.mel.spec == self.net.mel.spec:
             mel = self.net.speak(symbols, speaker=speaker, generator=torch.Generator().manual_seed(0)).cpu()
             low, high = batch["mel"].aminmax()  # an untrained model says anything
-            sounds["model"] = vocoder.sample(mel.clamp(low.cpu(), high.cpu()), generator=torch.Generator().manual_seed(0))[0]
+            mel = audible(mel.clamp(low.cpu(), high.cpu()), vocoder.mel)
+            sounds["model"] = vocoder.sample(mel, generator=torch.Generator().manual_seed(0))[0]
         return Example(sounds, alignment)
