@@ -15,7 +15,7 @@ from wavflow import Vocoder
 from wavflow.commands.synthesize import matrix_dtype
 from wavflow.kernels import compiling, products
 from wavflow.kernels.products import close_tiles, open_tiles
-from wavflow.synthesis import blocks, packing, parallel_stream
+from wavflow.synthesis import blocks, packing, parallel_stream, unwhitening
 from wavflow.synthesis.noise import Noise
 from wavflow.synthesis.parallel import ParallelEngine, dtypes, fastest_dtype
 
@@ -72,6 +72,7 @@ def test_whitening_by_pitch_and_envelope() -> None:
 @pytest.mark.parametrize("changes", SHAPES)
 def test_a_stream_is_the_whole_to_the_last_bit(changes: dict, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel_stream, "ROOM", 128)  # the past of the layers moves to the front now and then
+    monkeypatch.setattr(parallel_stream, "PIECE", 32)
     student = student_of(changes)
     mel, noise, speaker = case(student, 41)
     whole = student.sample(mel, noise, speaker=speaker, dtype=dtype)
@@ -91,7 +92,18 @@ def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = student.sample(mel, noise)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert torch.equal(student.sample(mel, noise), alone)
-    assert torch.equal(torch.cat(list(student.stream(mel, noise, chunk_frames=9)), dim=-1), alone)
+    assert torch.equal(torch.cat(list(student.stream(mel, noise, chunk_frames=20)), dim=-1), alone)
+
+
+def test_an_error_in_a_thread_ends_the_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    student = student_of(SHAPES[1])
+    mel, noise, _ = case(student, 45, 3)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    student.sample(mel, noise)
+    unwhiten, calls = unwhitening.unwhiten, iter(range(5))
+    monkeypatch.setattr(unwhitening, "unwhiten", lambda *arguments: (next(calls), unwhiten(*arguments)))
+    with pytest.raises(StopIteration):
+        student.sample(mel, noise)
 
 
 @pytest.mark.parametrize("changes", [SHAPES[1], SHAPES[4]])

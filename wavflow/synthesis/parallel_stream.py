@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +16,25 @@ from wavflow.synthesis.packing import ROWS, TILE, to_numpy, whole
 if TYPE_CHECKING:
     from wavflow.synthesis.parallel import ParallelEngine
 
-PIECE = 32  # frames drawn at once, at most
+PIECE = 256  # frames drawn at once, at most
+STRIDES = 16  # parts of a piece that threads work on at the same time, each by another stage
+THREADED = 16  # frames below which one thread is faster than several
 ROOM = 256  # time steps kept beyond the past of a layer before that moves back to the front
+
+
+class Piece(NamedTuple):
+    """Arrays of a piece of F frames, which the stages of a draw share."""
+
+    mels: np.ndarray  # (B, F + 2, n_mels), from the frame before the first one to that after the last
+    projected: list[np.ndarray]  # of each item, features of these frames for all layers
+    u: np.ndarray  # (B, F, hop_length) noise; then what the stages make of it
+    log_scale: np.ndarray  # (B, F, hop_length) log |du/dz|
+    pitch: np.ndarray  # (B, F, blocks of a frame, 2), see `unwhitening.pitches`
+    audio: np.ndarray  # (B, F, hop_length)
+    log_gain: np.ndarray  # (B, F, hop_length) log |daudio/du|
+
+
+Stage = Callable[[Piece, int, slice], None]  # of an item, on some frames
 
 
 class ParallelStream:
@@ -117,76 +136,113 @@ class ParallelStream:
         self, mels: np.ndarray, features: np.ndarray, frames: int, noise: Callable[[int], Tensor]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Draws so many frames; mels and features go from one before to one after them."""
-        from wavflow.synthesis import unwhitening
-
-        engine, samples = self.engine, frames * self.engine.vocoder.hop_length
+        engine, hop = self.engine, self.engine.vocoder.hop_length
         if not frames:
             return np.zeros((self.batch, 0), np.float32), np.zeros((self.batch, 0), np.float32)
-        z, source = noise(samples), engine.vocoder.source
-        u = np.array(to_numpy(z), np.float32, order="C")  # a copy: it becomes the audio
-        log_slope, log_prob = np.zeros_like(u), to_numpy(engine.vocoder.flow.base_log_prob(z.unsqueeze(1)))
-        mels = np.ascontiguousarray(mels)
-        pitch = [unwhitening.pitches(engine.filters, item) for item in mels] if engine.filters else []
-        for b in range(self.batch if source else 0):
-            self.phase[b] = unwhitening.add_pulses(
-                engine.filters, pitch[b], source.share, source.width, self.phase[b], u[b], log_slope[b]
-            )
-        layers, none = len(engine.net.dilations), np.zeros(engine.projection.shape[0] * TILE, np.float32)
-        projected = [
-            _multiply(with_spare(item), engine.projection, none, frames + 2).reshape(-1, layers, 2 * engine.net.channels)
-            for item in features
-        ]
-        self._draw_flows(projected, u, log_slope)
-        if engine.filters is None:
-            return u, log_prob - log_slope
-        audio, log_gain = np.empty_like(u), np.empty_like(u)
-        for b in range(self.batch):
-            memory = self.comb[b], self.audio[b]
-            unwhitening.unwhiten(engine.filters, mels[b], pitch[b], u[b], *memory, audio[b], log_gain[b])
-        return audio, log_prob - (log_slope + log_gain)
+        z, layers = noise(frames * hop), len(engine.net.dilations)
+        log_prob, none = (
+            engine.vocoder.flow.base_log_prob(z.unsqueeze(1)),
+            np.zeros(engine.projection.shape[0] * TILE, np.float32),
+        )
+        projected = [_multiply(with_spare(item), engine.projection, none, frames + 2) for item in features]
+        u = np.array(to_numpy(z), np.float32, order="C").reshape(self.batch, frames, hop)  # a copy: stages change it
+        piece = Piece(
+            np.ascontiguousarray(mels),
+            [item.reshape(-1, layers, 2 * engine.net.channels) for item in projected],
+            u,
+            np.zeros_like(u),
+            np.empty((self.batch, frames, engine.filters.kernel.shape[1], 2) if engine.filters else 0),
+            np.empty_like(u) if engine.filters else u,
+            np.zeros_like(u),
+        )
+        stages: list[Stage] = [partial(self._apply_flow, flow) for flow in range(engine.flows)]
+        self._run([self._add_pulses, *stages, self._unwhiten] if engine.filters else stages, piece, frames)
+        audio, log_scale = (x.reshape(self.batch, -1) for x in (piece.audio, piece.log_scale + piece.log_gain))
+        return audio, to_numpy(log_prob) - log_scale
 
-    def _draw_flows(self, projected: list[np.ndarray], u: np.ndarray, log_scale: np.ndarray) -> None:
-        """Takes noise u (B, n) through all flows, in place.
+    def _run(self, stages: list[Stage], piece: Piece, frames: int) -> None:
+        """Takes a piece through all stages: each takes the frames in order, after the stage before it.
 
-        Threads share the work along diagonals, a frame or more at a time: a flow can take a piece when the flow before it has
-        taken it, and it has itself taken the piece before.
+        Threads share the work, some frames of a stage at a time:
 
-            flow 1    0 1 2 3 4 5
-            flow 2      0 1 2 3 4 ...
-            flow 3        0 1 2 3 ...
+            stage 1    0 1 2 3 4 5
+            stage 2      0 1 2 3 4 ...
+            stage 3        0 1 2 3 ...
         """
+        if (threads := torch.get_num_threads()) == 1 or frames < THREADED:
+            for stage in stages:
+                for item in range(self.batch):
+                    stage(piece, item, slice(0, frames))
+            return
+        stride = -(-frames // STRIDES)
+        parts = [slice(start, min(start + stride, frames)) for start in range(0, frames, stride)]
+        order = [(n, item) for n in reversed(range(len(stages))) for item in range(self.batch)]  # the last stage first
+        done = dict.fromkeys(order, 0) | {(-1, item): len(parts) for item in range(self.batch)}
+        busy: set[tuple[int, int]] = set()
+        changed, failed = threading.Condition(), threading.Event()
+
+        def work() -> None:
+            with changed:
+                while not failed.is_set() and any(done[task] < len(parts) for task in order):
+                    task = next((t for t in order if t not in busy and done[t] < done[t[0] - 1, t[1]]), None)
+                    if task is None:
+                        changed.wait()
+                        continue
+                    busy.add(task)
+                    changed.release()
+                    try:
+                        stages[task[0]](piece, task[1], parts[done[task]])
+                    except BaseException:
+                        failed.set()
+                        raise
+                    finally:
+                        changed.acquire()
+                        busy.remove(task)
+                        done[task] += 1
+                        changed.notify_all()
+
+        others = [self.engine.pool.submit(work) for _ in range(threads - 1)]
+        work()
+        for other in others:
+            other.result()
+
+    def _add_pulses(self, piece: Piece, item: int, here: slice) -> None:
+        """Reads the pitch of some frames, and adds pulses to their noise."""
+        from wavflow.synthesis import unwhitening
+
+        filters, source = self.engine.filters, self.engine.vocoder.source
+        pitch = unwhitening.pitches(filters, piece.mels[item, here.start : here.stop + 2])
+        piece.pitch[item, here] = pitch.reshape(piece.pitch[item, here].shape)
+        if source is not None:
+            noise, log_sigma = (x[item, here].reshape(-1) for x in (piece.u, piece.log_scale))
+            phase = self.phase[item]
+            self.phase[item] = unwhitening.add_pulses(filters, pitch, source.share, source.width, phase, noise, log_sigma)
+
+    def _apply_flow(self, flow: int, piece: Piece, item: int, here: slice) -> None:
+        """Takes some frames of noise through a flow, in place."""
         from wavflow.synthesis import blocks
 
-        engine, hop = self.engine, self.engine.kernel.shape[1]
-        z, log_scale = (x.reshape(self.batch, -1, engine.group) for x in (u, log_scale))
-        threads, frames = torch.get_num_threads(), z.shape[1] // hop
-        stride = frames if threads == 1 else max(1, frames // (4 * engine.flows))
+        engine = self.engine
+        blocks.draw(
+            engine.net,
+            (flow, flow + 1, engine.flows),
+            engine.bound,
+            self.past[item],
+            self.first_rows,
+            self.room,
+            self.filled[item],
+            self.last[item],
+            (piece.projected[item][here.start :], engine.kernel),
+            *(x[item, here].reshape(-1, engine.group) for x in (piece.u, piece.log_scale)),
+        )
 
-        def draw(item: int, first: int, last: int, frame: int) -> None:
-            here = slice(frame * hop, (frame + stride) * hop)
-            blocks.draw(
-                engine.net,
-                (first, last, engine.flows),
-                engine.bound,
-                self.past[item],
-                self.first_rows,
-                self.room,
-                self.filled[item],
-                self.last[item],
-                (projected[item][frame:], engine.kernel),
-                z[item, here],
-                log_scale[item, here],
-            )
+    def _unwhiten(self, piece: Piece, item: int, here: slice) -> None:
+        """Unwhitens some frames."""
+        from wavflow.synthesis import unwhitening
 
-        if threads == 1 or frames == self.batch == 1:
-            for item in range(self.batch):
-                draw(item, 0, engine.flows, 0)
-            return
-        pieces = -(-frames // stride)
-        for diagonal in range(pieces + engine.flows - 1):
-            flows = range(max(0, diagonal - pieces + 1), min(engine.flows, diagonal + 1))
-            tasks = [(item, flow, flow + 1, (diagonal - flow) * stride) for flow in flows for item in range(self.batch)]
-            list(engine.pool.map(lambda task: draw(*task), tasks))
+        mels, pitch = piece.mels[item, here.start : here.stop + 2], piece.pitch[item, here].reshape(-1, 2)
+        u, audio, log_gain = (x[item, here].reshape(-1) for x in (piece.u, piece.audio, piece.log_gain))
+        unwhitening.unwhiten(self.engine.filters, mels, pitch, u, self.comb[item], self.audio[item], audio, log_gain)
 
 
 def with_spare(rows: np.ndarray) -> np.ndarray:
