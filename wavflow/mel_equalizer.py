@@ -14,6 +14,8 @@ from wavflow.nn.exact_buffers import ExactBuffers
 
 LARGEST_GAIN = 4.0
 """Nats by which one pass may raise or lower a band."""
+OVERSHOOT = 1.6
+"""Factor of all passes but the last: a sample lies in several frames, whose corrections blur each other."""
 
 
 class MelEqualizer(ExactBuffers):
@@ -22,12 +24,13 @@ class MelEqualizer(ExactBuffers):
     A density p(x | mel) of ours spreads over waveforms whose mels differ from the given one; the true one does not, since the
     mel is a function of the waveform. One pass on y, with S its STFT and M the given log-mel:
 
-        d  = clip(M - ln max(filterbank |S|, floor), -4, 4)        by how many nats each band is off
+        d  = clip(c (M - ln max(filterbank |S|, floor)), -4, 4)        by how many nats each band is off
         G  = d, interpolated from band centers to bins; 0 above f_max
         y' = y + overlap-add(irfft(S (exp(G) - 1)) w) / overlap-add(w^2)
 
-    which is the weighted inverse STFT of S exp(G). Phases, fine structure and all above f_max stay those of the draw. Each pass
-    comes nearer; two are enough for the ear. Differentiable; of linear time; finite for any finite mel.
+    which is the weighted inverse STFT of S exp(G); c is 1 in the last pass and `OVERSHOOT` in those before it. Phases, fine
+    structure and all above f_max stay those of the draw. Each pass comes nearer; two are enough for the ear. Differentiable; of
+    linear time; finite for any finite mel.
 
     The result has no density of its own: `Vocoder.log_prob` is that of the draw before it.
 
@@ -103,17 +106,21 @@ class MelEqualizer(ExactBuffers):
         last_frame = (self.padding[0] + self.hop_length - 1) // self.hop_length  # that overlaps the end of frame 0
         return passes * ((last_frame - 1) * self.hop_length + self.n_fft - self.padding[0]) if self.n_mels else 0
 
-    def correction(self, frames: Tensor, mel: Tensor) -> Tensor:
-        """Returns the windowed correction (B, F, n_fft) of frames of audio (B, F, n_fft) by their log-mels (B, n_mels, F)."""
+    def correction(self, frames: Tensor, mel: Tensor, factor: float = 1.0) -> Tensor:
+        """Returns the windowed correction (B, F, n_fft) of frames of audio (B, F, n_fft) by their log-mels (B, n_mels, F).
+
+        `factor` multiplies what a band is off.
+        """
         if not frames.numel():
             return frames
         window = self.window.to(frames.dtype)
         spectrum = torch.fft.rfft(frames * window)
         if self._fits(spectrum):
-            return torch.fft.irfft(self._corrected(spectrum, mel), self.n_fft) * window
+            return torch.fft.irfft(self._corrected(spectrum, mel, factor), self.n_fft) * window
         magnitude = torch.sqrt(spectrum.real.square() + spectrum.imag.square() + POWER_FLOOR)
         bands = (magnitude[..., self.runs] * self.run_weights.to(frames.dtype)).sum(dim=-1)
-        off = (mel.transpose(1, 2) - torch.log(bands.clamp_min(MEL_FLOOR))).clamp(-LARGEST_GAIN, LARGEST_GAIN)
+        off = factor * (mel.transpose(1, 2) - torch.log(bands.clamp_min(MEL_FLOOR)))
+        off = off.clamp(-LARGEST_GAIN, LARGEST_GAIN)
         fraction = self.fraction.to(frames.dtype)
         gain = off[..., self.above - 1] * (1.0 - fraction) + off[..., self.above] * fraction
         return torch.fft.irfft(spectrum * torch.expm1(gain * self.told), self.n_fft) * window
@@ -125,16 +132,16 @@ class MelEqualizer(ExactBuffers):
             return False
         return spectrum.device.type == "cpu" and spectrum.dtype == torch.complex64 and not spectrum.requires_grad
 
-    def _corrected(self, spectrum: Tensor, mel: Tensor) -> Tensor:
+    def _corrected(self, spectrum: Tensor, mel: Tensor, factor: float) -> Tensor:
         """Replaces spectra (B, F, bins) by their corrections: those that `correction` computes in torch, up to rounding."""
         from wavflow.kernels import mel_gain  # Numba takes a second to import
 
         weights, fraction = self.run_weights.float().numpy(), self.fraction.float().numpy()
         bands = self.runs.numpy(), weights, self.above.numpy(), fraction, int(self.told.sum())
         mel = mel.float().contiguous()
-        limits = np.float32(POWER_FLOOR), np.float32(MEL_FLOOR), np.float32(LARGEST_GAIN)
+        numbers = [np.float32(number) for number in (POWER_FLOOR, MEL_FLOOR, LARGEST_GAIN, factor)]
         for item, spectra in enumerate(torch.view_as_real(spectrum).numpy()):
-            mel_gain.correct(spectra, mel[item].numpy(), *bands, *limits)
+            mel_gain.correct(spectra, mel[item].numpy(), *bands, *numbers)
         return spectrum
 
 
@@ -148,7 +155,7 @@ class EqualizerStream:
 
     def __init__(self, equalizer: MelEqualizer, passes: int) -> None:
         self.hop_length = equalizer.hop_length
-        self.passes = [_Pass(equalizer) for _ in range(passes)]
+        self.passes = [_Pass(equalizer, OVERSHOOT if i < passes - 1 else 1.0) for i in range(passes)]
         self.rest: Tensor | None = None  # less than a hop
 
     def push(self, audio: Tensor, mel: Tensor, last: bool = False) -> Tensor:
@@ -181,8 +188,8 @@ class _Pass:
     mel: Tensor
     end: Tensor  # of the audio
 
-    def __init__(self, equalizer: MelEqualizer) -> None:
-        self.equalizer = equalizer
+    def __init__(self, equalizer: MelEqualizer, factor: float) -> None:
+        self.equalizer, self.factor = equalizer, factor
         self.padded: Tensor | None = None  # audio from the start of the next frame on, once it can be padded
 
     def push(self, audio: Tensor, mel: Tensor, last: bool) -> Tensor:
@@ -199,7 +206,7 @@ class _Pass:
             self.padded = torch.cat([self.padded, self.end[:, :-1].flip(-1)], dim=-1)
         count = min(max(0, self.padded.shape[-1] - equalizer.n_fft + hop) // hop, self.mel.shape[-1])
         frames = functional.pad(self.padded, (0, equalizer.n_fft)).unfold(1, equalizer.n_fft, hop)[:, :count]
-        correction = self._overlap(equalizer.correction(frames, self.mel[..., :count]), last)
+        correction = self._overlap(equalizer.correction(frames, self.mel[..., :count], self.factor), last)
         self.padded, self.mel = self.padded[:, count * hop :], self.mel[..., count:]
         count = self.draw.shape[-1] if last else correction.shape[-1]
         equalized = self.draw[:, :count] + functional.pad(correction, (0, count - correction.shape[-1]))

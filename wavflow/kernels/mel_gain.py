@@ -23,6 +23,7 @@ def correct(
     power_floor: np.float32,
     floor: np.float32,
     largest: np.float32,
+    factor: np.float32,
 ) -> None:
     """Replaces the spectra S of frames by `S (exp(gain) - 1)`, see `MelEqualizer`.
 
@@ -37,6 +38,7 @@ def correct(
         power_floor: Is added to the power of each bin.
         floor: The least magnitude of a band.
         largest: The largest gain, nats.
+        factor: Multiplies what a band is off.
     """
     bins, one, half = spectra.shape[1], fill(np.float32(1.0)), fill(np.float32(0.5))
     n_mels, width = runs.shape
@@ -51,12 +53,12 @@ def correct(
                 if weights[band, j] == 0.0 and j > 0:
                     break
                 total += weights[band, j] * magnitude[runs[band, j]]
-            off[band] = min(max(mel[band, f] - math.log(max(total, floor)), -largest), largest)
+            off[band] = min(max(factor * (mel[band, f] - math.log(max(total, floor))), -largest), largest)
         for i in range(told):
             gain[i] = off[above[i] - 1] * (np.float32(1.0) - fraction[i]) + off[above[i]] * fraction[i]
         for i in range(0, told, VECTOR):
             store(gain, i, exp_twice(half * load(gain, i)) - one)
         for i in range(bins):
-            factor = gain[i] if i < told else np.float32(0.0)
-            spectra[f, i, 0] *= factor
-            spectra[f, i, 1] *= factor
+            change = gain[i] if i < told else np.float32(0.0)
+            spectra[f, i, 0] *= change
+            spectra[f, i, 1] *= change
