@@ -63,7 +63,8 @@ def run(cfg: DictConfig) -> None:
     models = load(listed(cfg.model), pick_device(cfg.device))
     token = cfg.token or os.environ.get("WAVFLOW_TOKEN")
     text = None if cfg.text is None else load_text(cfg.text, models, pick_device(cfg.device))
-    app = make_app(models, limits, number("threads", cfg.threads, 1), None if token is None else str(token), text)
+    hosts = [str(cfg.host), *listed(cfg.hosts)]
+    app = make_app(models, limits, number("threads", cfg.threads, 1), None if token is None else str(token), text, hosts)
     config = uvicorn.Config(
         app,
         host=str(cfg.host),
