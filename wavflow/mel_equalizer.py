@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -136,13 +138,17 @@ class MelEqualizer(ExactBuffers):
         """Replaces spectra (B, F, bins) by their corrections: those that `correction` computes in torch, up to rounding."""
         from wavflow.kernels import mel_gain  # Numba takes a second to import
 
-        weights, fraction = self.run_weights.float().numpy(), self.fraction.float().numpy()
-        bands = self.runs.numpy(), weights, self.above.numpy(), fraction, int(self.told.sum())
         mel = mel.float().contiguous()
-        numbers = [np.float32(number) for number in (POWER_FLOOR, MEL_FLOOR, LARGEST_GAIN, factor)]
         for item, spectra in enumerate(torch.view_as_real(spectrum).numpy()):
-            mel_gain.correct(spectra, mel[item].numpy(), *bands, *numbers)
+            mel_gain.correct(spectra, mel[item].numpy(), *self._constants, np.float32(factor))
         return spectrum
+
+    @cached_property
+    def _constants(self) -> tuple[np.ndarray | np.float32 | int, ...]:
+        """What `mel_gain.correct` takes of the mel's convention; made once, since streams take a few frames at a time."""
+        bands = self.runs, self.run_weights.float(), self.above, self.fraction.float()
+        limits = map(np.float32, (POWER_FLOOR, MEL_FLOOR, LARGEST_GAIN))
+        return *(part.numpy() for part in bands), int(self.told.sum()), *limits
 
 
 class EqualizerStream:
@@ -238,11 +244,14 @@ class _Pass:
         total, self.sums = total.split([frames, equalizer.overlap - 1], dim=1)
         if last:
             total = torch.cat([total, self.sums], dim=1)
-        hop = torch.arange(self.hops, self.hops + total.shape[1], device=total.device)
-        # After the last frame, the first hops of a window have no frame.
-        first = (hop - self.hops - frames + 1).clamp_min(0) if last else 0
         weights = equalizer.weights.to(total.dtype)
-        weight = weights[(hop + 1).clamp_max(equalizer.overlap)] - weights[first]
+        if last or self.hops < equalizer.overlap - 1:
+            hop = torch.arange(self.hops, self.hops + total.shape[1], device=total.device)
+            # After the last frame, the first hops of a window have no frame.
+            first = (hop - self.hops - frames + 1).clamp_min(0) if last else 0
+            weight = weights[(hop + 1).clamp_max(equalizer.overlap)] - weights[first]
+        else:
+            weight = weights[-1]
         self.hops += frames
         ready = (total / weight.clamp_min(0.1)).flatten(1)  # hardly a window there: hardly a change
         skipped = min(self.skipped, ready.shape[-1])  # what lies in the padding
