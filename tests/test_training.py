@@ -24,9 +24,9 @@ from wavflow.callbacks import Listen, MovingAverage, SaveModel, SkipNonFinite, w
 from wavflow.checkpoints import KeepCheckpoint
 from wavflow.data import AudioDataModule
 from wavflow.losses import ContrastiveDivergence, DensityDistillation, MultiResolutionSTFTLoss, PowerLoss
+from wavflow.models import fingerprint
 from wavflow.progress import ProgressBar
 from wavflow.training import DistillationTask, LikelihoodTask, Task
-from wavflow.training.distillation import fingerprint
 from wavflow.training.measures import clamp_fraction, interval
 from wavflow.vocoder import Vocoder, check_pair
 
