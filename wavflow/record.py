@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from wavflow.options import flat
+
 FIXED = (
     *("audio", "net", "data._target_", "data.seed", "data.validation", "data.test", "data.split"),
     *("stage._target_", "stage.optimizer._target_", "callbacks.ema._target_", "start"),
@@ -77,13 +79,9 @@ def _below(name: str, options: tuple[str, ...]) -> bool:
 
 def _flat(options: dict[str, Any]) -> dict[str, Any]:
     """Returns all options that are not null, by full name; paths in the run's folder are relative to it."""
-    flat: dict[str, Any] = {}
-    left: list[tuple[str, Any]] = [("", options)]
     folder = str(options.get("output"))
-    while left:
-        prefix, value = left.pop()
-        if isinstance(value, dict):
-            left += [(f"{prefix}.{key}".lstrip("."), below) for key, below in value.items()]
-        elif value is not None and not _below(prefix, _OF_THE_CALL):
-            flat[prefix] = value.removeprefix(folder) if isinstance(value, str) else value
-    return dict(sorted(flat.items()))
+    return {
+        name: value.removeprefix(folder) if isinstance(value, str) else value
+        for name, value in sorted(flat(options))
+        if value not in (None, {}) and not _below(name, _OF_THE_CALL)
+    }
