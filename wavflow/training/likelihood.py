@@ -26,13 +26,11 @@ class LikelihoodTask(Task):
             self.net.flow.initialize(u, self.net.conditioning(batch["mel"], batch.get("speaker")))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Returns the loss of a batch of crops."""
         values = self._values(self._known(batch))
         self._log("train", values, len(batch["audio"]), show=("nats",))
         return values["loss"]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Logs the likelihood of a whole held-out clip."""
         values = self._values(batch)
         if batch_idx == 0:
             values["round_trip"] = self._round_trip_error(batch)

@@ -102,15 +102,9 @@ class Task(pl.LightningModule):
 
     def _spent(self, step: int) -> float:
         """Share of the budget that is spent: of `max_steps` or of `max_time`, whichever is nearer its end."""
-        trainer: Any = self.trainer  # Lightning declares no `callbacks`
-        spent = 0.0
-        if trainer.max_steps > 0:
-            spent = step / trainer.max_steps
-        for timer in (callback for callback in trainer.callbacks if isinstance(callback, Timer)):
-            remaining = timer.time_remaining()
-            if remaining is not None:
-                elapsed = timer.time_elapsed()
-                spent = max(spent, elapsed / (elapsed + remaining) if elapsed + remaining > 0 else 1.0)
+        spent = step / self.trainer.max_steps if self.trainer.max_steps > 0 else 0.0
+        for elapsed, remaining in times(self.trainer):
+            spent = max(spent, elapsed / (elapsed + remaining) if elapsed + remaining > 0 else 1.0)
         return spent
 
     def _known(self, batch: Batch) -> Batch:
@@ -141,6 +135,12 @@ class Task(pl.LightningModule):
     @property
     def _processes(self) -> int:
         return self._trainer.world_size if self._trainer else 1  # a benchmark has no Trainer
+
+
+def times(trainer: Any) -> list[tuple[float, float]]:
+    """Returns the seconds that a training has taken and has left, where a timer limits it."""
+    timers = (callback for callback in trainer.callbacks if isinstance(callback, Timer))
+    return [(timer.time_elapsed(), left) for timer in timers if (left := timer.time_remaining()) is not None]
 
 
 def seed_of(*key: int) -> int:
