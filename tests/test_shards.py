@@ -176,6 +176,7 @@ def test_pieces_are_drawn_in_proportion_to_their_length(tmp_path: Path) -> None:
     assert abs(share - len(one["audio"]) / (len(one["audio"]) + len(two["audio"]))) < 0.05
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a single processor
 @pytest.mark.parametrize(("num_workers", "processes"), [(0, 1), (2, 1), (0, 4)])
 def test_training_reads_the_crops_in_their_order_from_where_it_stood(
     made: tuple[Path, dict], num_workers: int, processes: int

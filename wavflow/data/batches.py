@@ -32,20 +32,17 @@ class Batches(pl.LightningDataModule):
         seed: Of the crops and the noise.
         max_clip_seconds: Validation and test clips are cut there; `None` keeps them whole.
         dequantize: Whether to add uniform noise of one 16-bit step to the audio.
-
-    Raises:
-        ValueError: An argument does not fit.
     """
 
     def __init__(
         self,
         mel: MelSpectrogram,
-        segment_length: int,
-        batch_size: int,
-        num_workers: int,
-        seed: int,
-        max_clip_seconds: float | None,
-        dequantize: bool,
+        segment_length: int = 8192,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        seed: int = 0,
+        max_clip_seconds: float | None = 10.0,
+        dequantize: bool = True,
     ) -> None:
         super().__init__()
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
@@ -113,6 +110,10 @@ class Batches(pl.LightningDataModule):
         read = self._batches()
         self._began = read, read * self._at_once if self._crops is None else self._crops
         return Order(*self._place(), self._began[1])
+
+    def options(self, speakers: Any) -> dict[str, Any]:
+        """Returns the options of all data sets, see `Items`."""
+        return {"seed": self.seed, "dequantize": self.dequantize, "speakers": speakers}
 
     def loader(
         self, dataset: Dataset, batch_size: int, order: DistributedSampler, collate: Callable | None = None

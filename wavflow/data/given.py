@@ -158,9 +158,6 @@ def find_mels(
 
     Returns:
         File to mel, None where there is none of that name; nothing where neither a folder nor a column is given.
-
-    Raises:
-        FileNotFoundError: There is no such folder.
     """
     if folder is not None and not Path(folder).is_dir():
         raise FileNotFoundError(f"`mels` must name a folder of mels, but there is no folder {folder}: check the name.")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wavflow.audio import read_segment
 from wavflow.data.given import GivenMels
-from wavflow.files import atomic_write, read_lines
+from wavflow.files import read_lines, write_text
 from wavflow.loudness import loudness
 from wavflow.mel import MelSpectrogram
 
@@ -119,8 +119,7 @@ def name_speakers(index: Path, names: list[str]) -> None:
     """Writes the speakers' names into litdata's index, which goes wherever the shards go."""
     content = json.loads(index.read_text())
     if names and "speakers" not in content:
-        with atomic_write(index) as part:
-            part.write_text(json.dumps(content | {"speakers": names}))
+        write_text(index, json.dumps(content | {"speakers": names}))
 
 
 def mend_checkpoints(folder: Path) -> None:
@@ -132,8 +131,7 @@ def mend_checkpoints(folder: Path) -> None:
     for path in folder.glob(".checkpoints/checkpoint-*.json"):
         checkpoint = json.loads(path.read_text())
         checkpoint["inputs_done"] = checkpoint["done_till_index"] = sum(chunk["chunk_size"] for chunk in checkpoint["chunks"])
-        with atomic_write(path) as part:
-            part.write_text(json.dumps(checkpoint))
+        write_text(path, json.dumps(checkpoint))
 
 
 def read_notes(folder: Path) -> list[dict[str, Any]]:

@@ -34,11 +34,7 @@ REMOTE = ("s3://", "gs://", "local:")  # local: is litdata's word for a folder t
 
 
 def import_litdata() -> Any:
-    """Returns the module litdata.
-
-    Raises:
-        ValueError: It is not installed, or what it needs is not; the message holds the command that installs it.
-    """
+    """Returns the module litdata; a ValueError tells how to install it."""
     try:
         import litdata
     except ImportError as error:
