@@ -49,11 +49,7 @@ class Share:
 
 
 def share_of(part: str | None) -> Share:
-    """Returns this process's share: of all files, or of a part of them, e.g. "3/10" (from 0), as torchrun or srun divides it.
-
-    Raises:
-        ValueError: There is no such part.
-    """
+    """Returns this process's share, as torchrun or srun divides all files, or a part of them such as "3/10", from 0."""
     first, parts = 0, 1
     if part is not None:
         first, parts = (int(word) if word.isdecimal() else -1 for word in (*str(part).split("/"), "")[:2])

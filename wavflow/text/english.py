@@ -30,11 +30,7 @@ LETTERS = {  # what the lexicon does not tell at all is read by these, longest f
 
 
 def phones(text: str) -> list[str]:
-    """Returns the phones of an English text: a vowel with its stress is one symbol, words are parted by a space or a pause.
-
-    Raises:
-        ValueError: The lexicon is not installed.
-    """
+    """Returns the phones of an English text: a vowel with its stress is one symbol, words are parted by a space or a pause."""
     symbols: list[str] = []
     tokens = re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)*|[,.;:!?]", spelled_out(text))
     for i, token in enumerate(tokens):
