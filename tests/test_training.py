@@ -458,18 +458,19 @@ def test_no_checkpoint_is_taken_among_the_batches_of_a_step(
     assert batches == [3, 6, 9, 12]
 
 
-@pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_a_step_that_is_not_finite_leaves_the_weights(where: str, folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["nan", "inf", "gradient"])
+def test_a_step_that_is_not_finite_leaves_the_weights(what: str, folder: Path, tmp_path: Path) -> None:
     task = likelihood()
     step, parameter = task.training_step, next(task.net.flow.parameters())
     bad = {2, 5, 6}
-    if where == "gradient":
+    if what == "gradient":
         parameter.register_hook(lambda gradient: gradient / (task.global_step not in bad))
-    else:
-        task.training_step = lambda *batch: step(*batch) * (torch.nan if task.global_step in bad else 1.0)
+    else:  # the gradient of inf is finite
+        spoilt = {"nan": lambda loss: loss * torch.nan, "inf": lambda loss: loss + torch.inf}[what]
+        task.training_step = lambda *batch: spoilt(step(*batch)) if task.global_step in bad else step(*batch)
     skip, look = SkipNonFinite(limit=3), AfterEachStep(lambda task: weights(task.net))
     with pytest.warns(
-        UserWarning, match=r"is skipped, the [12]\. so far: the loss or gradient of step [25] is not finite"
+        UserWarning, match=r"is skipped, the [12]\. so far: the loss or gradient of step [25] is not finite .*\.wav from 0\."
     ) as caught:
         trainer(tmp_path, 8, [skip, look]).fit(task, data(folder, task))
     assert [torch.equal(one, two) for one, two in pairwise(look.seen)] == [False, True, False, False, True, True, False]

@@ -130,13 +130,9 @@ def load_models(cfg: DictConfig, record: dict[str, Any]) -> tuple[Vocoder | None
 
 
 def chosen_net(cfg: DictConfig, record: dict[str, Any], start: Model | None, teacher: Vocoder | None) -> dict[str, Any]:
-    """Returns the configuration of the net: that of the model to begin with, or as asked for.
-
-    A student takes mel, whitening and speakers from its teacher. Raises ValueError where the net is none of the stage.
-    """
-    shared = {} if teacher is None else {name: config_of(teacher)[name] for name in ("mel", "whitening", "pitch", "n_speakers")}
+    """Returns the net's configuration: of the model to begin with, or as asked for; ValueError where the stage has no such."""
     if start is not None or record.get("start"):
-        return (record["net"] if start is None else config_of(start)) | shared
+        return net_config(record["net"] if start is None else config_of(start), teacher)
     asked = HydraConfig.get().runtime.choices
     made = cfg.net._target_.rpartition(".")[2]
     of_the_other = made == ("student" if teacher is None else "teacher")  # other flows may learn from a teacher too
@@ -149,7 +145,13 @@ def chosen_net(cfg: DictConfig, record: dict[str, Any], start: Model | None, tea
     config = as_dict(cfg.net)
     if speaks(cfg) and record:
         config["symbols"] = record["net"]["symbols"]
-    return config | shared
+    return net_config(config, teacher)
+
+
+def net_config(config: dict[str, Any], teacher: Vocoder | None) -> dict[str, Any]:
+    """Completes a student's configuration by what it takes from its teacher: mel, whitening, speakers."""
+    shared = ("mel", "whitening", "pitch", "n_speakers")
+    return config if teacher is None else config | {name: config_of(teacher)[name] for name in shared}
 
 
 def speaks(cfg: DictConfig) -> bool:
