@@ -24,9 +24,6 @@ class SaveModel(pl.Callback):
     """Writes `model.safetensors`, with the averaged weights where there are any, after each validation and at the end.
 
     List it before the weight averaging: validation then still runs on the averaged weights when this is called.
-
-    Args:
-        path: The file.
     """
 
     def __init__(self, path: str) -> None:
@@ -96,26 +93,18 @@ class MovingAverage(WeightAveraging):
 class Listen(pl.Callback):
     """Samples the first validation clip, always from the same noise: as a file, and as sound and picture for TensorBoard.
 
-    A text model speaks its sentence, and its alignment is drawn too.
-
-    Args:
-        folder: Where the files go.
-        seconds: Of the clip, for a model that samples in parallel.
-        stepwise_seconds: The same for a model that samples step by step; the engine for CPUs does it, on a GPU too.
-        temperature: Of the noise.
+    A text model speaks its sentence, and its alignment is drawn too. The files go to `folder`; see `Task.example` for the rest.
     """
 
     def __init__(self, folder: str, seconds: float = 4.0, stepwise_seconds: float = 2.0, temperature: float = 1.0) -> None:
         self.folder = Path(folder)
-        self.seconds = seconds
-        self.stepwise_seconds = stepwise_seconds
-        self.temperature = temperature
+        self.options = seconds, stepwise_seconds, temperature
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         batch, task = next(iter(trainer.val_dataloaders)), cast(Task, pl_module)
-        example = task.example(batch, self.seconds, self.stepwise_seconds, self.temperature)
+        example = task.example(batch, *self.options)
         audio, sample_rate = example.sounds.get("model"), task.net.mel.sample_rate
         stem = self.folder / f"step-{trainer.global_step:07d}"
         self.folder.mkdir(parents=True, exist_ok=True)

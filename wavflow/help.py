@@ -23,9 +23,7 @@ _CHOICE = re.compile(r"^  - (\w+): \S+(?: # (.*))?$", re.MULTILINE)
 def help_text(command: str, overrides: Sequence[str] = ()) -> str:
     """Returns what a command does, three examples and more, its choices, and its options with their values and words.
 
-    Args:
-        command: Name of its configuration.
-        overrides: The options of other choices are shown where it names them, e.g. data=vctk.
+    The options of other choices are shown where `overrides` names them, e.g. data=vctk.
     """
     with initialize_config_module("wavflow.conf", version_base="1.3"):
         cfg = compose(command, list(overrides), return_hydra_config=True)

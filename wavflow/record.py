@@ -41,15 +41,7 @@ def read_record(run: Path | None) -> dict[str, Any]:
 
 
 def changed_options(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Returns, in words, which options of a run change when it goes on.
-
-    Args:
-        before: As `read_record` returns.
-        now: The same for the command at hand.
-
-    Raises:
-        ValueError: One of them may not, see `FIXED`.
-    """
+    """Returns, in words, which options of a run (`read_record`) change when it goes on; ValueError for one of `FIXED`."""
     old, new = _flat(before), _flat(now)
     differ = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     # A net or a mel may leave out options at their defaults; later, the shapes of the weights show whether these changed.

@@ -87,19 +87,7 @@ class GivenMels:
         return min(length, self.frames[audio] * self.mel.hop_length)
 
     def read_crop(self, audio: Path, first: int, frames: int) -> tuple[Tensor, Tensor]:
-        """Reads some frames' audio and their given mel.
-
-        Args:
-            audio: One of the files.
-            first: The first frame.
-            frames: How many at most; fewer come where the file ends.
-
-        Returns:
-            As `wavflow.mel_files.read_with_mel`.
-
-        Raises:
-            ValueError: The mel can't be read or is no longer what it was.
-        """
+        """Reads the audio and the given mel of some frames of a file, fewer where it ends; see `read_with_mel` for their shapes."""
         hop, frames = self.mel.hop_length, min(frames, self.frames[audio] - first)
         stop = self.samples(audio, audio_length(audio, self.mel.sample_rate))
         samples = read_segment(audio, first * hop, min(frames * hop, stop - first * hop), self.mel.sample_rate)

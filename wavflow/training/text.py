@@ -20,11 +20,9 @@ class TextTask(Task):
     squared error of logs would make speech too fast.
 
     Args:
-        net: The model to train.
-        optimizer: Makes the optimizer from the parameters.
+        net: See `Task`, as for the optimizer and the schedule.
         duration_weight: Of the loss of the durations.
         vocoder: That gives held-out sentences a sound; a model file or name.
-        schedule: See `Task`.
     """
 
     net: TextToMel
