@@ -1,4 +1,4 @@
-"""What a run does beside its steps: writes the model and samples, averages the weights, skips non-finite steps."""
+"""Callbacks of a training: write the model and samples, average the weights, skip non-finite steps."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class SaveModel(pl.Callback):
 def warm_ema(decay: float = 0.999) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
     """Returns a `multi_avg_fn` of `AveragedModel` whose decay rises to `decay`: (1 + n) / (10 + n) after n updates.
 
-    A constant decay of 0.999 would still hold a third of the untrained weights after 1,000 steps.
+    With a constant decay of 0.999, a third of the average would still be untrained weights after 1,000 steps.
     """
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: when they are taken, how they are written, and what a signal does."""
+"""Checkpoints of a training: when they are taken, how they are written, and how signals are handled."""
 
 from __future__ import annotations
 

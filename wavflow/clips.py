@@ -1,4 +1,4 @@
-"""Checks of what metrics take: a clip (one channel, floating point, finite), a pair (of equal length), an optional library."""
+"""Checks for metrics: a clip (one channel, floating point, finite), a pair (of equal length), an optional library."""
 
 import importlib
 import warnings

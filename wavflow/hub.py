@@ -31,7 +31,7 @@ def find(name: str | os.PathLike[str], revision: str | None = None) -> Path:
     network the cache is enough.
 
     Args:
-        name: What to find; what is none of these is returned as it is.
+        name: What to find; a path that is none of these is returned as it is.
         revision: Branch, tag or commit of a repository; its main branch if None.
 
     Raises:

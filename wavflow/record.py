@@ -44,7 +44,7 @@ def changed_options(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Returns, in words, which options of a run (`read_record`) change when it goes on; ValueError for one of `FIXED`."""
     old, new = _flat(before), _flat(now)
     differ = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    # A net or a mel may leave out options at their defaults; later, the shapes of the weights show whether these changed.
+    # Options of a net or a mel may be left out; the shapes of the weights show later whether their defaults changed.
     fixed = [name for name in differ if _below(name, FIXED) and ((name in old and name in new) or not _below(name, FIXED[:2]))]
     if fixed:
         first, more = fixed[0], f", nor can {', '.join(fixed[1:4])}{' and others' * (len(fixed) > 4)}" if len(fixed) > 1 else ""

@@ -29,10 +29,10 @@ FOLD = 2
 """Frames that the flow takes at once: it maps whole pairs."""
 
 TEMPERATURE = 0.333
-"""Of samples, by default: more words are understood than with more or with less noise."""
+"""Default of `sample`: with more noise and with less, fewer words are understood."""
 
 GUIDANCE = 2.0
-"""Of samples, by default: more words are understood than at 1, where a model of little speech hardly leaves the average."""
+"""Default of `sample`: more words are understood than at 1, since a model of little speech stays near the average."""
 
 
 class Aligned(NamedTuple):
@@ -213,7 +213,7 @@ class TextToMel(nn.Module):
         """Returns the means (B, n_mels, S * states) of the states and their log durations (B, S, states)."""
         mask = mask.unsqueeze(-1)
         features = self.encoder(symbols, mask)
-        # durations teach the encoder nothing: they come from the alignment, which comes from it
+        # detached: the durations come from the alignment, which the encoder itself decides
         seen = torch.cat([features.detach(), voice.unsqueeze(1).expand(-1, symbols.shape[1], -1)], dim=-1)
         means = self.means(features).unflatten(-1, (self.states, -1)).flatten(1, 2)
         return means.transpose(1, 2), self.durations(seen, mask)

@@ -51,7 +51,7 @@ def run(cfg: DictConfig) -> None:
         try:
             write_listening_page(folder / "listen.html", report)
             listen = f", {folder / 'listen.html'} to test yourself"
-        except ValueError as error:  # the metrics are worth having all the same
+        except ValueError as error:  # the metrics are still useful
             report.notes = [*report.notes, f"no listening test: {error}"]
     write_report(folder, report)
     print(printable(overview(report, folder / "report.md")))

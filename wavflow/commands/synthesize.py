@@ -30,7 +30,7 @@ from wavflow.threads import processors
 from wavflow.vocoder import Vocoder
 from wavflow.writing import FORMATS, write_audio, write_chunks
 
-FREE = {"output", "count", "device", "devices", "share", "skip_done"}  # what may differ when a command goes on
+FREE = {"output", "count", "device", "devices", "share", "skip_done"}  # may differ when a command goes on
 Pair = tuple[Path | int, Path]
 Begin = Callable[[], Manifest]
 
@@ -107,7 +107,7 @@ def synthesize(cfg: DictConfig, pairs: Sequence[Pair], vocoder: Vocoder, begin: 
                     samples = write_chunks(target, (chunk[0] for chunk in chunks), vocoder.sample_rate)
                 else:
                     with warnings.catch_warnings():
-                        if scale is not None:  # it was said what it is
+                        if scale is not None:  # the user named the scale
                             warnings.filterwarnings("ignore", message="`mel` looks like")
                         assert isinstance(mel, Tensor)
                         audio = vocoder.sample(mel, None, temperature, generator, speaker, passes=passes, dtype=dtype)[0]

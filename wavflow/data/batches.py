@@ -53,13 +53,13 @@ class Batches(pl.LightningDataModule):
         self.segment_length, self.batch_size, self.num_workers = segment_length, batch_size, num_workers
         self.seed, self.max_clip_seconds, self.dequantize = seed, max_clip_seconds, dequantize
         self.ids: dict[str, int] | None = None
-        self._crops: int | None = None  # that had been read when the training was stopped which is resumed
-        self._began: tuple[int, int] | None = None  # batches and crops that were read when this process began
+        self._crops: int | None = None  # read before the training was stopped, where one is resumed
+        self._began: tuple[int, int] | None = None  # batches and crops read before this process began
 
     @property
     @abstractmethod
     def split(self) -> Split:
-        """The files' names by part, to keep with a run and its model; none where they are not known."""
+        """The names of the files by part, stored with a run and its model; empty where unknown."""
 
     @property
     @abstractmethod
@@ -69,16 +69,16 @@ class Batches(pl.LightningDataModule):
     @property
     @abstractmethod
     def contents(self) -> tuple[int, str]:
-        """How many files or shards there are to train on, and of what kind they are."""
+        """The number of files or shards to train on, and their kind."""
 
     @property
     @abstractmethod
     def summary(self) -> str:
-        """How much data there is and how it is split, in words."""
+        """The amount of data and its split, as a sentence."""
 
     @property
     def remarks(self) -> list[str]:
-        """What is unusual about the data, in words."""
+        """Warnings about unusual data, one sentence each."""
         return []
 
     def follow(self, stored: Mapping[str, Any], must_fit: bool = False) -> None:
@@ -172,6 +172,6 @@ class Order(DistributedSampler):
 
 
 def _leave_signals_to_the_main_process(_: int) -> None:
-    """Lets a worker survive Ctrl-C and the like, which reach the whole group: the main process saves first, then ends it."""
+    """Has a worker ignore Ctrl-C and the like, which reach the whole group: the main process saves first, then ends it."""
     for signum in STOPS:
         signal.signal(signum, signal.SIG_IGN)

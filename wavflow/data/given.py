@@ -28,7 +28,7 @@ SLACK = 2
 FAR = 1.5
 """By how many nats mels may differ from their audio's on average: predicted mels do by about .5, mels of other audio by 2."""
 
-_TRIED = 16  # files whose mels are compared with those of the audio
+_TRIED = 16  # mels that are compared with their audio
 
 
 class GivenMels:
@@ -87,7 +87,7 @@ class GivenMels:
         return min(length, self.frames[audio] * self.mel.hop_length)
 
     def read_crop(self, audio: Path, first: int, frames: int) -> tuple[Tensor, Tensor]:
-        """Reads the audio and the given mel of some frames of a file, fewer where it ends; see `read_with_mel` for their shapes."""
+        """Reads the audio and the given mel of some frames of a file, fewer where it ends, as `read_with_mel`."""
         hop, frames = self.mel.hop_length, min(frames, self.frames[audio] - first)
         stop = self.samples(audio, audio_length(audio, self.mel.sample_rate))
         samples = read_segment(audio, first * hop, min(frames * hop, stop - first * hop), self.mel.sample_rate)
@@ -101,7 +101,7 @@ class GivenMels:
         return given[:, : self.frames[audio]]
 
     def _hold_against_audio(self) -> None:
-        """Raises ValueError unless some of the mels are near those of their audio."""
+        """Raises ValueError where a sample of the mels differs too much from those computed from their audio."""
         said = MelScale() if self.scale is None else self.scale
         scales = {said.name: said, **{name: MelScale(name, said.mean, said.std) for name in SCALES if name != said.name}}
         files, errors, distances = list(self.frames), [], []

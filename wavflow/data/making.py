@@ -26,7 +26,7 @@ PEAK = 0.99
 
 @dataclass(eq=False)
 class Maker:
-    """Makes one piece after the other, in litdata's processes; each of them notes in a file what became of its pieces.
+    """Makes the pieces one by one, in litdata's processes; each process writes a file of notes on its pieces.
 
     A piece that can't be read, or is silent where silence is trimmed, is written empty and not left out: litdata counts
     the pieces that it has written to know where to go on.
@@ -123,7 +123,7 @@ def name_speakers(index: Path, names: list[str]) -> None:
 
 
 def mend_checkpoints(folder: Path) -> None:
-    """Lets litdata go on in the right place after a second kill, too.
+    """Corrects litdata's checkpoints, so that it goes on in the right place after a second kill, too.
 
     litdata 0.2.76 stores how many inputs a process has done *since it last began*, and goes on as if that were all. Each input
     gives one piece, so the true number is that of the pieces in its shards.

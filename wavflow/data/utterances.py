@@ -21,7 +21,7 @@ from wavflow.text import symbols_of
 from wavflow.text_to_mel import FOLD
 
 BATCHES_SORTED = 8
-"""So many batches are sorted by length together: some padding, and still another order in each epoch."""
+"""Batches whose files are sorted by length together: little padding, yet another order in each epoch."""
 
 
 class Utterances(Dataset[dict[str, Any]]):
@@ -107,11 +107,11 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 class TextDataModule(AudioDataModule):
-    """Utterances with their texts; of the arguments of `AudioDataModule` those of crops do not count.
+    """Utterances with their texts; of the arguments of `AudioDataModule` those of crops have no effect.
 
     Args:
-        speeds: At each of them all that is trained on is heard once more, faster and higher (above 1) or slower and lower
-            (below), by further voices: from minutes of speech a model would learn the recordings by heart.
+        speeds: Each adds a copy of the training data, faster and higher (above 1) or slower and lower (below), as further
+            voices: a model of minutes of speech would memorize the recordings.
 
     Attributes:
         written: The symbols of each file's text, once `use_symbols` was called.

@@ -15,7 +15,7 @@ class LikelihoodTask(Task):
     """Stage 1: minimizes the mean negative log-likelihood, in nats per sample."""
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Lets the maps that start from data do so, with the first batch; in a resumed run they have."""
+        """Initializes the maps that start from data with the first batch; not in a resumed run."""
         super().on_train_batch_start(batch, batch_idx)
         if self.trainer.global_step > 0:
             return
@@ -48,7 +48,7 @@ class LikelihoodTask(Task):
     def _values(self, batch: Batch) -> dict[str, Tensor]:
         audio, mel, mask = batch["audio"], batch["mel"], batch["mask"]
         u, whitening = self.net.whiten(audio, mel)
-        u = u * mask.unsqueeze(1)  # what is not known is no audio, but at rest
+        u = u * mask.unsqueeze(1)  # unknown samples count as silence
         z, log_slope = self.net.flow.transform(u, self.net.conditioning(mel, batch.get("speaker")))
         nats = masked_mean(self.net.flow.base_log_prob(z) + log_slope + whitening, mask)
         return {

@@ -53,7 +53,7 @@ class Task(pl.LightningModule):
         self.seed = seed
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Makes what a step draws a function of seed, process and batch alone: a resumed training draws the same."""
+        """Seeds each step by seed, process and batch: a resumed training samples the same numbers."""
         torch.manual_seed(seed_of(self.seed, self.global_rank, self.trainer.fit_loop.total_batch_idx))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -84,7 +84,7 @@ class Task(pl.LightningModule):
         """
         net, mel = self.net, batch["mel"]
         if net.device.type != "cpu" and not net.draws_in_parallel:
-            net = copy.deepcopy(net).cpu()  # a GPU takes some hundred of such steps a second, the engine thousands
+            net = copy.deepcopy(net).cpu()  # a GPU takes a few hundred such steps a second, the engine for CPUs thousands
         longest = seconds if net.draws_in_parallel else stepwise_seconds
         # A quarter into the clip, where a short segment is likely to be speech.
         frames = max(1, min(mel.shape[-1], int(longest * net.sample_rate / net.hop_length)))
