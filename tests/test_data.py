@@ -121,12 +121,6 @@ def test_unusable_files_are_counted_named_and_skipped(tmp_path: Path) -> None:
     assert all(name in message for name in ("empty.wav", "text.mp3", "gone.wav"))
 
 
-def test_many_unusable_files_are_named_in_part(tmp_path: Path) -> None:
-    good = write_noise(tmp_path / "good.wav", 500)
-    with pytest.warns(UserWarning, match=r"50 of 51 .*19\.wav and 30 more\."):
-        usable_files([good, *(tmp_path / f"{i}.wav" for i in range(50))])
-
-
 def test_no_usable_file_is_refused_with_the_folder(tmp_path: Path) -> None:
     for name in ("a.wav", "b.wav"):
         (tmp_path / name).touch()
@@ -201,16 +195,6 @@ def test_clip_shorter_than_a_crop_is_padded_and_masked(tmp_path: Path, samples: 
     clip = ClipDataset([path], mel)[0]
     assert len(clip["audio"]) == 64 * frames
     assert clip["mask"].sum() == real
-
-
-def test_silent_and_clipped_files_make_finite_items(tmp_path: Path) -> None:
-    sf.write(tmp_path / "silent.wav", np.zeros(2000), 8000)
-    sf.write(tmp_path / "clipped.wav", np.sign(np.random.default_rng(0).standard_normal(2000)), 8000)
-    for name in ("silent.wav", "clipped.wav"):
-        item = CropDataset([tmp_path / name], tiny_mel(), 1024)[0]
-        assert item["audio"].isfinite().all()
-        assert item["audio"].unique().numel() > 500, "no two samples lie on the same step after dequantization"
-        assert item["mel"].isfinite().all()
 
 
 def test_dequantization_is_one_uniform_step_after_the_mel(tmp_path: Path) -> None:
@@ -355,11 +339,8 @@ def test_training_reads_the_crops_in_their_order_from_where_it_stood(tmp_path: P
     assert len(expected.unique(dim=0)) == 6 * processes
 
 
-def test_data_module_refuses(tmp_path: Path) -> None:
-    refused(lambda: AudioDataModule(tiny_mel(), batch_size=0), "`batch_size` must be a whole number of at least 1")
+def test_data_module_refuses_a_number_of_workers_below_0() -> None:
     refused(lambda: AudioDataModule(tiny_mel(), num_workers=-1), "`num_workers` must be a whole number of at least 0")
-    refused(lambda: AudioDataModule(tiny_mel(), tmp_path / "none").setup(), "check the name", FileNotFoundError)
-    refused(lambda: AudioDataModule(tiny_mel(), tmp_path).setup(), "holds none")
 
 
 def test_bundled_speech_is_the_default() -> None:

@@ -1,7 +1,7 @@
 """Both stages by Lightning, on tiny nets and a tiny folder of sound."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
@@ -30,19 +30,15 @@ from wavflow.training import DistillationTask, LikelihoodTask, Task
 from wavflow.training.measures import clamp_fraction, interval
 from wavflow.vocoder import Vocoder, check_pair
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 MEL = {"sample_rate": 8000, "n_fft": 256, "hop_length": 64, "win_length": 256, "n_mels": 12, "f_max": 4000.0}
 TINY = {"mel": MEL, "layers": 3, "channels": 8, "kernel_size": 2, "dilation_cycle": 3, "features": 6, "whitening": 8}
 SPECTRAL = partial(MultiResolutionSTFTLoss, (128, 64), (32, 16), (128, 64))
 
 
 @pytest.fixture(autouse=True)
-def _float32_on_one_thread() -> Iterator[None]:
-    """What training runs in. Two threads on nets so small, on a busy machine, would wait more than they compute."""
+def _float32() -> None:
     torch.set_default_dtype(torch.float32)  # conftest.py sets it back
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
