@@ -34,6 +34,8 @@ class Batches(pl.LightningDataModule):
         dequantize: Whether to add uniform noise of one 16-bit step to the audio.
     """
 
+    collate: Callable | None = None  # makes a batch of items; None for torch's own way
+
     def __init__(
         self,
         mel: MelSpectrogram,
@@ -115,23 +117,31 @@ class Batches(pl.LightningDataModule):
         """Returns the options of all data sets, see `Items`."""
         return {"seed": self.seed, "dequantize": self.dequantize, "speakers": speakers}
 
-    def loader(
-        self, dataset: Dataset, batch_size: int, order: DistributedSampler, collate: Callable | None = None
-    ) -> DataLoader:
-        """Returns a loader of the items that `order` lists; `collate` makes a batch of some, as torch does where it is None."""
+    @abstractmethod
+    def clips(self, part: str) -> Any:
+        """Returns the data set of the whole clips of a part."""
+
+    def val_dataloader(self) -> DataLoader:
+        return self._one_by_one("validation")
+
+    def test_dataloader(self) -> DataLoader:
+        return self._one_by_one("test")
+
+    def loader(self, dataset: Dataset, batch_size: int, order: DistributedSampler) -> DataLoader:
+        """Returns a loader of the items that `order` lists."""
         return DataLoader(
             dataset,
             batch_size,
             sampler=order,
             num_workers=self.num_workers,
-            collate_fn=collate,
+            collate_fn=self.collate,
             worker_init_fn=_leave_signals_to_the_main_process,
             pin_memory=torch.cuda.is_available(),
         )
 
-    def clip_loader(self, dataset: Dataset, length: int, collate: Callable | None = None) -> DataLoader:
-        """Returns a loader of one clip per batch, of a data set of that length."""
-        return self.loader(dataset, 1, Order(*self._place(), length=length), collate)
+    def _one_by_one(self, part: str) -> DataLoader:
+        clips = self.clips(part)
+        return self.loader(clips, 1, Order(*self._place(), length=len(clips)))
 
     def _batches(self) -> int:
         """Returns how many batches each process has read; more than 0 in a resumed training."""

@@ -102,7 +102,7 @@ class AudioDataModule(Batches):
         files, speakers = self._all_files(), self.speakers
         minutes = sum(audio_length(path, self.mel.sample_rate) for path in files) / self.mel.sample_rate / 60
         length = f"{minutes:.1f} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"
-        train, validation, test = (len(self._files(part)) for part in range(3))
+        train, validation, test = (len(self._files(part)) for part in SPLITS)
         voices = f"; {len(speakers)} speakers" if speakers else ""
         return f"{len(files)} files, {length}: {train} to train on, {validation} to validate, {test} held out to test{voices}"
 
@@ -117,7 +117,7 @@ class AudioDataModule(Batches):
                 f"{min(low.values())}: above half of that there is nothing to learn; audio=... chooses another rate. "
                 f"The first: {next(iter(low))}"
             )
-        for part, doing in ((1, "validate"), (2, "test"), (0, "train")):
+        for part, doing in (("validation", "validate"), ("test", "test"), ("train", "train")):
             short = [path for path in self._files(part) if audio_length(path, rate) < self.mel.n_fft]
             if short:
                 remarks.append(
@@ -127,19 +127,19 @@ class AudioDataModule(Batches):
         return remarks
 
     def _all_files(self) -> list[Path]:
-        return list(dict.fromkeys(path for part in range(3) for path in self._files(part)))
+        return list(dict.fromkeys(path for part in SPLITS for path in self._files(part)))
 
     @property
     def train_files(self) -> list[Path]:
-        return self._files(0)
+        return self._files("train")
 
     @property
     def validation_files(self) -> list[Path]:
-        return self._files(1)
+        return self._files("validation")
 
     @property
     def test_files(self) -> list[Path]:
-        return self._files(2)
+        return self._files("test")
 
     @property
     def speakers(self) -> list[str]:
@@ -149,7 +149,7 @@ class AudioDataModule(Batches):
 
     @property
     def split(self) -> Split:
-        return {part: [file_name(path, self.path) for path in self._files(i)] for i, part in enumerate(SPLITS)}
+        return {part: [file_name(path, self.path) for path in self._files(part)] for part in SPLITS}
 
     def follow(self, stored: Mapping[str, Any], must_fit: bool = False) -> None:
         """Splits as an earlier run did, whose `split` this is.
@@ -201,17 +201,11 @@ class AudioDataModule(Batches):
             return DataLoader(crops, self.batch_size, sampler=self.order(), collate_fn=as_is)
         return self.loader(CropDataset(*what, **options), self.batch_size, self.order())
 
-    def val_dataloader(self) -> DataLoader:
-        return self._clips(self.validation_files)
+    def clips(self, part: str) -> Any:
+        files = self._files(part)
+        return ClipDataset(files, self.mel, self.max_clip_seconds, self.given, **self.options(self.speaker_ids(files)))
 
-    def test_dataloader(self) -> DataLoader:
-        return self._clips(self.test_files)
-
-    def _files(self, part: int) -> list[Path]:
+    def _files(self, part: str) -> list[Path]:
         self.setup()
         assert self._split is not None
-        return self._split[part]
-
-    def _clips(self, files: list[Path]) -> DataLoader:
-        clips = ClipDataset(files, self.mel, self.max_clip_seconds, self.given, **self.options(self.speaker_ids(files)))
-        return self.clip_loader(clips, len(clips))
+        return self._split[SPLITS.index(part)]

@@ -157,13 +157,6 @@ class ShardDataModule(Batches):
         crops = ShardCrops(self._shards["train"], self.mel, self.segment_length, **self.options(self.ids))
         return self.loader(crops, self.batch_size, self.order())
 
-    def val_dataloader(self) -> DataLoader:
-        return self._whole("validation")
-
-    def test_dataloader(self) -> DataLoader:
-        return self._whole("test")
-
-    def _whole(self, split: str) -> DataLoader:
+    def clips(self, part: str) -> ShardClips:
         self.setup()
-        clips = ShardClips(self._shards[split], self.mel, self.max_clip_seconds, **self.options(self.ids))
-        return self.clip_loader(clips, len(clips))
+        return ShardClips(self._shards[part], self.mel, self.max_clip_seconds, **self.options(self.ids))

@@ -118,6 +118,7 @@ class TextDataModule(AudioDataModule):
         numbers: The number of each symbol in the model's table, likewise.
     """
 
+    collate = staticmethod(collate)
     written: dict[Path, list[str]]
     numbers: dict[str, int]
 
@@ -173,17 +174,11 @@ class TextDataModule(AudioDataModule):
         ids = None if self.ids is None else [i for speed in self.speeds for i in self.speaker_ids(files, speed) or ()]
         speeds = [speed for speed in self.speeds for _ in files]
         utterances = Utterances(times * files, times * self._numbers(files), self.mel, ids, speeds, self.batch_size, self.seed)
-        return self.loader(utterances, self.batch_size, self.order(), collate)
+        return self.loader(utterances, self.batch_size, self.order())
 
-    def val_dataloader(self) -> DataLoader:
-        return self._whole(self.validation_files)
-
-    def test_dataloader(self) -> DataLoader:
-        return self._whole(self.test_files)
-
-    def _whole(self, files: list[Path]) -> DataLoader:
-        utterances = Utterances(files, self._numbers(files), self.mel, self.speaker_ids(files))
-        return self.clip_loader(utterances, len(utterances), collate)
+    def clips(self, part: str) -> Utterances:
+        files = self._files(part)
+        return Utterances(files, self._numbers(files), self.mel, self.speaker_ids(files))
 
     def _numbers(self, files: Sequence[Path]) -> list[list[int]]:
         """Returns the numbers of each text's symbols; those that the table lacks are left out."""
