@@ -39,7 +39,7 @@ class Items(Dataset[Item]):
         mel: Its settings are used; the module itself is not, wherever its buffers lie.
         seed: Of the crops and the noise; a clip has the same noise each time that it is read.
         dequantize: Whether to add uniform noise of one 16-bit step to `audio`, after the mel was computed: without it
-            digital silence has no density (theory.md, 1).
+            digital silence has no density.
         speakers: Ids, one for each file; for shards, name to id. None for items without.
     """
 
