@@ -97,26 +97,24 @@ def check(models: dict[str, Vocoder], paths: dict[str, Path], roles: Iterable[st
             raise ValueError(f"`{role}`: {paths[role]} is no {role}: name a model of stage={role}, or give it as model=.")
     if {"teacher", "student"} <= set(roles):
         check_pair(models["student"], models["teacher"])
-    first = next(iter(models))
-    for name, model in models.items():
-        if model.mel.spec != models[first].mel.spec:
-            raise ValueError(
-                f"`model`: {paths[name]} was trained on another mel ({model.mel.spec}) than {paths[first]} "
-                f"({models[first].mel.spec}): compare models of one mel."
-            )
+    check_alike({name: str(model.mel.spec) for name, model in models.items()}, paths, "was trained on another mel", "one mel")
 
 
 def check_speakers(models: dict[str, Vocoder], paths: dict[str, Path]) -> list[str]:
     """Returns the names of the speakers of the models that take any; raises ValueError where these differ."""
     known = {name: speaker_names(model) for name, model in models.items() if model.speakers is not None}
-    first = next(iter(known), "")
-    for name, speakers in known.items():
-        if speakers != known[first]:
+    check_alike({name: ", ".join(names) for name, names in known.items()}, paths, "knows other speakers", "the same speakers")
+    return next(iter(known.values()), [])
+
+
+def check_alike(values: dict[str, str], paths: dict[str, Path], differs: str, alike: str) -> None:
+    """Raises ValueError where models, by name, have different values."""
+    first = next(iter(values), "")
+    for name, value in values.items():
+        if value != values[first]:
             raise ValueError(
-                f"`model`: {paths[name]} knows other speakers ({', '.join(speakers)}) than {paths[first]} "
-                f"({', '.join(known[first])}): compare models of the same speakers."
+                f"`model`: {paths[name]} {differs} ({value}) than {paths[first]} ({values[first]}): compare models of {alike}."
             )
-    return known.get(first, [])
 
 
 def overview(report: Report, path: Path) -> str:
