@@ -15,7 +15,7 @@ from helpers import MEL, random_log_mel, tiny_student, tiny_teacher
 from websockets.sync.client import ClientConnection, connect
 
 import wavflow
-from wavflow.commands.serve import Connection, Server
+from wavflow.commands.serve import Connection, Server, Socket
 from wavflow.serving.app import make_app
 from wavflow.serving.limits import Limits
 from wavflow.text_to_mel import TextToMel
@@ -56,7 +56,8 @@ def serving(limits: Limits = LIMITS, **options: Any) -> Iterator[Running]:
     drawn(student, random_log_mel(8), 0)  # compiles, as the command does before it serves
     text = tiny_text_model()
     app = make_app({"student": student, "teacher": teacher}, limits, text=text, **options)
-    config = uvicorn.Config(app, port=0, http=Connection, ws_max_size=10**6, log_config=None, timeout_graceful_shutdown=1)
+    protocols = {"http": Connection, "ws": Socket, "ws_max_size": 10**6}
+    config = uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1, **protocols)
     server = Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

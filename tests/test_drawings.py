@@ -1,5 +1,6 @@
 """Pictures, charts and drawings of the report: what they show, and where."""
 
+import base64
 import io
 import math
 import re
@@ -149,6 +150,8 @@ def test_likelihood_lane_shows_mean_and_low_percentile_of_each_frame() -> None:
     assert band[3][1] > 90
     assert band[4] == line[1], "where all samples are alike the band is thin"
     assert 'aria-label="Log-likelihood of the recording under teacher &amp; co' in svg
+    samples = list(base64.b64decode(re.findall('data-samples="(.*?)"', svg)[0]))
+    assert samples == [round((float(x) + 8) / 12 * 255) for x in log_prob], "from the lowest to the highest"
     assert likelihood_lane({"x": torch.full((9,), -math.inf)}, 3, 1000, 0.01) == ""
     log_prob[:100] = -math.inf
     assert "nan" not in likelihood_lane({"x": log_prob}, 100, 1000, 0.35)

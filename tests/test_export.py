@@ -81,6 +81,7 @@ def test_graph_tells_what_its_user_has_to_know(student: Vocoder, graph: Path) ->
     model = onnx.load(graph)
     facts = {prop.key: prop.value for prop in model.metadata_props}
     assert model.opset_import[0].version >= 17
+    assert all(node.op_type != "Cos" for node in model.graph.node), "onnxruntime 1.28 has none in float64"
     assert b"wavflow/" not in model.SerializeToString(), "no path of the machine that made it"
     assert MelSpectrogram(**json.loads(facts["mel"])).spec == student.mel.spec
     assert build(json.loads(facts["wavflow.config"])).state_dict().keys() == student.state_dict().keys()

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from helpers import refused, tiny_teacher
 import wavflow
 from wavflow import files
 from wavflow.cli import output_folder
-from wavflow.files import atomic_write, lock, sweep, unlock_all
+from wavflow.files import IDLE, atomic_write, lock, sweep, unlock_all
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
 import demo
@@ -73,9 +74,18 @@ def test_two_writers_of_one_file_have_a_part_each(tmp_path: Path) -> None:
         two.write_text("two")
     assert path.read_text() == "one"
     assert list(tmp_path.iterdir()) == [path]
-    (tmp_path / f".{path.name[:40]}.abc.part").touch()
-    sweep(tmp_path)
-    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_unfinished_files_are_swept_once_nobody_can_be_writing_to_them(tmp_path: Path) -> None:
+    other = tmp_path / ".download.part"
+    old, young, later = (tmp_path / f".sound.wav.{token * 12}.part" for token in "abc")
+    for path, age in ((other, 1e6), (old, 2 * IDLE), (young, 0.5 * IDLE), (later, -0.5 * IDLE)):
+        path.touch()
+        os.utime(path, (time.time() - age,) * 2)
+    sweep(tmp_path, tmp_path / "none", idle=IDLE)
+    assert set(tmp_path.iterdir()) == {other, young, later}
+    sweep(tmp_path)  # a folder that this process has to itself
+    assert set(tmp_path.iterdir()) == {other}
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])

@@ -35,7 +35,7 @@ from wavflow.writing import encode_audio, quantized
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
     torch.manual_seed(0)
-    yield from serving()
+    yield from serving(hosts=["wavflow.test"])
 
 
 def npy(array: np.ndarray) -> bytes:
@@ -242,7 +242,8 @@ def unharmed(server: Running, caplog: pytest.LogCaptureFixture) -> Iterator[None
         time.sleep(0.01)
     assert (server.service.requests.taken, server.service.streams.slots.taken) == (0, 0)
     assert server.post("/v1/synthesize?passes=0", npy(np.full((8, 4), -6.0, np.float32))).status_code == 200
-    assert not [record for record in caplog.records if record.exc_info or record.levelname == "ERROR"]
+    records = [*caplog.get_records("call"), *caplog.records]  # of the test, and of what came after it
+    assert not [record for record in records if record.exc_info or record.levelname == "ERROR"]
 
 
 def heard(client: ClientConnection) -> tuple[list[Any], int]:
@@ -274,7 +275,7 @@ def test_malformed_options_and_paths_are_refused(server: Running, unharmed: None
         refused(server.post(f"/v1/synthesize?{query}", wav()), status)
     for path in PATHS:
         with socket.create_connection(("127.0.0.1", server.port)) as client:
-            client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
             assert re.match(rb"HTTP/1.1 4\d\d", client.recv(1000)), path
     for method in ("get", "put", "delete"):
         refused(requests.request(method, f"http://127.0.0.1:{server.port}/v1/synthesize", timeout=5), 405)
@@ -303,7 +304,19 @@ def test_pages_of_other_sites_are_refused(server: Running, unharmed: None) -> No
         assert "sample_rate" in client.recv()
 
 
-HEAD = "POST /v1/synthesize HTTP/1.1\r\nHost: x\r\n"
+def test_names_of_other_sites_are_refused(server: Running, unharmed: None) -> None:
+    """A site may have its name resolve to 127.0.0.1: to a browser its pages are of the server's origin then."""
+    others = ("evil.example", "evil.example:80", "127.0.0.1.evil.example", "[evil.example]", "[", "")
+    for host in (*others, "LocalHost:1", "127.0.0.1", "[::1]:80", "10.0.0.7", "Wavflow.test:80"):
+        status, headers = 403 if host in others else 200, {"Host": host, "Origin": f"http://{host}"}
+        assert server.post("/v1/synthesize", wav(), headers=headers).status_code == status, host
+        for path in ("/", "/healthz", "/metrics"):
+            assert server.get(path, headers=headers).status_code == status, (host, path)
+    with pytest.raises(InvalidStatus, match="403"):
+        connect("ws://evil.example/v1/stream", sock=socket.create_connection(("127.0.0.1", server.port)))
+
+
+HEAD = "POST /v1/synthesize HTTP/1.1\r\nHost: localhost\r\n"
 SOCKETS = {
     "no HTTP": ("hello\r\n\r\n", b"400"),
     "a length that is no number": (f"{HEAD}Content-Length: x\r\n\r\n", b"400"),
@@ -327,7 +340,7 @@ def test_malformed_connections_are_refused(server: Running, unharmed: None) -> N
 
 def test_half_a_header_after_an_answer_is_refused(server: Running, unharmed: None) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
-        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         while not client.recv(10000).endswith(b"}"):
             pass
         client.sendall(HEAD.encode())

@@ -289,6 +289,14 @@ def test_impossible_preparations_are_refused(files: Path, made: tuple[Path, dict
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.wav").touch()
     refused(lambda: prepare(tmp_path / "in", tmp_path / "out", tiny_mel()), r"holds none\. The first: .*is empty")
+    for address in ("s3://bucket/x", "gs://bucket/x", "https://host/x"):
+        refused(
+            lambda place=address: prepare(place, tmp_path / "out", tiny_mel()), f"`source` must be .* here, got {address}: "
+        )
+        output = address if address.startswith("s3") else "s3://bucket/folder"
+        refused(
+            lambda place=address: prepare(files, place, tiny_mel()), f"`output` must be a folder here, .*--upload {output}`"
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -302,6 +310,14 @@ def test_reading_shards_is_measured(with_mel: bool, files: Path, tmp_path: Path)
     assert row["format"] == f"shards, 8000 Hz, {'with mels' if with_mel else 'mels computed'}"
     assert row["files"] == 1
     assert row["x real time per core"] == pytest.approx(8 * 2 * 512 / 8000 / row["median s"])
+
+
+def test_shards_at_places_that_are_not_read_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused(
+        lambda: Shards("az://box/shards/train"), "`path` must be a folder, s3://… or gs://…, got az://box/shards/train: copy"
+    )
+    monkeypatch.setattr("litdata.streaming.downloader._GOOGLE_STORAGE_AVAILABLE", False)
+    refused(lambda: Shards("gs://bucket/shards/train"), "gs://bucket/shards/train is not installed .* google-cloud-storage, or")
 
 
 def test_other_shards_are_refused(made: tuple[Path, dict], tmp_path: Path) -> None:

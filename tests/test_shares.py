@@ -101,10 +101,18 @@ def test_a_killed_command_goes_on(command: str, model: str, place: Path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(Manifest, "add", add)
         assert call(command, *options("parts", "share=0/2")).status == 130
+    below = place / "parts" / ("frames" if command == "score" else "")
+    below.mkdir(exist_ok=True)
+    old, young = (below / f".0.wav.{token * 12}.part" for token in "ab")
+    for left in (old, young):
+        left.touch()
+    os.utime(old, (0, 0))
     for part, count in (("0/2", "4 of 7"), ("1/2", "3 of 7")):
         outcome = call(command, *options("parts", f"share={part}", "skip_done=true"))
         assert f"Part {part}: {count} file(s)" in outcome.err
         assert outcome.err.count("of them done already") == (part == "0/2")
+    assert not old.exists(), "a process was killed as it wrote it"
+    assert young.exists(), "another may be writing to it"
     lines = [line for path in sorted((place / "parts").glob("*.jsonl")) for line in read_lines(path)[1:]]
     named = sorted(re.sub(".*/", "", line["file"]) for line in lines)
     assert len(set(named)) == len(named), "each file once"

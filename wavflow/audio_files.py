@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wavflow.audio import READABLE, UNREADABLE, check_audio
+from wavflow.files import check_local
 
 _NAMED = 20  # skipped files that a warning names before it only counts
 
@@ -43,8 +44,9 @@ def find_audio(folder: str | os.PathLike[str]) -> list[Path]:
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: It is a file, or holds no audio.
+        ValueError: It is a file or an address, or holds no audio.
     """
+    check_local("folder", folder)
     folder = Path(folder)
     if not folder.exists():
         raise FileNotFoundError(f"`folder` must name a folder of audio files, but there is no {folder}: check the name.")

@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from wavflow.files import lock, unlock_all
 from wavflow.help import help_text
-from wavflow.options import as_dict, flat, overrides
+from wavflow.options import as_dict, check_places, flat, overrides
 
 
 def command(name: str, lists: tuple[str, ...] = (), plain: str | None = None) -> Callable[[], None]:
@@ -55,6 +55,7 @@ def command(name: str, lists: tuple[str, ...] = (), plain: str | None = None) ->
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     cfg.output = numbered(cfg.output, HydraConfig.get().job.num)
                 check_kinds(cfg, name)
+                check_places(cfg, HydraConfig.get().runtime.choices.get("data") == "shards")
                 run = importlib.import_module(f"wavflow.commands.{name}").run
                 with quiet():  # once more: Lightning speaks up when it is imported
                     run(cfg)

@@ -1,14 +1,22 @@
-"""Writes files aside and renames them, so that each is whole or not there; and locks folders for one process."""
+"""Writes files aside and renames them, so that each is whole or not there; and keeps folders for one process."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import re
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+UNFINISHED = f".*.{'[0-9a-f]' * 12}.part"
+"""The files that `atomic_write` writes to."""
+
+IDLE = 3600.0
+"""Seconds after which an unfinished file that nobody has written to is no living process's: they write every few seconds."""
 
 _locked: dict[Path, int] = {}
 
@@ -33,10 +41,29 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def sweep(folder: str | os.PathLike[str]) -> None:
-    """Removes the unfinished files that killed processes left in a folder; no process may be writing there."""
-    for part in Path(folder).glob(".*.part"):
-        part.unlink()
+def sweep(*folders: str | os.PathLike[str], idle: float = 0.0) -> None:
+    """Removes the unfinished files that killed processes left in folders, but not below them.
+
+    Where other processes may be writing there, on this machine or another, `idle` must be `IDLE`: their numbers say nothing on
+    another machine, and many network disks keep locks to one. A process that was suspended for longer loses its file: the
+    renaming fails, and the file is made again by the next that goes on.
+
+    Args:
+        folders: That need not be there.
+        idle: In seconds; files that were written to since are left alone.
+    """
+    for part in (part for folder in folders for part in Path(folder).glob(UNFINISHED)):
+        with contextlib.suppress(OSError):  # another process sweeps too, or it is another user's
+            if not idle or part.stat().st_mtime < time.time() - idle:
+                part.unlink()
+
+
+def check_local(name: str, path: str | os.PathLike[str], hint: str = "") -> None:
+    """Raises ValueError where a path is an address, such as gs://bucket/folder: as a path it would be a folder `gs:`."""
+    if re.match(r"[A-Za-z][\w+.-]+://", os.fspath(path)):
+        raise ValueError(
+            f"`{name}` must be a file or folder here, got {path}: {hint}mount it, or copy it by a tool of that place."
+        )
 
 
 def lock(folder: str | os.PathLike[str], shared: bool = False) -> bool:

@@ -15,14 +15,18 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
-# Options whose value is a path or a name, never a number, a list or an expression.
-TEXTS = (
-    *("input", "output", "model", "teacher", "student", "reference", "generated", "start", "resume"),
-    *("text", "vocoder", "token"),
+from wavflow.files import check_local
+
+PLACES = (
+    *("input", "output", "model", "teacher", "student", "reference", "generated", "start", "resume", "vocoder"),
     *("data.path", "data.table", "data.mels", "data.split", "see_also"),
 )
+"""Options whose value is a path or the name of a model."""
+
+# Options whose value is never a number, a list or an expression.
+TEXTS = (*PLACES, "text", "token")
 # Hydra's own, with the number of values that follow.
 FLAGS = {"-m": 0, "--multirun": 0, "--resolve": 0, "--hydra-help": 0, "-c": 1, "--cfg": 1, "-cd": 1, "--config-dir": 1}
 _KEY = re.compile(r"[~+]*[A-Za-z_$][\w$/@:-]*(\.[\w$-]+)*", re.ASCII)
@@ -73,6 +77,15 @@ def as_dict(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
     container = OmegaConf.to_container(cfg, resolve=resolve)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
+
+
+def check_places(cfg: DictConfig, shards: bool) -> None:
+    """Raises ValueError where a path is an address such as https://host/file; that of `shards` may be one."""
+    for key in PLACES:
+        value = OmegaConf.select(cfg, key)
+        for place in value if isinstance(value, ListConfig) else [value]:
+            if place is not None and not (shards and key == "data.path"):
+                check_local(key, str(place), "say data=shards if it holds shards, or " * (key == "data.path"))
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,7 +2,7 @@
 
 from wavflow.cli import command
 
-main = command("serve", lists=("model",))
+main = command("serve", lists=("model", "hosts"))
 
 if __name__ == "__main__":
     main()

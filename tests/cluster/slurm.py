@@ -21,7 +21,8 @@ from pathlib import Path
 PATH = f"{os.environ['PATH']}{os.pathsep}/usr/sbin"
 MISSING = [name for name in ("munged", "slurmctld", "slurmd", "srun") if shutil.which(name, path=PATH) is None]
 
-# cred_expire: a job that is put back into the queue waits for so many seconds. KillWait: from SIGTERM to SIGKILL.
+# cred_expire: a job that is put back into the queue waits for so many seconds. KillWait: from SIGTERM to SIGKILL. The other
+# times are for a machine so busy that daemons do not answer within the seconds that are the default.
 CONFIG = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -39,7 +40,12 @@ TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
-KillWait=60
+KillWait=600
+MessageTimeout=60
+TCPTimeout=60
+BatchStartTimeout=600
+SlurmdTimeout=0
+UnkillableStepTimeout=300
 NodeName=n0 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2
 PartitionName=all Nodes=ALL Default=YES State=UP
@@ -52,7 +58,7 @@ def cluster() -> Iterator[dict[str, str]]:
     """Starts the daemons and yields the environment in which SLURM's commands find them; at the end stops jobs and daemons.
 
     Raises:
-        TimeoutError: The nodes are not ready within half a minute; the message holds what the daemons said.
+        TimeoutError: The nodes are not ready within five minutes; the message holds what the daemons said.
     """
     with tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as name, contextlib.ExitStack() as daemons:
         folder = Path(name)  # not pytest's: the path of a socket has 107 characters at most
@@ -66,13 +72,13 @@ def cluster() -> Iterator[dict[str, str]]:
         munged = ["munged", "--foreground", "--force", *(f"--{option}={folder / file}" for option, file in MUNGE.items())]
         for command in (munged, ["slurmctld", "-D"], ["slurmd", "-D", "-N", "n0"], ["slurmd", "-D", "-N", "n1"]):
             daemons.enter_context(daemon(command, environ, folder / "log"))
-        wait_for(lambda: ask(environ, "sinfo", "--noheader", "--states=idle", "--format=%D") == "2", 30, folder / "log")
+        wait_for(lambda: ask(environ, "sinfo", "--noheader", "--states=idle", "--format=%D") == "2", 300, folder / "log")
         try:
             yield environ
         finally:
             ask(environ, "scancel", f"--user={getpass.getuser()}", "--signal=KILL", "--full")
             ask(environ, "scancel", f"--user={getpass.getuser()}")  # those that wait in the queue
-            wait_for(lambda: ask(environ, "squeue", "--noheader") == "", 30, folder / "log")
+            wait_for(lambda: ask(environ, "squeue", "--noheader") == "", 300, folder / "log")
 
 
 @contextlib.contextmanager
@@ -86,8 +92,9 @@ def daemon(command: list[str], environ: dict[str, str], log: Path) -> Iterator[N
 
 
 def ask(environ: dict[str, str], *command: str) -> str:
-    """Returns what a command prints, stripped."""
-    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False).stdout.strip()
+    """Returns what a command prints, stripped; of one that fails, its status and what it says of that."""
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    return f"status {done.returncode}: {done.stderr}" if done.returncode else done.stdout.strip()
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, log: Path) -> None:

@@ -22,7 +22,7 @@ from wavflow.data.given import GivenMels, find_mels
 from wavflow.data.making import Maker, cut_up, mend_checkpoints, name_speakers, read_notes
 from wavflow.data.pieces import import_litdata
 from wavflow.data.split import SPLITS, file_name, split_files
-from wavflow.files import write_text
+from wavflow.files import check_local, sweep, write_text
 from wavflow.mel import MelSpectrogram
 from wavflow.mel_files import read_scale
 
@@ -66,7 +66,10 @@ def prepare(
     """
     litdata = import_litdata()
     if "://" in os.fspath(output):
-        raise ValueError(f"`output` must be a folder here, got {output}: name one, and say `--upload {output}`.")
+        url = output if os.fspath(output).startswith("s3://") else "s3://bucket/folder"
+        raise ValueError(f"`output` must be a folder here, got {output}: name one, and say `--upload {url}`.")
+    for name, place in (("source", source), ("table", table), ("mels", mels)):
+        check_local(name, place or "")
     if upload is not None:
         check_bucket(upload)
     for name, value in (("seconds", seconds), ("shard_megabytes", shard_megabytes), ("workers", workers)):
@@ -96,6 +99,7 @@ def prepare(
     speakers = {str(path): who for path in lengths if (who := found[path]) is not None}
     settings |= {"speakers": speakers or None, "split": "by hash"}
     output_folder(output)
+    sweep(output, *(output / split for split in SPLITS))
     check_same(output / "settings.json", settings)
     rows, parts = [], dict(zip(SPLITS, split_files(list(lengths), validation, test, seed, source), strict=True))
     names = {split: [file_name(path, source) for path in files] for split, files in parts.items()}

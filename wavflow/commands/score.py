@@ -15,7 +15,7 @@ from wavflow.arguments import about
 from wavflow.audio_files import common_folder, find_audio
 from wavflow.cli import listed, newest_model, number, output_folder
 from wavflow.devices import nth_device
-from wavflow.files import printable, write_text
+from wavflow.files import IDLE, printable, sweep, write_text
 from wavflow.likelihood.bits import bits_per_sample
 from wavflow.likelihood.pictures import score_picture
 from wavflow.likelihood.scoring import Scores, check_scores, overall, read, score
@@ -38,6 +38,7 @@ def run(cfg: DictConfig) -> None:
     speaker = None if cfg.speaker is None and model.speakers is None else speaker_id(cfg.speaker, model)
     check_scores(model)
     folder = output_folder(cfg.output, shared=share.count > 1)
+    sweep(*{folder, *((folder / kind / name).parent for name in files for kind in ("frames", "pictures"))}, idle=IDLE)
     settings = {"model": str(path), "input": listed(cfg.input), "speaker": cfg.speaker, "frames": cfg.frames}
     manifest = Manifest(folder, "scores", share, settings, cfg.skip_done)
     done = {name for name, line in manifest.read().items() if "error" not in line} if cfg.skip_done else set()

@@ -11,6 +11,7 @@ import torch
 import uvicorn
 from omegaconf import DictConfig
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from wavflow.arguments import about
 from wavflow.cli import listed, named, number
@@ -47,6 +48,15 @@ class Connection(H11Protocol):
             self.transport.close()
 
 
+class Socket(WebSocketsSansIOProtocol):
+    """Takes a refusal for an answer: uvicorn would log an error after each."""
+
+    async def send(self, message: Any) -> None:
+        """Sends one of ASGI's messages."""
+        await super().send(message)
+        self.handshake_complete |= self.close_sent
+
+
 class Server(uvicorn.Server):
     """Ends the streams in flight before the connections."""
 
@@ -63,12 +73,14 @@ def run(cfg: DictConfig) -> None:
     models = load(listed(cfg.model), pick_device(cfg.device))
     token = cfg.token or os.environ.get("WAVFLOW_TOKEN")
     text = None if cfg.text is None else load_text(cfg.text, models, pick_device(cfg.device))
-    app = make_app(models, limits, number("threads", cfg.threads, 1), None if token is None else str(token), text)
+    hosts = [str(cfg.host), *listed(cfg.hosts)]
+    app = make_app(models, limits, number("threads", cfg.threads, 1), None if token is None else str(token), text, hosts)
     config = uvicorn.Config(
         app,
         host=str(cfg.host),
         port=number("port", cfg.port, 0),
         http=Connection,
+        ws=Socket,
         ws_max_size=int(limits.body_mb * 1e6),
         ws_per_message_deflate=False,  # neither mels nor audio get smaller
         timeout_graceful_shutdown=max(1, int(limits.idle_seconds)),

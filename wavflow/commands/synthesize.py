@@ -20,6 +20,7 @@ from wavflow.audio import READABLE, UNREADABLE
 from wavflow.audio_files import files_below, name_unreadable
 from wavflow.cli import listed, newest_model, number
 from wavflow.devices import nth_device
+from wavflow.files import IDLE, sweep
 from wavflow.mel_files import MEL_FORMATS, load_mel, mel_chunks, read_scale
 from wavflow.models import load_model
 from wavflow.options import as_dict
@@ -52,6 +53,7 @@ def run(cfg: DictConfig) -> None:
     with about("model", "path"):
         vocoder = load_model(path, devices[0])
     check_takes(vocoder, cfg)
+    sweep(*{target, *(wav.parent for _, wav in pairs)}, idle=IDLE)
     settings = {name: value for name, value in as_dict(cfg).items() if name not in FREE} | {"model": str(path)}
     parts = [share.rest(pairs, lambda pair: cfg.skip_done and pair[1].exists()) for share in shares]
     begin = [partial(Manifest, target, "synthesized", share, settings, cfg.skip_done) for share in shares]

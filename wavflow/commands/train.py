@@ -197,8 +197,7 @@ def prepare_output(cfg: DictConfig, resume: Checkpoint | None, split: Split, log
         check_unused(cfg.output, cfg.overwrite)
     else:
         keep_curves(logger, resume.step)
-    for folder in ("", "checkpoints", "logs", "samples"):
-        sweep(Path(cfg.output) / folder)
+    sweep(*(Path(cfg.output) / folder for folder in ("", "checkpoints", "logs", "samples")))
     OmegaConf.save(cfg, Path(cfg.output) / "config.yaml", resolve=True)  # only now: mistakes leave nothing behind
     if split:  # some shards' can't be known
         write_text(Path(cfg.output) / "split.json", json.dumps(split, indent=1))

@@ -77,13 +77,15 @@ class Shards:
     Raises:
         FileNotFoundError: There are no shards.
         OSError: A bucket can't be read, after several attempts.
-        ValueError: litdata is missing.
+        ValueError: litdata or what it needs for gs:// is missing, or the address is of another kind.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._opened: tuple[int, Any] | None = None
         self._ends: dict[int, np.ndarray] = {}
+        if "://" in path and not path.startswith(REMOTE):
+            raise ValueError(f"`path` must be a folder, s3://… or gs://…, got {path}: copy the shards to one of these.")
         if not path.startswith(REMOTE) and not Path(path, "index.json").is_file():
             raise FileNotFoundError(
                 f"`path` must name shards, but there is no {path}/index.json: make them with `python -m wavflow.prepare`."
@@ -146,9 +148,17 @@ class Shards:
                     from litdata.streaming import downloader  # in 0.2.76 boto takes such a server, obstore does not
 
                     getattr(downloader, "_OBSTORE_CLIENT_OPTIONS", {})["allow_http"] = True
-            with one_error(self.path):
-                dataset = litdata.StreamingDataset(self.path, batch_decode=0, max_pre_download=LANES, storage_options=options)
-                dataset[0]  # opens it
+            try:
+                with one_error(self.path):
+                    dataset = litdata.StreamingDataset(
+                        self.path, batch_decode=0, max_pre_download=LANES, storage_options=options
+                    )
+                    dataset[0]  # opens it
+            except ImportError as error:
+                raise ValueError(
+                    f"`path`: what reads {self.path} is not installed ({str(error).partition(' HINT')[0]}): pip install "
+                    "google-cloud-storage, or copy the shards to a folder or s3://…."
+                ) from error
             dataset.on_demand_bytes = False  # else each crop would fetch its piece anew, and nothing would be kept
             self._opened = os.getpid(), dataset
         return self._opened[1]

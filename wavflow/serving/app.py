@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
+from ipaddress import ip_address
 from typing import Annotated, Any
 
 import torch
@@ -36,7 +38,7 @@ BODY = {"requestBody": {"required": True, "content": {"application/octet-stream"
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"description": "The body or an option does not fit; `detail` says what was needed"},
     401: {"description": "The bearer token is missing or wrong"},
-    403: {"description": "A browser asks for the page of another site"},
+    403: {"description": "A browser asks for the page of another site, or by a name that is not the server's"},
     404: {"description": "There is no such model"},
     408: {"description": "The body came too slowly"},
     413: {"description": "The body is too large"},
@@ -164,12 +166,25 @@ class Service:
         return Response(generate_latest(self.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
+def is_own(host: str, names: Collection[str]) -> bool:
+    """Whether a header `Host` is an address, localhost or one of the names.
+
+    The name of any other site may resolve to this machine; then its pages are of the server's own origin to a browser.
+    """
+    name = re.sub(r":\d*$", "", host).strip("[]").lower()
+    try:
+        return name in {"localhost", *map(str.lower, names)} or bool(ip_address(name))
+    except ValueError:
+        return False
+
+
 def make_app(
     models: Mapping[str, Vocoder],
     limits: Limits = DEFAULT,
     threads: int = 2,
     token: str | None = None,
     text: TextToMel | None = None,
+    hosts: Collection[str] = (),
 ) -> FastAPI:
     """Returns the application; its `state.service` is the `Service`.
 
@@ -179,8 +194,14 @@ def make_app(
         threads: That draw and score.
         token: That clients have to send as `Authorization: Bearer <token>`; None for none.
         text: A text model, for speech; None for none.
+        hosts: Names that clients call the server by, besides its addresses and localhost.
     """
     service = Service(models, limits, threads, text)
+
+    def called(connection: HTTPConnection) -> None:
+        host = connection.headers.get("host", "localhost")
+        if not is_own(host, hosts):
+            raise HTTPException(403, f"This server is not known as {host[:100]}: `serve hosts=` takes its further names.")
 
     def authorized(connection: HTTPConnection) -> None:
         origin = connection.headers.get("origin")  # sent by browsers, which let any site open a WebSocket to any other
@@ -195,7 +216,9 @@ def make_app(
         yield
         service.pool.shutdown(cancel_futures=True)
 
-    app = FastAPIOffline(title="wavflow", version=version("wavflow"), redoc_url=None, lifespan=lifespan)
+    app = FastAPIOffline(
+        title="wavflow", version=version("wavflow"), redoc_url=None, lifespan=lifespan, dependencies=[Depends(called)]
+    )
     guarded = APIRouter(dependencies=[Depends(authorized)])
     posts = {"/v1/synthesize": service.synthesize, "/v1/score": service.score, "/v1/report": service.report}
     for path, call in (posts if text is None else posts | {"/v1/speak": service.speak}).items():

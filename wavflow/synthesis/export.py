@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -202,6 +203,8 @@ def _write_onnx(program: ExportedProgram, path: str | os.PathLike[str], inputs: 
     export_library("onnx")
     optimizer = export_library("onnxscript.optimizer")
     with inference():
+        # onnxruntime 1.28, which sherpa-onnx 2.0 brings, has no cosine in float64, but a sine.
+        program = program.run_decompositions({torch.ops.aten.cos.default: lambda angle: torch.sin(angle + math.pi / 2)})
         # Not its whole optimizer, which takes "+ floor", 1e-10 in the whitening, for "+ 0": runtimes bring their own.
         graph: Any = torch.onnx.export(
             program,

@@ -3,6 +3,7 @@
 A lane is as wide as its clip: its x is seconds, and the page zooms it by changing its `viewBox`; its y is 0 (top) to 100.
 """
 
+import base64
 import html
 import math
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,10 @@ def lane(title: str, axis: Axis, content: str, kind: str) -> str:
 
 
 def likelihood_lane(log_probs: Mapping[str, Tensor], hop_length: int, sample_rate: int, seconds: float) -> str:
-    """Log-likelihood of the recording along its time, per frame: the mean as a line, down to the 5th percentile as a band.
+    """Log-likelihood of the recording along its time, of each sample and by frame.
+
+    Of a frame the mean is a line, down to the 5th percentile a band. The page's script draws the samples, at any zoom, on a
+    canvas of each model that holds them as bytes: 255 is the top.
 
     Args:
         log_probs: Model to nats per sample (T,).
@@ -39,31 +43,32 @@ def likelihood_lane(log_probs: Mapping[str, Tensor], hop_length: int, sample_rat
     Returns:
         "" if nothing is finite; what is not is drawn at the bottom.
     """
-    bands = {}
-    for name, log_prob in log_probs.items():
-        log_prob = log_prob.detach().cpu().double()
-        whole = log_prob[: max(1, len(log_prob) // hop_length) * hop_length]
-        frames = whole.reshape(-1, min(hop_length, len(whole)))
-        bands[name] = frames.mean(dim=1).numpy(), frames.quantile(LOW_PERCENTILE, dim=1).numpy()
-    every = np.concatenate([np.concatenate(pair) for pair in bands.values()])
+    nats = {name: log_prob.detach().cpu().double().numpy() for name, log_prob in log_probs.items()}
+    every = np.concatenate([*nats.values()])
     if not np.isfinite(every).any():
         return ""
-    low, high = np.quantile(every[np.isfinite(every)], [0.005, 1.0])
+    low, high = np.quantile(every[np.isfinite(every)], [0.001, 0.999])  # the few strangest would flatten the rest
     ticks = round_numbers(low, high)
-    paths = []
-    for i, (mean, percentile) in enumerate(bands.values()):
-        x = (np.arange(len(mean)) + 0.5) * hop_length / sample_rate
-        top, bottom = (_scaled(np.where(np.isfinite(values), values, low), low, high) for values in (mean, percentile))
+    samples, paths = [], []
+    for i, (name, each) in enumerate(nats.items()):
+        each = np.where(np.isfinite(each), each, low)
+        frames = each[: max(1, len(each) // hop_length) * hop_length].reshape(-1, min(hop_length, len(each)))
+        values = each, frames.mean(axis=1), np.quantile(frames, LOW_PERCENTILE, axis=1)
+        y, top, bottom = (_scaled(value, low, high) for value in values)
+        data = base64.b64encode(np.rint((96 - y).clip(0, 92) / 92 * 255).astype(np.uint8).tobytes()).decode()
+        words = html.escape(f"Log-likelihood of each sample under {name}")
+        samples.append(f'<canvas class="series-{i}" role="img" aria-label="{words}" data-samples="{data}"></canvas>')
+        x = (np.arange(len(top)) + 0.5) * hop_length / sample_rate
         band = [*zip(x, top, strict=True), *zip(x[::-1], bottom[::-1], strict=True)]
         paths.append(f'<path class="band series-{i}" d="{path(band)}Z"/>')
         paths.append(f'<path class="line series-{i}" d="{path([*zip(x, top, strict=True)])}"/>')
-    label = f"Log-likelihood of the recording under {', '.join(bands)}, nats per sample"
-    names = ", ".join(f'<b class="series-{i}">{html.escape(name)}</b>' for i, name in enumerate(bands))
+    label = f"Log-likelihood of the recording under {', '.join(nats)}, nats per sample"
+    names = ", ".join(f'<b class="series-{i}">{html.escape(name)}</b>' for i, name in enumerate(nats))
     axis = [(f"{tick:g}", float(_scaled(tick, low, high))) for tick in ticks]
     return lane(
-        f"Log-likelihood of the recording under {names}: nats per sample, mean of a frame, and down to the 5th percentile",
+        f"Log-likelihood of the recording under {names}: nats of each sample, mean of a frame, and down to the 5th percentile",
         axis,
-        _lane_svg(label, seconds, axis, "".join(paths)),
+        "".join(samples) + _lane_svg(label, seconds, axis, "".join(paths)),
         "likelihood",
     )
 

@@ -54,6 +54,10 @@ class Player {
       plot.append(head);
       return head;
     });
+    this.likely = [...section.querySelectorAll("canvas[data-samples]")].map((canvas) => [
+      canvas,
+      Uint8Array.from(atob(canvas.dataset.samples), (byte) => byte.charCodeAt(0)),
+    ]);
     for (const name of section.querySelectorAll(".difference .first")) name.textContent = deck.names[0];
     for (const image of section.querySelectorAll(".lane image")) image.setAttribute("width", section.dataset.pictureSeconds);
   }
@@ -213,23 +217,28 @@ class Player {
     return peak;
   }
 
-  // The waveform in view: least and greatest sample of each column, or the samples themselves where there are few.
+  // What there is of each sample: the waveform, and its log-likelihoods.
   draw() {
     const buffer = this.deck.buffers[this.deck.selected];
-    const canvas = this.find("canvas");
+    const peak = this.peak();
+    if (buffer) this.plot(this.find("canvas"), buffer.getChannelData(0), -peak, peak);
+    for (const [canvas, bytes] of this.likely) this.plot(canvas, bytes, 0, 255);
+  }
+
+  // Samples in view: least and greatest of each column, or the samples themselves where there are few.
+  plot(canvas, samples, bottom, top) {
     const scale = devicePixelRatio;
     const [width, height] = [Math.round(canvas.clientWidth * scale), Math.round(canvas.clientHeight * scale)];
-    if (!buffer || !width) return;
+    if (!width) return;
     Object.assign(canvas, { width, height });
     const pen = canvas.getContext("2d");
-    const samples = buffer.getChannelData(0);
-    const [first, step] = [this.view.start * buffer.sampleRate, ((this.view.end - this.view.start) * buffer.sampleRate) / width];
-    const peak = this.peak();
-    const y = (sample) => height / 2 - (sample / peak) * (height / 2 - 2);
+    const [first, step] = [this.view.start * Deck.sampleRate, ((this.view.end - this.view.start) * Deck.sampleRate) / width];
+    const y = (sample) => height * (0.96 - (0.92 * (sample - bottom)) / (top - bottom)); // as the lanes' SVG
     pen.strokeStyle = pen.fillStyle = getComputedStyle(canvas).color;
     pen.globalAlpha = 0.3;
-    pen.fillRect(0, height / 2, width, scale);
+    pen.fillRect(0, y(0), width, scale);
     pen.globalAlpha = 1;
+    canvas.classList.toggle("near", step <= 2);
     if (step > 2) {
       for (let x = 0; x < width; x++) {
         let [low, high] = [Infinity, -Infinity];
