@@ -92,7 +92,7 @@ def main() -> None:
     for i, each in enumerate(held_out):
         generator = torch.Generator().manual_seed(i)
         with torch.inference_mode():
-            mel = model.speak(each.symbols, arguments.temperature, 1.0, arguments.guidance, voice, generator=generator)
+            mel = model.sample(each.symbols, arguments.temperature, 1.0, arguments.guidance, voice, generator=generator)
         audio = vocoder.sample(mel, generator=generator)[0]
         voicing.append(warped_f1(audio, mel[0], each, model.mel.sample_rate, model.mel.hop_length))
         spoken.append(mel[0])

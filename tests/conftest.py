@@ -13,3 +13,12 @@ def _float64_and_seed() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_default_dtype(previous)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Two threads on tiny nets, on a busy machine, wait for each other twenty times as long as they compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

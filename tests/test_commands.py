@@ -327,12 +327,10 @@ CONTRASTIVE = "stage.contrastive={_target_: wavflow.losses.ContrastiveDivergence
     "options",
     [
         ["stage.density.form=path", "spectral=none"],
-        ["stage.density.form=rao_blackwell", "stage.density.draws=2", "spectral=magnitude"],
-        ["stage.density.form=rao_blackwell", "net.base=logistic"],
-        [CONTRASTIVE, "net.upsampling=smoothing"],
-        ["trainer.precision=bf16-mixed"],
+        ["stage.density.form=rao_blackwell", "stage.density.draws=2", "spectral=magnitude", "net.base=logistic"],
+        [CONTRASTIVE, "net.upsampling=smoothing", "trainer.precision=bf16-mixed"],
     ],
-    ids=lambda options: options[0],
+    ids=["path", "rao_blackwell", "contrastive"],
 )
 def test_every_way_to_distil_runs(chain: Chain, tmp_path: Path, options: list[str]) -> None:
     given = [f"teacher={chain.teacher}", f"data.path={chain.sounds}", f"output={tmp_path}"]

@@ -1,7 +1,7 @@
 """Reverse KL: three estimators of one number, held against each other and against processes whose answer is known."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -26,6 +26,7 @@ from wavflow.losses.distillation import FORMS
 from wavflow.nn import WaveNet
 from wavflow.vocoder import Vocoder
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 NET = {"layers": 3, "channels": 4, "kernel_size": 2, "dilation_cycle": 3}
 TEACHERS = {
     "gaussian": (Affine(), Gaussian()),
@@ -56,15 +57,6 @@ def assert_equal_within_3_standard_errors(found: Tensor, wanted: Tensor) -> None
     standard_error = difference.std() / math.sqrt(len(difference))
     assert 0 < standard_error < 0.02 * wanted.mean(), "too coarse to tell anything"
     assert difference.mean().abs() < 3 * standard_error
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """On nets as small as these, two threads on a busy machine wait for each other twenty times as long as they compute."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # --- the estimators

@@ -111,7 +111,7 @@ def test_data_of_a_folder_or_a_table_from_files_or_memory(folders: tuple, tmp_pa
         {"mels": mels, "table": table},
         {"table": beside, "resident": True},
     ):
-        data = stood_at(AudioDataModule(tiny_mel(), wavs, 512, 4, **options), 0)
+        data = stood_at(AudioDataModule(tiny_mel(), wavs, segment_length=512, batch_size=4, **options), 0)
         batches.append(list(islice(data.train_dataloader(), 6)))
         assert data.contents == (3, "wav, 8000 Hz, mels given")
         assert len({*data.train_files, *data.validation_files, *data.test_files}) == 5

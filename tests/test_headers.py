@@ -63,8 +63,7 @@ def bare_mp3(sound: np.ndarray, rate: int, mode: str) -> bytes:
     return content[content.index(content[:2], 4) :]
 
 
-@pytest.mark.parametrize("quiet", [0.01, 100.0])
-@pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
+@pytest.mark.parametrize(("mode", "quiet"), [("CONSTANT", 1.0), ("VARIABLE", 0.01), ("VARIABLE", 100.0)])
 @pytest.mark.parametrize("rate", [11025, 22050, 44100])
 def test_mp3_without_an_index_is_read_to_its_end(tmp_path: Path, rate: int, mode: str, quiet: float) -> None:
     sound, path = noise(4 * rate, quiet), tmp_path / "a.mp3"

@@ -256,13 +256,9 @@ def test_damaged_files_are_refused(damage: str, model_file: Path) -> None:
         (metadata_of(config="{"), ["get it again"]),
         (metadata_of(config="[1]"), ["get it again"]),
         (metadata_of(info="{"), ["get it again"]),
-        (metadata_of(config=config_of(_target_="os.system")), ["_target_", "os.system"]),
         (metadata_of(config=config_of(_target_="wavflow.writing.write_audio")), ["_target_", "write_audio"]),
-        (metadata_of(config=config_of(_target_=["os.system"])), ["_target_", "os.system"]),
-        (metadata_of(config=config_of(_target_=None)), ["_target_", "None"]),
         (metadata_of(config=config_of(depth=3)), ["depth"]),
         (metadata_of(config=config_of(mel=MEL | {"n_bands": 3})), ["n_bands"]),
-        (metadata_of(config=config_of(layers="many")), ["get it again"]),
         (metadata_of(config=config_of(channels=7)), ["size mismatch"]),
         (metadata_of(config=config_of(flows=1)), ["Unexpected key"]),
         (metadata_of(config=config_of(_target_="wavflow.models.teacher", flows=3)), ["flows"]),
@@ -272,6 +268,7 @@ def test_damaged_files_are_refused(damage: str, model_file: Path) -> None:
 def test_files_that_do_not_hold_what_they_should_are_refused(
     metadata: dict[str, str], words: list[str], tmp_path: Path
 ) -> None:
+    """More of it, and that nothing else is built or run: tests/faults/test_files.py."""
     path = tmp_path / "model.safetensors"
     save_file(tiny_student().state_dict(), path, metadata)
     refused(lambda: load_model(path), "`path`", str(path), *words)

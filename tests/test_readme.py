@@ -186,7 +186,7 @@ needs_clips = pytest.mark.skipif(not (FOLDER / "LJ035-0082.flac").is_file(), rea
 
 
 def clips(*paths: Path) -> list[Clip]:
-    items = ClipDataset(list(paths), wavflow.load_model("lj-teacher").mel, 4.0, 0)
+    items = ClipDataset(list(paths), wavflow.load_model("lj-teacher").mel, 4.0)
     return [Clip(item["name"], item["audio"][None], item["mel"][None]) for item in items]
 
 

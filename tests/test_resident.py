@@ -52,9 +52,8 @@ def test_batches_are_the_same_to_the_bit(tmp_path: Path, center: bool, dequantiz
     table.write_text("path,speaker\n" + "".join(f"{i}.wav,{'ab'[i % 2]}\n" for i in range(38)))
     batches = []
     for resident in (False, True):
-        data = AudioDataModule(
-            tiny_mel(center=center), tmp_path, 512, 5, seed=3, dequantize=dequantize, table=table, resident=resident
-        )
+        options = {"segment_length": 512, "batch_size": 5, "seed": 3, "dequantize": dequantize, "table": table}
+        data = AudioDataModule(tiny_mel(center=center), tmp_path, resident=resident, **options)
         data.number_speakers(["b", "a"])
         batches.append(list(islice(stood_at(data, 4).train_dataloader(), 12)))
     for one, other in zip(*batches, strict=True):
@@ -84,7 +83,7 @@ def test_what_can_not_be_read_is_dropped_as_it_would_be_in_training(tmp_path: Pa
 
 def test_workers_have_nothing_to_do(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="`num_workers` must be 0 for `resident`"):
-        AudioDataModule(tiny_mel(), tmp_path, 512, num_workers=1, resident=True)
+        AudioDataModule(tiny_mel(), tmp_path, segment_length=512, num_workers=1, resident=True)
 
 
 def test_a_training_from_memory_is_the_training_from_files(tmp_path: Path) -> None:

@@ -111,6 +111,9 @@ def test_crops_have_the_mel_of_the_whole_piece(files: Path, tmp_path: Path, with
         assert item["mask"].eq(1).all()
         starts.add((name, frame))
     assert len(starts) > 50
+    without = ShardCrops(shards, tiny_mel(n_mels=0), 512)[0]  # a model without a mel needs none of the shards
+    assert without["mel"].shape == (0, 32)
+    assert without["audio"].std() > 1e-3
 
 
 def test_clips_are_whole_pieces_and_padding_is_masked(files: Path, tmp_path: Path) -> None:
@@ -131,10 +134,6 @@ def test_clips_are_cut(made: tuple[Path, dict]) -> None:
     shards = Shards(f"{made[0]}/train")
     lengths = {len(ShardClips(shards, tiny_mel(), 0.2)[i]["audio"]) for i in range(len(shards))}
     assert max(lengths) == 1600
-    noisy, plain = (ShardClips(shards, tiny_mel(), dequantize=flag)[0] for flag in (True, False))
-    step = (noisy["audio"] - plain["audio"]).abs().max() * 32768
-    assert 0.4 < step <= 0.501
-    torch.testing.assert_close(noisy["mel"], plain["mel"])
 
 
 def test_items_are_a_function_of_seed_and_index(made: tuple[Path, dict]) -> None:
@@ -176,6 +175,7 @@ def test_pieces_are_drawn_in_proportion_to_their_length(tmp_path: Path) -> None:
     assert abs(share - len(one["audio"]) / (len(one["audio"]) + len(two["audio"]))) < 0.05
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a single processor
 @pytest.mark.parametrize(("num_workers", "processes"), [(0, 1), (2, 1), (0, 4)])
 def test_training_reads_the_crops_in_their_order_from_where_it_stood(
     made: tuple[Path, dict], num_workers: int, processes: int
@@ -225,13 +225,6 @@ def test_shards_tell_who_speaks(files: Path, tmp_path: Path, monkeypatch: pytest
     assert Shards(f"local:{index.parent}").speakers == names, "they go where the shards go"
     with pytest.raises(ValueError, match="begun with other lengths, speakers: give the same"):
         prepare(files, tmp_path / "out", tiny_mel(), validation=0.2)
-
-
-def test_models_without_a_mel_need_none_of_the_shards(files: Path, tmp_path: Path) -> None:
-    prepare(files / "speaker1", tmp_path, tiny_mel(), with_mel=True)
-    item = ShardCrops(Shards(f"{tmp_path}/train"), tiny_mel(n_mels=0), 512)[0]
-    assert item["mel"].shape == (0, 32)
-    assert item["audio"].std() > 1e-3
 
 
 def test_silence_is_trimmed_and_loudness_set(tmp_path: Path) -> None:

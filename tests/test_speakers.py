@@ -49,7 +49,7 @@ def teacher(place: Place) -> Path:
 
 
 def data_of(place: Place) -> AudioDataModule:
-    return AudioDataModule(tiny_mel(), place.root / "sounds", 512, 4, table=place.root / "list.csv")
+    return AudioDataModule(tiny_mel(), place.root / "sounds", segment_length=512, batch_size=4, table=place.root / "list.csv")
 
 
 def test_items_hold_their_speakers_number_once_they_are_numbered(place: Place) -> None:
@@ -90,7 +90,7 @@ def test_speakers_that_are_all_held_out_are_told(place: Place) -> None:
         "path,speaker\n"
         + "".join(f"{i}.wav,{'rare' if any(p.stem == str(i) for p in held_out) else 'ann'}\n" for i in range(6))
     )
-    data = AudioDataModule(tiny_mel(), place.root / "sounds", 512, table=table)
+    data = AudioDataModule(tiny_mel(), place.root / "sounds", segment_length=512, table=table)
     data.number_speakers(data.speakers)
     with pytest.warns(UserWarning, match="Nothing is left to train on of 1 speakers: rare"):
         data.train_dataloader()

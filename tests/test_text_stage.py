@@ -59,7 +59,7 @@ def test_further_speeds_are_further_voices(tmp_path: Path) -> None:
     for i in range(4):
         write_audio(tmp_path / f"{i}.wav", 0.5 * hum(rate, rate, 200.0), rate)
         (tmp_path / f"{i}.txt").write_text("ab")
-    data = TextDataModule(mel, tmp_path, hop, 4, validation=0.3, test=0.3, speeds=[0.8, 1.25])
+    data = TextDataModule(mel, tmp_path, segment_length=hop, batch_size=4, validation=0.3, test=0.3, speeds=[0.8, 1.25])
     data.use_symbols("characters")
     with pytest.raises(ValueError, match="n_speakers=auto"):
         data.train_dataloader()
@@ -84,7 +84,7 @@ def test_texts_are_left_out_whose_states_have_no_frames(tmp_path: Path) -> None:
         write_audio(tmp_path / f"{i}.wav", hum(16 * MEL["hop_length"], mel.sample_rate), mel.sample_rate)
         (tmp_path / f"{i}.txt").write_text(text)
     for states, left_out in ((1, False), (2, True)):
-        data = TextDataModule(mel, tmp_path, mel.hop_length, validation=0.3, test=0.3)
+        data = TextDataModule(mel, tmp_path, segment_length=mel.hop_length, validation=0.3, test=0.3)
         with pytest.warns(UserWarning, match="1 files are left out") if left_out else nullcontext():
             data.use_symbols("characters", states=states)
         assert (tmp_path / "3.wav" in data._all_files()) is not left_out
@@ -93,7 +93,7 @@ def test_texts_are_left_out_whose_states_have_no_frames(tmp_path: Path) -> None:
 @pytest.mark.parametrize("speeds", [[1.0], [0.9, 0.9], [0.1], [-1.0]])
 def test_speeds_that_make_no_voice_are_refused(speeds: list[float], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="`speeds` must be"):
-        TextDataModule(MelSpectrogram(**MEL), tmp_path, MEL["hop_length"], speeds=speeds)
+        TextDataModule(MelSpectrogram(**MEL), tmp_path, segment_length=MEL["hop_length"], speeds=speeds)
 
 
 @pytest.mark.slow

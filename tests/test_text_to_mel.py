@@ -13,6 +13,7 @@ from wavflow.flows.reshape import Grouped
 from wavflow.kernels.alignment import align_monotonically
 from wavflow.mel_scale import audible, check_scale
 from wavflow.models import load_model, save_model
+from wavflow.nn.upsampler import Conditioning
 from wavflow.text_to_mel import TextToMel, best_durations, text_to_mel
 from wavflow.vocoder import Vocoder
 
@@ -36,7 +37,7 @@ def durations_of(scores: np.ndarray, symbols: list[int], frames: list[int]) -> n
 
 def test_the_log_det_is_that_of_the_jacobian() -> None:
     model, mel = tiny(), torch.randn(1, 4, 6)
-    cond = model._conditioning(model._voice(None, 1))
+    cond = Conditioning(model._voice(None, 1).unsqueeze(-1))
 
     def flat(x: torch.Tensor) -> torch.Tensor:
         return model.flow.transform(x.view(1, 4, 6), cond)[0].flatten()
@@ -48,7 +49,7 @@ def test_the_log_det_is_that_of_the_jacobian() -> None:
 
 def test_the_inverse_undoes_the_flow() -> None:
     model, mel = tiny(2), torch.randn(2, 4, 10)
-    cond = model._conditioning(model._voice(torch.tensor([0, 1]), 2))
+    cond = Conditioning(model._voice(torch.tensor([0, 1]), 2).unsqueeze(-1))
     z, log_det = model.flow.transform(mel, cond)
     back, inverse_log_det = model.flow.transform.inverse(z, cond)
     torch.testing.assert_close(back, mel, atol=1e-9, rtol=0)
@@ -99,7 +100,7 @@ def test_padding_changes_neither_likelihood_nor_alignment(states: int) -> None:
 def test_the_likelihood_is_that_of_gaussians_around_the_states(states: int, symbols: torch.Tensor) -> None:
     model, mel = tiny(states=states), torch.randn(1, 4, 6)
     scored = model.log_prob(mel, symbols)
-    z, log_det = model.flow.transform(mel, model._conditioning(model._voice(None, 1)))
+    z, log_det = model.flow.transform(mel, Conditioning(model._voice(None, 1).unsqueeze(-1)))
     means, _ = model._read(symbols, torch.ones(symbols.shape), model._voice(None, 1))
     best = -torch.inf
     for n in range(1, 6):
@@ -113,7 +114,7 @@ def test_samples_without_noise_are_where_the_means_are() -> None:
     mel = model.sample("abc", temperature=0.0, guidance=1.0, speaker=torch.tensor([1]))
     assert mel.shape[:2] == (1, 4)
     assert mel.shape[2] % 2 == 0
-    z, _ = model.flow.transform(mel, model._conditioning(model._voice(torch.tensor([1]), 1)))
+    z, _ = model.flow.transform(mel, Conditioning(model._voice(torch.tensor([1]), 1).unsqueeze(-1)))
     means, _ = model._read(model.encode("abc"), torch.ones(1, 5), model._voice(torch.tensor([1]), 1))
     assert all(min((z[0, :, f] - m).abs().max() for m in means[0].T) < 1e-6 for f in range(z.shape[2]))
 
@@ -131,7 +132,7 @@ def test_guidance_multiplies_how_far_the_means_are_from_their_average() -> None:
     z = {}
     for guidance in (0.0, 1.0, 2.5):
         mel = model.sample("abc de.", temperature=0.0, guidance=guidance)
-        z[guidance], _ = model.flow.transform(mel, model._conditioning(model._voice(None, 1)))
+        z[guidance], _ = model.flow.transform(mel, Conditioning(model._voice(None, 1).unsqueeze(-1)))
     center = z[1.0].mean(dim=2, keepdim=True)
     assert z[1.0].std(dim=2).max() > 0.1
     torch.testing.assert_close(z[0.0], center.expand_as(z[0.0]), atol=1e-6, rtol=0)

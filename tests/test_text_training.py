@@ -58,5 +58,5 @@ def test_a_model_learns_where_the_letters_of_held_out_tones_are() -> None:
     assert share_of_frames(model, held_out, Tensor.clone) >= 0.95
     assert untrained < 0.6
     assert share_of_frames(model, held_out, lambda letters: letters.flip(0)) < 0.6, "the letters tell where they are"
-    spoken = [model.speak(item["symbols"][None]).shape[2] for item in held_out]
+    spoken = [model.sample(item["symbols"][None]).shape[2] for item in held_out]
     assert sum(spoken) == pytest.approx(sum(item["mel"].shape[1] for item in held_out), rel=0.2)

@@ -126,7 +126,7 @@ def test_a_file_brings_the_model_back_and_a_student_starts_from_its_teacher(tmp_
 
 def test_an_item_holds_a_mel_of_no_bands_and_its_audio(tmp_path: Path) -> None:
     sounds = make_sounds(tmp_path, (0.3, 0.01, 0.2))
-    batch = next(iter(AudioDataModule(tiny_mel(n_mels=0), sounds, 1024, 4).train_dataloader()))
+    batch = next(iter(AudioDataModule(tiny_mel(n_mels=0), sounds, segment_length=1024, batch_size=4).train_dataloader()))
     assert batch["mel"].shape == (4, 0, 64)
     assert batch["audio"].shape == (4, 1024)
     assert batch["audio"].std() > 1e-3

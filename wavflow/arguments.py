@@ -47,7 +47,7 @@ def check_speaker(speaker: Tensor | None, count: int) -> None:
 
 @contextmanager
 def about(option: str, *arguments: str, within: bool = False) -> Iterator[None]:
-    """Lets errors name the option that was typed, instead of the arguments of the functions that it went to.
+    """Makes errors name the option that was typed, not the arguments of the functions that it was passed to.
 
     Args:
         option: What was typed.

@@ -3,10 +3,9 @@
 import itertools
 import os
 import warnings
-from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from wavflow.audio import READABLE, UNREADABLE, check_audio
 from wavflow.files import check_local
@@ -71,59 +70,29 @@ def name_unreadable(files: Sequence[Path]) -> None:
         )
 
 
-class Scan(NamedTuple):
-    """The files that can be used, their length together in seconds, and what is wrong with the others."""
-
-    files: list[Path]
-    seconds: float
-    skipped: dict[Path, Exception]
-
-    def __str__(self) -> str:
-        kept = f"{len(self.files)} files, {self.seconds / 3600:.2f} hours"
-        return f"{kept}, {len(self.skipped)} skipped ({self.reasons})" if self.skipped else kept
-
-    @property
-    def reasons(self) -> str:
-        """What is wrong, and with how many files."""
-        findings = (str(error).replace(str(path), "").split(" but  ")[-1].split(":")[0] for path, error in self.skipped.items())
-        return ", ".join(f"{count} {reason}" for reason, count in Counter(findings).most_common())
-
-
-def scan(paths: Sequence[Path]) -> Scan:
-    """Checks each file by `check_audio`.
-
-    Raises:
-        ValueError: None can be used.
-    """
-    found = Scan([], 0.0, {})
-    for path in paths:
-        try:
-            seconds = check_audio(path)
-            found.files.append(path)
-            found = found._replace(seconds=found.seconds + seconds)
-        except (ValueError, OSError) as error:
-            found.skipped[path] = error
-    if not found.files:
-        first = next(iter(found.skipped.values()), None)
-        where = f"{len(paths)} in {common_folder(paths)}, none usable. The first: {first}" if first else "none."
-        raise ValueError(f"`paths` must hold at least one usable audio file, got {where}")
-    return found
-
-
 def usable_files(paths: Sequence[Path]) -> list[Path]:
     """Returns the files that can be used (`check_audio`); one warning counts and names the others.
 
     Raises:
         ValueError: None is left.
     """
-    found = scan(paths)
-    if found.skipped:
+    skipped: dict[Path, Exception] = {}
+    for path in paths:
+        try:
+            check_audio(path)
+        except (ValueError, OSError) as error:
+            skipped[path] = error
+    files = [path for path in paths if path not in skipped]
+    first = next(iter(skipped.values()), None)
+    if not files:
+        where = f"{len(paths)} in {common_folder(paths)}, none usable. The first: {first}" if first else "none."
+        raise ValueError(f"`paths` must hold at least one usable audio file, got {where}")
+    if skipped:
         warnings.warn(
-            f"{len(found.skipped)} of {len(paths)} audio files can't be used and are skipped: {some(found.skipped)}. "
-            f"The first: {next(iter(found.skipped.values()))}",
+            f"{len(skipped)} of {len(paths)} audio files can't be used and are skipped: {some(skipped)}. The first: {first}",
             stacklevel=2,
         )
-    return found.files
+    return files
 
 
 def some(things: Collection[Any]) -> str:

@@ -1,4 +1,4 @@
-"""What a run does beside its steps: writes the model and samples, averages the weights, skips non-finite steps."""
+"""Callbacks of a training: write the model and samples, average the weights, skip non-finite steps."""
 
 from __future__ import annotations
 
@@ -24,9 +24,6 @@ class SaveModel(pl.Callback):
     """Writes `model.safetensors`, with the averaged weights where there are any, after each validation and at the end.
 
     List it before the weight averaging: validation then still runs on the averaged weights when this is called.
-
-    Args:
-        path: The file.
     """
 
     def __init__(self, path: str) -> None:
@@ -63,7 +60,7 @@ class SaveModel(pl.Callback):
 def warm_ema(decay: float = 0.999) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
     """Returns a `multi_avg_fn` of `AveragedModel` whose decay rises to `decay`: (1 + n) / (10 + n) after n updates.
 
-    A constant decay of 0.999 would still hold a third of the untrained weights after 1,000 steps.
+    With a constant decay of 0.999, a third of the average would still be untrained weights after 1,000 steps.
     """
 
     @torch.no_grad()
@@ -96,26 +93,18 @@ class MovingAverage(WeightAveraging):
 class Listen(pl.Callback):
     """Samples the first validation clip, always from the same noise: as a file, and as sound and picture for TensorBoard.
 
-    A text model speaks its sentence, and its alignment is drawn too.
-
-    Args:
-        folder: Where the files go.
-        seconds: Of the clip, for a model that samples in parallel.
-        stepwise_seconds: The same for a model that samples step by step; the engine for CPUs does it, on a GPU too.
-        temperature: Of the noise.
+    A text model speaks its sentence, and its alignment is drawn too. The files go to `folder`; see `Task.example` for the rest.
     """
 
     def __init__(self, folder: str, seconds: float = 4.0, stepwise_seconds: float = 2.0, temperature: float = 1.0) -> None:
         self.folder = Path(folder)
-        self.seconds = seconds
-        self.stepwise_seconds = stepwise_seconds
-        self.temperature = temperature
+        self.options = seconds, stepwise_seconds, temperature
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         batch, task = next(iter(trainer.val_dataloaders)), cast(Task, pl_module)
-        example = task.example(batch, self.seconds, self.stepwise_seconds, self.temperature)
+        example = task.example(batch, *self.options)
         audio, sample_rate = example.sounds.get("model"), task.net.mel.sample_rate
         stem = self.folder / f"step-{trainer.global_step:07d}"
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: when they are taken, how they are written, and what a signal does."""
+"""Checkpoints of a training: when they are taken, how they are written, and how signals are handled."""
 
 from __future__ import annotations
 
@@ -20,12 +20,7 @@ from wavflow.files import atomic_write
 
 
 class Stopped(Exception):
-    """A signal ended the training, which has saved its state.
-
-    Args:
-        signum: The signal.
-        step: How many steps were done.
-    """
+    """A signal ended the training, which has saved its state after so many steps."""
 
     def __init__(self, signum: signal.Signals, step: int) -> None:
         super().__init__(f"stopped by {signum.name} and saved after {step} steps")

@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from wavflow.files import lock, unlock_all
 from wavflow.help import help_text
-from wavflow.options import as_dict, check_places, overrides
+from wavflow.options import as_dict, check_places, flat, overrides
 
 
 def command(name: str, lists: tuple[str, ...] = (), plain: str | None = None) -> Callable[[], None]:
@@ -161,14 +161,10 @@ def explain(error: BaseException) -> str:
     return str(error)
 
 
-def _found_below(node: dict[str, Any], key: str, prefix: str = "") -> list[str]:
+def _found_below(node: dict[str, Any], key: str) -> list[str]:
     """Returns the full keys below a node that end in a key."""
-    found = []
-    for name, value in node.items():
-        if name != "hydra" and isinstance(value, dict):
-            found += [f"{prefix}{name}.{key}"] if key in value else []
-            found += _found_below(value, key, f"{prefix}{name}.")
-    return found
+    ends = re.compile(rf"(?!hydra\.).*\.{re.escape(key)}(?=\.|$)")
+    return list(dict.fromkeys(found[0] for name, _ in flat(node) if (found := ends.match(name))))
 
 
 class Told(logging.Handler):
@@ -290,11 +286,7 @@ def listed(value: Any) -> list[str]:
 
 
 def number(name: str, value: Any, least: float, above: bool = False) -> Any:
-    """Returns the value of an option if it is a number of at least `least`, and whole where `least` is; or above that.
-
-    Raises:
-        ValueError: When it is not.
-    """
+    """Returns the value of an option if it is a number of at least `least`, and whole where `least` is; or above that."""
     kind = int if isinstance(least, int) else (int, float)
     if isinstance(value, bool) or not isinstance(value, kind) or not (value > least if above else value >= least):
         needed = "above" if above else "of at least"

@@ -1,4 +1,4 @@
-"""Checks of what metrics take: a clip (one channel, floating point, finite), a pair (of equal length), an optional library."""
+"""Checks for metrics: a clip (one channel, floating point, finite), a pair (of equal length), an optional library."""
 
 import importlib
 import warnings
@@ -48,11 +48,7 @@ def checked_clip(name: str, audio: Audio) -> Tensor:
 
 
 def checked_pair(generated: Audio, reference: Audio) -> tuple[Tensor, Tensor]:
-    """Returns both clips (T,) as float64 on the CPU.
-
-    Raises:
-        ValueError: One of them is not as `checked_clip` wants it, or they differ in length.
-    """
+    """Returns both clips (T,) as `checked_clip` does; ValueError, too, where they differ in length."""
     generated, reference = checked_clip("generated", generated), checked_clip("reference", reference)
     if len(generated) != len(reference):
         raise ValueError(

@@ -8,11 +8,7 @@ import torch
 
 
 def pick_device(name: str) -> torch.device:
-    """Returns the device of a name; `auto` is a GPU where there is one.
-
-    Raises:
-        ValueError: When torch knows no such device here.
-    """
+    """Returns the device of a name, for `auto` a GPU where there is one; ValueError for what torch can't use here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

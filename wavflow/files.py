@@ -114,11 +114,7 @@ def read_lines(path: str | os.PathLike[str]) -> list[Any]:
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Writes bytes, as `atomic_write`.
-
-    Raises:
-        OSError: The path can't be written.
-    """
+    """Writes bytes, as `atomic_write`; an OSError names the path."""
     try:
         with atomic_write(path) as part:
             part.write_bytes(data)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_module
 
-from wavflow.options import as_dict
+from wavflow.options import as_dict, flat
 
 CONF = resources.files("wavflow.conf")
 WIDTH, INDENT = 110, 34
@@ -23,9 +23,7 @@ _CHOICE = re.compile(r"^  - (\w+): \S+(?: # (.*))?$", re.MULTILINE)
 def help_text(command: str, overrides: Sequence[str] = ()) -> str:
     """Returns what a command does, three examples and more, its choices, and its options with their values and words.
 
-    Args:
-        command: Name of its configuration.
-        overrides: The options of other choices are shown where it names them, e.g. data=vctk.
+    The options of other choices are shown where `overrides` names them, e.g. data=vctk.
     """
     with initialize_config_module("wavflow.conf", version_base="1.3"):
         cfg = compose(command, list(overrides), return_hydra_config=True)
@@ -33,7 +31,7 @@ def help_text(command: str, overrides: Sequence[str] = ()) -> str:
     root = (CONF / f"{command}.yaml").read_text()
     groups = {group: words or "" for group, words in _CHOICE.findall(root)}
     del cfg.hydra
-    values = dict(_flat(as_dict(cfg, resolve=False)))
+    values = {key: value for key, value in flat(as_dict(cfg, resolve=False)) if not key.rpartition(".")[2].startswith("_")}
     words = words_of(root)
     for group in groups:
         words |= group_words(group, str(chosen[group]))
@@ -93,14 +91,6 @@ def words_of(text: str, prefix: str = "") -> dict[str, str]:
             if comment := _COMMENT.search(line):
                 found[prefix + ".".join(parents)] = comment[1]
     return found
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        elif not key.startswith("_"):
-            yield prefix + key, value
 
 
 def _line(key: str, value: Any, words: dict[str, str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import tempfile
 from pathlib import Path
@@ -31,7 +30,7 @@ def find(name: str | os.PathLike[str], revision: str | None = None) -> Path:
     network the cache is enough.
 
     Args:
-        name: What to find; what is none of these is returned as it is.
+        name: What to find; a path that is none of these is returned as it is.
         revision: Branch, tag or commit of a repository; its main branch if None.
 
     Raises:
@@ -137,11 +136,10 @@ def _download(name: str, revision: str | None) -> Path:
 
 def _library() -> Any:
     try:
-        hub = importlib.import_module("huggingface_hub")
-        importlib.import_module("huggingface_hub.errors")
+        import huggingface_hub.errors
     except ImportError as error:
         raise ValueError("`name`: a hub repository needs huggingface_hub: pip install 'wavflow[hub]'.") from error
-    return hub
+    return huggingface_hub
 
 
 def _reason(error: Exception) -> str:

@@ -51,11 +51,7 @@ def load_mel(path: str | os.PathLike[str], mel: MelSpectrogram, scale: MelScale 
 
 
 def stored_mel(path: str | os.PathLike[str], mel: MelSpectrogram, name: str = "input") -> Tensor:
-    """Returns the mel (1, n_mels, F) of a .npy, .pt or .safetensors file as it is, of whatever scale; `name` is for errors.
-
-    Raises:
-        ValueError: When it cannot be read, or is none of such bands.
-    """
+    """Returns the mel (1, n_mels, F) of a .npy, .pt or .safetensors file as it is, of whatever scale; `name` is for errors."""
     path = Path(path)
     loaded, spec = _read_array(path, name, "a mel")
     loaded = loaded.float() if loaded.is_floating_point() else loaded
@@ -93,9 +89,6 @@ def read_scale(
         scale: Its name; "ln" where it is None.
         mean: A number, or a .npy, .pt or .safetensors file of one for each band.
         std: Likewise.
-
-    Raises:
-        ValueError: They fit no scale, or a file can't be read.
     """
     if scale is None and mean is None and std is None:
         return None

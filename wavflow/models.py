@@ -5,6 +5,7 @@ Some come with the package, under names: `load_model("lj-student")`; see wavflow
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
@@ -50,6 +51,15 @@ def build(config: dict[str, Any]) -> Any:
         return make(**arguments)
     except TypeError as error:
         raise ValueError(f"`config` does not fit {make.__name__}: {error}.") from error
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Returns the SHA-256 of a module's weights and their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def released_models() -> dict[str, Path]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,15 @@ def check_places(cfg: DictConfig, shards: bool) -> None:
         for place in value if isinstance(value, ListConfig) else [value]:
             if place is not None and not (shards and key == "data.path"):
                 check_local(key, str(place), "say data=shards if it holds shards, or " * (key == "data.path"))
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the full names of all options in nested dictionaries, and their values."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def _value_of(flag: str, rest: Iterator[str]) -> str:

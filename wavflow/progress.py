@@ -6,11 +6,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Timer, TQDMProgressBar
+from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from wavflow.data.batches import Batches
-from wavflow.training.task import Task
+from wavflow.training.task import Task, times
 
 SLOW_ON_A_CPU = 1_000_000
 """With so many parameters or more, a step takes seconds on a CPU."""
@@ -22,7 +22,7 @@ def opening(task: Task, data: Batches, trainer: pl.Trainer, output: str, teacher
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {torch.get_num_threads()} threads"
     size = sum(parameter.numel() for parameter in task.net.parameters())
     limits = [f"{trainer.max_steps:,} steps"] if trainer.max_steps > 0 else []
-    limits += [f"{remaining / 60:,.0f} minutes" for _, remaining in _times(trainer)]
+    limits += [f"{remaining / 60:,.0f} minutes" for _, remaining in times(trainer)]
     lines = [
         f"Data: {data.summary}.",
         f"Net: {size:,} parameters, on {where}, {trainer.precision}; at most {' or '.join(limits) or 'until it is stopped'}.",
@@ -43,7 +43,7 @@ class ProgressBar(TQDMProgressBar):
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         super().on_train_start()
         bar, (n, total) = self.train_progress_bar, self._place(trainer)
-        if _times(trainer):
+        if times(trainer):
             bar.bar_format = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f} of {total:.1f} minutes{postfix}"
         bar.reset(total)
         bar.initial = bar.n = n
@@ -59,14 +59,13 @@ class ProgressBar(TQDMProgressBar):
             bar.set_postfix(self.get_metrics(trainer, pl_module))
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """Returns the metrics behind the bar."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        return ({"step": trainer.global_step} if _times(trainer) else {}) | metrics
+        return ({"step": trainer.global_step} if times(trainer) else {}) | metrics
 
     def _place(self, trainer: pl.Trainer) -> tuple[float, float | None]:
         """Returns how far the training is and where it ends, in minutes or steps."""
-        for done, remaining in _times(trainer):
+        for done, remaining in times(trainer):
             return done / 60, (done + max(0.0, remaining)) / 60
         return trainer.global_step, trainer.max_steps if trainer.max_steps > 0 else None
 
@@ -75,17 +74,9 @@ class OneEventFile(TensorBoardLogger):
     """Writes one file for a whole run, where Lightning would begin another for each validation outside of the training."""
 
     def finalize(self, status: str) -> None:
-        """Writes what is buffered."""
         if self._experiment is not None:
             self._experiment.flush()
 
     def close(self) -> None:
-        """Closes the file."""
         if self._experiment is not None:
             self._experiment.close()
-
-
-def _times(trainer: Any) -> list[tuple[float, float]]:
-    """Returns the seconds that a training has taken and has left, where a timer limits it."""
-    timers = (callback for callback in trainer.callbacks if isinstance(callback, Timer))
-    return [(timer.time_elapsed(), left) for timer in timers if (left := timer.time_remaining()) is not None]

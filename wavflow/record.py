@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from wavflow.options import flat
+
 FIXED = (
     *("audio", "net", "data._target_", "data.seed", "data.validation", "data.test", "data.split"),
     *("stage._target_", "stage.optimizer._target_", "callbacks.ema._target_", "start"),
@@ -39,18 +41,10 @@ def read_record(run: Path | None) -> dict[str, Any]:
 
 
 def changed_options(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Returns, in words, which options of a run change when it goes on.
-
-    Args:
-        before: As `read_record` returns.
-        now: The same for the command at hand.
-
-    Raises:
-        ValueError: One of them may not, see `FIXED`.
-    """
+    """Returns, in words, which options of a run (`read_record`) change when it goes on; ValueError for one of `FIXED`."""
     old, new = _flat(before), _flat(now)
     differ = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    # A net or a mel may leave out options at their defaults; later, the shapes of the weights show whether these changed.
+    # Options of a net or a mel may be left out; the shapes of the weights show later whether their defaults changed.
     fixed = [name for name in differ if _below(name, FIXED) and ((name in old and name in new) or not _below(name, FIXED[:2]))]
     if fixed:
         first, more = fixed[0], f", nor can {', '.join(fixed[1:4])}{' and others' * (len(fixed) > 4)}" if len(fixed) > 1 else ""
@@ -77,13 +71,9 @@ def _below(name: str, options: tuple[str, ...]) -> bool:
 
 def _flat(options: dict[str, Any]) -> dict[str, Any]:
     """Returns all options that are not null, by full name; paths in the run's folder are relative to it."""
-    flat: dict[str, Any] = {}
-    left: list[tuple[str, Any]] = [("", options)]
     folder = str(options.get("output"))
-    while left:
-        prefix, value = left.pop()
-        if isinstance(value, dict):
-            left += [(f"{prefix}.{key}".lstrip("."), below) for key, below in value.items()]
-        elif value is not None and not _below(prefix, _OF_THE_CALL):
-            flat[prefix] = value.removeprefix(folder) if isinstance(value, str) else value
-    return dict(sorted(flat.items()))
+    return {
+        name: value.removeprefix(folder) if isinstance(value, str) else value
+        for name, value in sorted(flat(options))
+        if value not in (None, {}) and not _below(name, _OF_THE_CALL)
+    }

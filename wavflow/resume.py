@@ -26,7 +26,7 @@ LEFT_BEHIND = (
     "logs/events.out.tfevents.*",
     "samples/step-*",
 )
-"""What a run leaves in its folder; nothing else in there is touched."""
+"""The files of a run; nothing else in its folder is touched."""
 
 
 class Checkpoint(NamedTuple):
@@ -102,7 +102,7 @@ def _check(path: Path, task: nn.Module) -> int:
 def check_unused(folder: str | Path, overwrite: bool) -> None:
     """Removes an old run from the folder of a new one if `overwrite` allows it.
 
-    What was stopped before its first step has neither model nor checkpoint, and gives way.
+    A run that was stopped before its first step has neither model nor checkpoint, and is removed in any case.
 
     Raises:
         FileExistsError: When there is one and it may not be overwritten.

@@ -1,4 +1,4 @@
-"""A large set of files, divided among processes: which part is whose, and what became of each file.
+"""Divides a large set of files among processes, and records the outcome of each file.
 
 Process i of n takes the files i, i + n, ... of the sorted list, whatever is done of them already, so processes need not talk to
 each other. Each writes a manifest of its own, a line of JSON for each file; one that is started again reads them all.
@@ -49,11 +49,7 @@ class Share:
 
 
 def share_of(part: str | None) -> Share:
-    """Returns this process's share: of all files, or of a part of them, e.g. "3/10" (from 0), as torchrun or srun divides it.
-
-    Raises:
-        ValueError: There is no such part.
-    """
+    """Returns this process's share, as torchrun or srun divides all files, or a part of them such as "3/10", from 0."""
     first, parts = 0, 1
     if part is not None:
         first, parts = (int(word) if word.isdecimal() else -1 for word in (*str(part).split("/"), "")[:2])
@@ -65,7 +61,7 @@ def share_of(part: str | None) -> Share:
 
 
 class Manifest:
-    """What became of the files of a share: `<name>-<index>-of-<count>.jsonl`, after a first line with the settings.
+    """The outcome of each file of a share: `<name>-<index>-of-<count>.jsonl`, after a first line with the settings.
 
     Args:
         folder: Of the manifests of all processes.
@@ -97,7 +93,7 @@ class Manifest:
                 self._append("\n")
 
     def add(self, file: object, **what: Any) -> None:
-        """Writes what became of a file; `error` says why there is nothing of it."""
+        """Writes the outcome of a file; `error` says why it failed."""
         self._append(json.dumps({"file": str(file), **what}) + "\n")
 
     def read(self) -> dict[str, dict[str, Any]]:

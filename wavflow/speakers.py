@@ -14,9 +14,6 @@ def speaker_id(speaker: int | str, vocoder: Vocoder | TextToMel) -> torch.Tensor
     """Returns the id of a speaker, given by name or id, as the model takes it, (1,).
 
     Where names are numbers themselves, as LibriTTS's, a number is a name.
-
-    Raises:
-        ValueError: When the model does not know that speaker.
     """
     known = 0 if vocoder.speakers is None else vocoder.speakers.num_embeddings
     names = vocoder.info.get("speakers", []) if known else []

@@ -31,9 +31,7 @@ def spoken(
         model: Of the vocoder's mel convention.
         vocoder: One that draws in one pass.
         speaker: Id (1,), for a text model with speakers.
-        temperature: Multiplies the noise of the mel.
-        length_scale: Multiplies the durations: 2 is half as fast.
-        guidance: Multiplies how far the means are from their average, see `TextToMel.sample`.
+        temperature: See `TextToMel.sample`, as for `length_scale` and `guidance`.
         pause: Seconds of silence between sentences.
         passes: Of the vocoder's equalizer.
         seed: Of all noise.

@@ -29,10 +29,10 @@ FOLD = 2
 """Frames that the flow takes at once: it maps whole pairs."""
 
 TEMPERATURE = 0.333
-"""Of samples, by default: more words are understood than with more or with less noise."""
+"""Default of `sample`: with more noise and with less, fewer words are understood."""
 
 GUIDANCE = 2.0
-"""Of samples, by default: more words are understood than at 1, where a model of little speech hardly leaves the average."""
+"""Default of `sample`: more words are understood than at 1, since a model of little speech stays near the average."""
 
 
 class Aligned(NamedTuple):
@@ -110,14 +110,10 @@ class TextToMel(nn.Module):
 
     def initialize(self, mel: Tensor) -> None:
         """Lets the flow's normalizations start from a mel (1, n_mels, F), F even."""
-        self.flow.initialize(mel, self._conditioning(self.voices.weight[:1]))
+        self.flow.initialize(mel, Conditioning(self.voices.weight[:1].unsqueeze(-1)))
 
     def encode(self, text: str) -> Tensor:
-        """Returns the numbers (1, S) of a text's symbols; those that the table lacks are left out and named once, in a warning.
-
-        Raises:
-            ValueError: When nothing is left.
-        """
+        """Returns the numbers (1, S) of a text's symbols; a warning names those that the table lacks, once."""
         symbols = symbols_of(text, self.alphabet)
         missing = {symbol for symbol in symbols if symbol not in self.numbers}
         if new := sorted(missing - self._missing):
@@ -158,15 +154,16 @@ class TextToMel(nn.Module):
             )
         voice = self._voice(speaker, len(mel))
         means, log_durations = self._read(symbols, symbol_mask, voice)
-        z, log_det = self.flow.transform(mel, self._conditioning(voice, frame_mask))
+        z, log_det = self.flow.transform(mel, Conditioning(voice.unsqueeze(-1), mask=frame_mask))
         with torch.no_grad():
             durations = best_durations(z, means, n_states, n_frames)
         log_prob = self.flow.base_log_prob(z - _spread(means, durations, mel.shape[-1])) + log_det
         return Aligned(log_prob * frame_mask, durations.view_as(log_durations), log_durations)
 
+    @torch.inference_mode()
     def sample(
         self,
-        text: str,
+        text: str | Tensor,
         temperature: float = TEMPERATURE,
         length_scale: float = 1.0,
         guidance: float = GUIDANCE,
@@ -176,7 +173,8 @@ class TextToMel(nn.Module):
         """Returns a mel (1, n_mels, F) of a text, in the model's mel convention.
 
         Args:
-            text: One sentence, or a few: what it costs grows with the square of its length.
+            text: One sentence, or a few: what it costs grows with the square of its length. Or its symbols (1, S), see
+                `encode`.
             temperature: Multiplies the noise around the means.
             length_scale: Multiplies the durations: 2 is half as fast.
             guidance: Multiplies how far the means of the frames are from their average c; 1 gives the model's own density. It
@@ -184,29 +182,13 @@ class TextToMel(nn.Module):
                 these means (Ho & Salimans, 2022, https://arxiv.org/abs/2207.12598).
             speaker: Id (1,), for a model with speakers.
             generator: Of the noise.
-
-        Raises:
-            ValueError: An argument does not fit.
         """
-        return self.speak(self.encode(text), temperature, length_scale, guidance, speaker, generator)
-
-    @torch.inference_mode()
-    def speak(
-        self,
-        symbols: Tensor,
-        temperature: float = TEMPERATURE,
-        length_scale: float = 1.0,
-        guidance: float = GUIDANCE,
-        speaker: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Returns a mel (1, n_mels, F) of symbols (1, S), see `encode`; otherwise as `sample`."""
         if not (temperature >= 0 and length_scale > 0 and guidance >= 0):
             raise ValueError(
                 "`temperature` and `guidance` must be at least 0 and `length_scale` above 0, got "
                 f"{temperature}, {guidance} and {length_scale}."
             )
-        voice = self._voice(speaker, 1)
+        symbols, voice = self.encode(text) if isinstance(text, str) else text, self._voice(speaker, 1)
         means, log_durations = self._read(symbols, self._mask(symbols, None), voice)
         ends = (log_durations.flatten(1).double().exp() * length_scale).cumsum(dim=1).round().long()
         durations = ends.diff(dim=1, prepend=ends.new_zeros(1, 1)).clamp_min(1)
@@ -215,7 +197,7 @@ class TextToMel(nn.Module):
         means = _spread(means, durations, length)
         means = means.mean(dim=2, keepdim=True).lerp(means, guidance)
         z = means + self.flow.noise(tuple(means.shape), temperature, generator, like=means)
-        return self.flow.sample(z, self._conditioning(voice)).clamp_min(math.log(MEL_FLOOR))
+        return self.flow.sample(z, Conditioning(voice.unsqueeze(-1))).clamp_min(math.log(MEL_FLOOR))
 
     def _voice(self, speaker: Tensor | None, batch: int) -> Tensor:
         """Returns the embedding (B, voice_channels) of each item's voice."""
@@ -231,13 +213,10 @@ class TextToMel(nn.Module):
         """Returns the means (B, n_mels, S * states) of the states and their log durations (B, S, states)."""
         mask = mask.unsqueeze(-1)
         features = self.encoder(symbols, mask)
-        # durations teach the encoder nothing: they come from the alignment, which comes from it
+        # detached: the durations come from the alignment, which the encoder itself decides
         seen = torch.cat([features.detach(), voice.unsqueeze(1).expand(-1, symbols.shape[1], -1)], dim=-1)
         means = self.means(features).unflatten(-1, (self.states, -1)).flatten(1, 2)
         return means.transpose(1, 2), self.durations(seen, mask)
-
-    def _conditioning(self, voice: Tensor, mask: Tensor | None = None) -> Conditioning:
-        return Conditioning(voice.unsqueeze(-1), mask=mask)
 
 
 def best_durations(z: Tensor, means: Tensor, n_means: Tensor, n_frames: Tensor) -> Tensor:

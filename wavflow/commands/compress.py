@@ -15,8 +15,8 @@ from wavflow.arguments import about
 from wavflow.audio import check_audio, open_audio
 from wavflow.cli import newest_model, number
 from wavflow.files import write_bytes
-from wavflow.likelihood.codec import decode, encode, fingerprint, read_header
-from wavflow.models import load_model, released_models
+from wavflow.likelihood.codec import decode, encode, read_header
+from wavflow.models import fingerprint, load_model, released_models
 from wavflow.speakers import speaker_id
 from wavflow.vocoder import Vocoder
 
@@ -73,11 +73,7 @@ def decompress(cfg: DictConfig, source: Path, target: Path) -> None:
 
 
 def read_pcm(path: Path) -> tuple[np.ndarray, int]:
-    """Returns the int16 samples (channels, T) of a .wav or .flac file, and their rate in Hz.
-
-    Raises:
-        ValueError: The file is not whole, or not of 16 bits.
-    """
+    """Returns the int16 samples (channels, T) and the rate in Hz of a file that is whole and of 16 bits; ValueError if not."""
     with about("input", "path"):
         check_audio(path)
     with open_audio(path) as file:
@@ -87,11 +83,7 @@ def read_pcm(path: Path) -> tuple[np.ndarray, int]:
 
 
 def as_file(pcm: np.ndarray, sample_rate: int, file_format: str) -> bytes:
-    """Returns int16 samples (channels, T) as a 16-bit file; FLAC as small as it gets.
-
-    Raises:
-        ValueError: The format can't hold that many channels, or that rate.
-    """
+    """Returns int16 samples (channels, T) as a 16-bit file; ValueError if the format can't hold that many, or that rate."""
     file, compression = io.BytesIO(), 1.0 if file_format == "FLAC" else None
     try:
         soundfile.write(file, pcm.T, sample_rate, "PCM_16", format=file_format, compression_level=compression)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from wavflow.cli import given, number, output_folder
-from wavflow.files import atomic_write
+from wavflow.files import write_text
 from wavflow.options import as_dict
 from wavflow.reporting.tables import csv_table, markdown_table, plain_rows
 from wavflow.tabular import bench, densities, pictures
 from wavflow.tabular.tables import Data
 
+progress = partial(tqdm, unit="epoch", leave=False)  # takes epochs and what is done in them
 EXAMPLES = 8  # rows that the Jacobian's pattern is a mean of
 
 
@@ -50,14 +51,9 @@ def write(folder: Path, table: list[dict[str, Any]], fitted: bench.Fitted, confi
         for log_prob, history in zip(fitted.log_probs, fitted.histories, strict=True)
     ]
     results = {"table": plain_rows(table), "folds": {fitted.name: trainings}, "config": config, "torch": torch.__version__}
-    texts = {
-        "results.md": markdown_table(table),
-        "results.csv": csv_table(table),
-        "results.json": json.dumps(results, indent=1),
-    }
-    for name, text in texts.items():
-        with atomic_write(folder / name) as part:
-            part.write_text(text)
+    write_text(folder / "results.md", markdown_table(table))
+    write_text(folder / "results.csv", csv_table(table))
+    write_text(folder / "results.json", json.dumps(results, indent=1))
 
 
 def draw_pictures(folder: Path, data: Data, fitted: bench.Fitted) -> None:
@@ -70,8 +66,3 @@ def draw_pictures(folder: Path, data: Data, fitted: bench.Fitted) -> None:
         pictures.samples_picture(folder / "samples.png", model, test, data.columns, data.levels)
     pictures.jacobian_picture(folder / "jacobian.png", model, test[:EXAMPLES, :, None])
     pictures.curve_picture(folder / "training.png", fitted.histories[0])
-
-
-def progress(items: Iterable[int], name: str) -> Iterable[int]:
-    """Shows a bar of epochs."""
-    return tqdm(items, desc=name, unit="epoch", leave=False)

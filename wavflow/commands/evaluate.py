@@ -9,6 +9,7 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -33,6 +34,7 @@ from wavflow.reporting.tables import text_table
 from wavflow.speakers import speaker_names
 from wavflow.vocoder import Vocoder, check_pair
 
+progress = partial(tqdm, unit="clip")  # takes clips and what is done with them
 LIKELIHOOD = {"bits/sample": "bits", "KL": "KL"}
 BRIEF = {name: name for name in ("level dB", "M-STFT", "ESTOI", "PESQ", "voicing F1", "DIO F1", "x real time")} | LIKELIHOOD
 
@@ -49,7 +51,7 @@ def run(cfg: DictConfig) -> None:
         try:
             write_listening_page(folder / "listen.html", report)
             listen = f", {folder / 'listen.html'} to test yourself"
-        except ValueError as error:  # the metrics are worth having all the same
+        except ValueError as error:  # the metrics are still useful
             report.notes = [*report.notes, f"no listening test: {error}"]
     write_report(folder, report)
     print(printable(overview(report, folder / "report.md")))
@@ -65,7 +67,10 @@ def of_models(cfg: DictConfig) -> Report:
     paths = {role: Path(cfg[role] or newest_model(role)) for role in ("teacher", "student") if cfg[role] or cfg.model is None}
     roles = list(paths)
     paths |= named(listed(cfg.model), "model", {*NOT_MODELS, *roles})
-    models = {name: load(path, device, name if name in roles else "model") for name, path in paths.items()}
+    models = {}
+    for name, path in paths.items():
+        with about(name if name in roles else "model", "path"):
+            models[name] = load_model(path, device)
     check(models, paths, roles)
     data = instantiate(cfg.data, mel=next(iter(models.values())).mel)
     hold_out(data, models, paths)
@@ -74,12 +79,6 @@ def of_models(cfg: DictConfig) -> Report:
     print(f"sampling {len(clips)} clips; models that sample step by step take the longest", file=sys.stderr)
     teacher = models["teacher"] if "teacher" in roles else None
     return report_on_models(clips, models, paths, teacher, temperature, cfg.voicing, jobs, progress, passes)
-
-
-def load(path: Path, device: torch.device, option: str) -> Vocoder:
-    """Loads the model that an option names."""
-    with about(option, "path"):
-        return load_model(path, device)
 
 
 def of_folders(cfg: DictConfig) -> Report:
@@ -98,26 +97,24 @@ def check(models: dict[str, Vocoder], paths: dict[str, Path], roles: Iterable[st
             raise ValueError(f"`{role}`: {paths[role]} is no {role}: name a model of stage={role}, or give it as model=.")
     if {"teacher", "student"} <= set(roles):
         check_pair(models["student"], models["teacher"])
-    first = next(iter(models))
-    for name, model in models.items():
-        if model.mel.spec != models[first].mel.spec:
-            raise ValueError(
-                f"`model`: {paths[name]} was trained on another mel ({model.mel.spec}) than {paths[first]} "
-                f"({models[first].mel.spec}): compare models of one mel."
-            )
+    check_alike({name: str(model.mel.spec) for name, model in models.items()}, paths, "was trained on another mel", "one mel")
 
 
 def check_speakers(models: dict[str, Vocoder], paths: dict[str, Path]) -> list[str]:
     """Returns the names of the speakers of the models that take any; raises ValueError where these differ."""
     known = {name: speaker_names(model) for name, model in models.items() if model.speakers is not None}
-    first = next(iter(known), "")
-    for name, speakers in known.items():
-        if speakers != known[first]:
+    check_alike({name: ", ".join(names) for name, names in known.items()}, paths, "knows other speakers", "the same speakers")
+    return next(iter(known.values()), [])
+
+
+def check_alike(values: dict[str, str], paths: dict[str, Path], differs: str, alike: str) -> None:
+    """Raises ValueError where models, by name, have different values."""
+    first = next(iter(values), "")
+    for name, value in values.items():
+        if value != values[first]:
             raise ValueError(
-                f"`model`: {paths[name]} knows other speakers ({', '.join(speakers)}) than {paths[first]} "
-                f"({', '.join(known[first])}): compare models of the same speakers."
+                f"`model`: {paths[name]} {differs} ({value}) than {paths[first]} ({values[first]}): compare models of {alike}."
             )
-    return known.get(first, [])
 
 
 def overview(report: Report, path: Path) -> str:
@@ -148,12 +145,9 @@ def page_links(page: str | None, folder: str | Path) -> dict[str, str]:
 
 
 def hold_out(data: AudioDataModule, models: dict[str, Vocoder], paths: dict[str, Path]) -> None:
-    """Splits the data as it was for the models, and tests on what all of them held out.
+    """Splits the data as it was for the models, and tests on what all of them held out; ValueError where that is no clip.
 
-    Of a model that was trained by an earlier version, which kept no record, a warning says so.
-
-    Raises:
-        ValueError: No clip was held out from all of them.
+    A warning names the models of an earlier version, which kept no record.
     """
     held_out = {
         name: read_split(model.info["split"]).get("test", []) for name, model in models.items() if "split" in model.info
@@ -178,7 +172,7 @@ def test_clips(cfg: DictConfig, data: AudioDataModule, device: torch.device, spe
     files = data.test_files[: at_least_one(cfg, "clips") or 8]
     if speakers:
         data.number_speakers(speakers)
-    dataset = ClipDataset(files, data.mel, cfg.seconds, cfg.seed, speakers=data.speaker_ids(files), mels=data.given)
+    dataset = ClipDataset(files, data.mel, cfg.seconds, data.given, seed=cfg.seed, speakers=data.speaker_ids(files))
     clips = []
     for item in (dataset[i] for i in range(len(dataset))):
         speaker = torch.tensor([item["speaker"]], device=device) if "speaker" in item else None
@@ -189,8 +183,3 @@ def test_clips(cfg: DictConfig, data: AudioDataModule, device: torch.device, spe
 def at_least_one(cfg: DictConfig, name: str) -> int | None:
     """Returns an option that is null or a whole number of at least 1."""
     return None if cfg[name] is None else number(name, cfg[name], 1)
-
-
-def progress(items: Iterable[Any], name: str) -> Iterable[Any]:
-    """Shows a bar of clips."""
-    return tqdm(items, desc=name, unit="clip")

@@ -15,15 +15,14 @@ import numpy as np
 from tqdm import tqdm
 
 from wavflow.audio import audio_length, check_audio
-from wavflow.audio_files import find_audio
 from wavflow.cli import output_folder
 from wavflow.data.bucket import check_bucket, upload_folder
-from wavflow.data.corpora import find_corpus, read_table
+from wavflow.data.corpora import find_files
 from wavflow.data.given import GivenMels, find_mels
 from wavflow.data.making import Maker, cut_up, mend_checkpoints, name_speakers, read_notes
 from wavflow.data.pieces import import_litdata
 from wavflow.data.split import SPLITS, file_name, split_files
-from wavflow.files import atomic_write, check_local, sweep
+from wavflow.files import check_local, sweep, write_text
 from wavflow.mel import MelSpectrogram
 from wavflow.mel_files import read_scale
 
@@ -55,23 +54,8 @@ def prepare(
     Args:
         source: Folder tree of audio files, of any rate.
         output: Folder for the shards.
-        mel: Gives the sample rate.
-        with_mel: Whether to store the mels, too.
-        trim: See `Maker`.
-        level: See `Maker`.
-        table: A CSV file that lists the files to take, and their speakers; see `read_table`.
-        corpus: A published corpus to take, and to know the speakers of; see `find_corpus`.
-        mels: A folder of mels to store, so that none are computed; see `AudioDataModule`, as for the next three.
-        mel_scale: The scale that these mels have.
-        mel_mean: A number, or a file.
-        mel_std: A number, or a file.
-        seconds: Longer files are cut into equal pieces of at most that.
-        shard_megabytes: Size of a shard.
-        workers: Processes.
-        validation: Fraction of the files.
-        test: Fraction of the files.
-        seed: Of the split, and of the order of the pieces, which mixes the files of a shard.
-        upload: Where the shards are copied to when they are done: s3://bucket/folder.
+        mel: Gives the sample rate, and the mels where they are stored.
+        workers: Processes. It and all other options: see `python -m wavflow.prepare --help`.
 
     Returns:
         `splits`, rows of what each holds, and `skipped`, file and reason of each.
@@ -91,10 +75,7 @@ def prepare(
     for name, value in (("seconds", seconds), ("shard_megabytes", shard_megabytes), ("workers", workers)):
         if not value > 0:
             raise ValueError(f"`{name}` must be above 0, got {value}: raise it.")
-    if corpus is not None:
-        found = find_corpus(corpus, source)
-    else:
-        found = dict.fromkeys(find_audio(source)) if table is None else read_table(table, source)
+    found = find_files(source, table, corpus)
     output, lengths, skipped = Path(output), {}, {}
     for path in tqdm(found, "Checking", unit=" files", mininterval=1.0):
         try:
@@ -121,8 +102,8 @@ def prepare(
     sweep(output, *(output / split for split in SPLITS))
     check_same(output / "settings.json", settings)
     rows, parts = [], dict(zip(SPLITS, split_files(list(lengths), validation, test, seed, source), strict=True))
-    with atomic_write(output / "split.json") as part:
-        part.write_text(json.dumps({split: [file_name(path, source) for path in files] for split, files in parts.items()}))
+    names = {split: [file_name(path, source) for path in files] for split, files in parts.items()}
+    write_text(output / "split.json", json.dumps(names))
     for split, files in parts.items():
         notes = output / split / "notes"
         pieces = cut_up(files, lengths, round(seconds * mel.sample_rate), 1 if given is None else mel.hop_length)
@@ -159,9 +140,7 @@ def prepare(
 def check_same(path: Path, settings: dict[str, Any]) -> None:
     """Writes the settings to a file or, if it is there, raises ValueError unless it holds the same."""
     if not path.exists():
-        with atomic_write(path) as part:
-            part.write_text(json.dumps(settings))
-        return
+        return write_text(path, json.dumps(settings))
     before = json.loads(path.read_text())
     if differs := [name for name in settings if before.get(name) != json.loads(json.dumps(settings[name]))]:
         raise ValueError(

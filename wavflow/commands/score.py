@@ -82,12 +82,7 @@ def score_file(path: Path, model: Vocoder, speaker: Tensor | None) -> Scores:
 
 
 def named_files(sources: Sequence[str]) -> dict[str, Path]:
-    """Returns the audio files that sources name and those below them, by the names that the results give them.
-
-    Raises:
-        FileNotFoundError: When there is no such source.
-        ValueError: When a folder holds no audio.
-    """
+    """Returns the audio files that sources name and those below them, by the names that the results give them."""
     files: list[tuple[str, Path]] = []
     for source in map(Path, sources):
         if not source.exists():

@@ -63,12 +63,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def read_text(cfg: DictConfig) -> str:
-    """Returns the text to speak.
-
-    Raises:
-        ValueError: There are two, or it is not UTF-8.
-        FileNotFoundError: There is no such file.
-    """
+    """Returns the text to speak: `text`, or what the file `input` or standard input holds."""
     if cfg.text is not None and cfg.input is not None:
         raise ValueError("`text` and `input` exclude each other: leave one out.")
     if cfg.text is not None:

@@ -31,7 +31,7 @@ from wavflow.threads import processors
 from wavflow.vocoder import Vocoder
 from wavflow.writing import FORMATS, write_audio, write_chunks
 
-FREE = {"output", "count", "device", "devices", "share", "skip_done"}  # what may differ when a command goes on
+FREE = {"output", "count", "device", "devices", "share", "skip_done"}  # may differ when a command goes on
 Pair = tuple[Path | int, Path]
 Begin = Callable[[], Manifest]
 
@@ -109,7 +109,7 @@ def synthesize(cfg: DictConfig, pairs: Sequence[Pair], vocoder: Vocoder, begin: 
                     samples = write_chunks(target, (chunk[0] for chunk in chunks), vocoder.sample_rate)
                 else:
                     with warnings.catch_warnings():
-                        if scale is not None:  # it was said what it is
+                        if scale is not None:  # the user named the scale
                             warnings.filterwarnings("ignore", message="`mel` looks like")
                         assert isinstance(mel, Tensor)
                         audio = vocoder.sample(mel, None, temperature, generator, speaker, passes=passes, dtype=dtype)[0]
@@ -125,11 +125,7 @@ def synthesize(cfg: DictConfig, pairs: Sequence[Pair], vocoder: Vocoder, begin: 
 
 
 def matrix_dtype(precision: str, vocoder: Vocoder) -> torch.dtype:
-    """Returns the dtype of the engine's matrices; for "auto" that of the faster one, measured now.
-
-    Raises:
-        ValueError: For another word, a precision that this processor does not multiply, or bfloat16 where no engine samples.
-    """
+    """Returns the dtype of the engine's matrices; for "auto" that of the faster one, measured now."""
     dtype = choose("precision", precision, {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16})
     if dtype == torch.bfloat16:
         with about("precision", "dtype"):
@@ -143,12 +139,7 @@ def matrix_dtype(precision: str, vocoder: Vocoder) -> torch.dtype:
 
 
 def inputs_and_outputs(sources: Sequence[str | Path], target: Path) -> list[tuple[Path, Path]]:
-    """Pairs each input file with the audio file to write: one file with a file or folder, several and folders with a folder.
-
-    Raises:
-        FileNotFoundError: When there is no such input.
-        ValueError: When a folder holds nothing to synthesize, or the files cannot go where they are sent.
-    """
+    """Pairs each input file with the audio file to write: one file with a file or folder, several and folders with a folder."""
     to_file, pairs = names_a_file(target), []
     for source in map(Path, sources):
         if source.is_file():
@@ -201,11 +192,7 @@ def check_takes(vocoder: Vocoder, cfg: DictConfig) -> None:
 
 
 def seeds_and_outputs(cfg: DictConfig, target: Path) -> list[tuple[int, Path]]:
-    """Returns the seed of each clip that a model without a mel is to sample, and the audio file to write.
-
-    Raises:
-        ValueError: When an option is no such number, or there is one file for several clips.
-    """
+    """Returns the seed of each clip that a model without a mel is to sample, and the audio file to write."""
     number("seconds", cfg.seconds, 0.0, above=True)
     first, count = number("seed", cfg.seed, 0), number("count", cfg.count, 1)
     if not names_a_file(target):
@@ -216,11 +203,7 @@ def seeds_and_outputs(cfg: DictConfig, target: Path) -> list[tuple[int, Path]]:
 
 
 def find_inputs(source: Path, target: Path) -> list[Path]:
-    """Returns the audio files and mels below a folder, sorted, without hidden ones and those below `target` itself.
-
-    Raises:
-        ValueError: When there is none.
-    """
+    """Returns the audio files and mels below a folder, sorted, without hidden ones and those below `target` itself."""
     endings = (*READABLE, *MEL_FORMATS)
     found = files_below(source)
     files = [path for path in found if path.suffix[1:].lower() in endings]

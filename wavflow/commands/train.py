@@ -27,7 +27,7 @@ from wavflow.data.batches import Batches
 from wavflow.data.split import Split, read_split
 from wavflow.data.utterances import TextDataModule
 from wavflow.devices import pick_precision
-from wavflow.files import atomic_write, sweep
+from wavflow.files import sweep, write_text
 from wavflow.mel import MelSpectrogram
 from wavflow.models import Model, build, load_model
 from wavflow.options import as_dict
@@ -51,7 +51,7 @@ def run(cfg: DictConfig) -> None:
     run = run_to_go_on_with(cfg)
     record = read_record(run)
     teacher, start = load_models(cfg, record)
-    config = net_config(chosen_net(cfg, record, start, teacher is not None), teacher)
+    config = chosen_net(cfg, record, start, teacher)
     if start is not None:
         check_start(cfg, start, config, teacher)
     with about("audio", *cfg.audio, within=True):
@@ -75,7 +75,9 @@ def run(cfg: DictConfig) -> None:
     if start is not None:  # only now: a new student's task takes over parts of the teacher's
         net.load_state_dict(start.state_dict())
     data.setup()
-    name_speakers(net, data, teacher)
+    if net.speakers is not None:
+        net.info["speakers"] = data.speakers if teacher is None else speaker_names(teacher)
+        data.number_speakers(net.info["speakers"])
     net.info["split"] = {part: names for part, names in data.split.items() if part != "train"}
     resume = find_checkpoint(cfg.resume, cfg.output, task)
     trainer = make_trainer(cfg, resume, limit)
@@ -101,11 +103,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def run_to_go_on_with(cfg: DictConfig) -> Path | None:
-    """Returns the folder of the run that `resume` means, which is then the output where none was named; None for a new run.
-
-    Raises:
-        ValueError: In a sweep without `output`, where it is unknown which run goes on with which.
-    """
+    """Returns the folder of the run that `resume` means, which is then the output where none was named; None for a new run."""
     if cfg.resume == "auto" and not given("output"):
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise ValueError("`resume`: auto can't find the runs of a sweep by itself: name its folders with output=...")
@@ -131,40 +129,34 @@ def load_models(cfg: DictConfig, record: dict[str, Any]) -> tuple[Vocoder | None
     return teacher, start
 
 
-def chosen_net(cfg: DictConfig, record: dict[str, Any], start: Model | None, distils: bool) -> dict[str, Any]:
-    """Returns the configuration of the net: that of the model to begin with, or as asked for.
-
-    Raises:
-        ValueError: The net is none of the stage.
-    """
+def chosen_net(cfg: DictConfig, record: dict[str, Any], start: Model | None, teacher: Vocoder | None) -> dict[str, Any]:
+    """Returns the net's configuration: of the model to begin with, or as asked for; ValueError where the stage has no such."""
     if start is not None or record.get("start"):
-        return record["net"] if start is None else config_of(start)
+        return net_config(record["net"] if start is None else config_of(start), teacher)
     asked = HydraConfig.get().runtime.choices
     made = cfg.net._target_.rpartition(".")[2]
-    of_the_other = made == ("teacher" if distils else "student")  # other flows may learn from a teacher too
+    of_the_other = made == ("student" if teacher is None else "teacher")  # other flows may learn from a teacher too
     if of_the_other or (made == "text_to_mel") != speaks(cfg):
         fitting = {"student": "stage=student", "text_to_mel": "stage=text"}
-        hint = "" if speaks(cfg) else f", or say {'net=student' if distils else fitting[made]}"
+        hint = "" if speaks(cfg) else f", or say {fitting[made] if teacher is None else 'net=student'}"
         raise ValueError(
             f"`net` must be one of the stage, got net={asked['net']} with stage={asked['stage']}: leave net=... out{hint}."
         )
     config = as_dict(cfg.net)
     if speaks(cfg) and record:
         config["symbols"] = record["net"]["symbols"]
-    return config
+    return net_config(config, teacher)
+
+
+def net_config(config: dict[str, Any], teacher: Vocoder | None) -> dict[str, Any]:
+    """Completes a student's configuration by what it takes from its teacher: mel, whitening, speakers."""
+    shared = ("mel", "whitening", "pitch", "n_speakers")
+    return config if teacher is None else config | {name: config_of(teacher)[name] for name in shared}
 
 
 def speaks(cfg: DictConfig) -> bool:
     """Returns whether the stage is that of text to mel."""
     return cfg.stage._target_.endswith(".TextTask")
-
-
-def net_config(config: dict[str, Any], teacher: Vocoder | None) -> dict[str, Any]:
-    """Completes a student's configuration by what it takes from its teacher: mel, whitening, speakers."""
-    if teacher is None:
-        return config
-    shared = config_of(teacher)
-    return config | {name: shared[name] for name in ("mel", "whitening", "pitch", "n_speakers")}
 
 
 def config_of(model: Model) -> dict[str, Any]:
@@ -208,8 +200,7 @@ def prepare_output(cfg: DictConfig, resume: Checkpoint | None, split: Split, log
     sweep(*(Path(cfg.output) / folder for folder in ("", "checkpoints", "logs", "samples")))
     OmegaConf.save(cfg, Path(cfg.output) / "config.yaml", resolve=True)  # only now: mistakes leave nothing behind
     if split:  # some shards' can't be known
-        with atomic_write(Path(cfg.output) / "split.json") as part:
-            part.write_text(json.dumps(split, indent=1))
+        write_text(Path(cfg.output) / "split.json", json.dumps(split, indent=1))
 
 
 @contextlib.contextmanager
@@ -238,11 +229,7 @@ def telling_how_to_go_on(cfg: DictConfig) -> Iterator[None]:
 
 
 def load_teacher(path: str | Path, audio: dict[str, Any]) -> Vocoder:
-    """Loads a teacher and compares its mel with the configured audio.
-
-    Raises:
-        ValueError: When it is no teacher, or of another mel or sample rate.
-    """
+    """Loads a teacher; raises ValueError where it is none, or of another mel or sample rate than the configured audio."""
     with about("teacher", "path"):
         teacher = load_model(path)
     if not teacher.scores_in_parallel:
@@ -254,11 +241,7 @@ def load_teacher(path: str | Path, audio: dict[str, Any]) -> Vocoder:
 
 
 def check_start(cfg: DictConfig, start: Model, config: dict[str, Any], teacher: Vocoder | None) -> None:
-    """Compares a model to begin with with the stage, the audio and what a student takes from its teacher.
-
-    Raises:
-        ValueError: When it does not fit one of them.
-    """
+    """Raises ValueError unless a model to begin with fits the stage, the audio and what a student takes from its teacher."""
     if isinstance(start, Vocoder) and start.scores_in_parallel != (teacher is None):
         kind = "a teacher" if start.scores_in_parallel else "a student"
         raise ValueError(f"`start`: {cfg.start} is {kind}: choose its stage.")
@@ -270,17 +253,6 @@ def check_start(cfg: DictConfig, start: Model, config: dict[str, Any], teacher: 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
     """Returns, in words, which values differ."""
     return ", ".join(f"{name} {value} instead of {here.get(name)}" for name, value in there.items() if value != here.get(name))
-
-
-def name_speakers(net: Model, data: Batches, teacher: Vocoder | None) -> None:
-    """Stores the speakers' names, the teacher's if there is one, in a net that takes speakers, and numbers the data's.
-
-    Raises:
-        ValueError: When the data names none, or others than the teacher's.
-    """
-    if net.speakers is not None:
-        net.info["speakers"] = data.speakers if teacher is None else speaker_names(teacher)
-        data.number_speakers(net.info["speakers"])
 
 
 def in_words(metrics: dict[str, Any]) -> str:

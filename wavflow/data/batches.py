@@ -32,20 +32,19 @@ class Batches(pl.LightningDataModule):
         seed: Of the crops and the noise.
         max_clip_seconds: Validation and test clips are cut there; `None` keeps them whole.
         dequantize: Whether to add uniform noise of one 16-bit step to the audio.
-
-    Raises:
-        ValueError: An argument does not fit.
     """
+
+    collate: Callable | None = None  # makes a batch of items; None for torch's own way
 
     def __init__(
         self,
         mel: MelSpectrogram,
-        segment_length: int,
-        batch_size: int,
-        num_workers: int,
-        seed: int,
-        max_clip_seconds: float | None,
-        dequantize: bool,
+        segment_length: int = 8192,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        seed: int = 0,
+        max_clip_seconds: float | None = 10.0,
+        dequantize: bool = True,
     ) -> None:
         super().__init__()
         for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
@@ -56,13 +55,13 @@ class Batches(pl.LightningDataModule):
         self.segment_length, self.batch_size, self.num_workers = segment_length, batch_size, num_workers
         self.seed, self.max_clip_seconds, self.dequantize = seed, max_clip_seconds, dequantize
         self.ids: dict[str, int] | None = None
-        self._crops: int | None = None  # that had been read when the training was stopped which is resumed
-        self._began: tuple[int, int] | None = None  # batches and crops that were read when this process began
+        self._crops: int | None = None  # read before the training was stopped, where one is resumed
+        self._began: tuple[int, int] | None = None  # batches and crops read before this process began
 
     @property
     @abstractmethod
     def split(self) -> Split:
-        """The files' names by part, to keep with a run and its model; none where they are not known."""
+        """The names of the files by part, stored with a run and its model; empty where unknown."""
 
     @property
     @abstractmethod
@@ -72,16 +71,16 @@ class Batches(pl.LightningDataModule):
     @property
     @abstractmethod
     def contents(self) -> tuple[int, str]:
-        """How many files or shards there are to train on, and of what kind they are."""
+        """The number of files or shards to train on, and their kind."""
 
     @property
     @abstractmethod
     def summary(self) -> str:
-        """How much data there is and how it is split, in words."""
+        """The amount of data and its split, as a sentence."""
 
     @property
     def remarks(self) -> list[str]:
-        """What is unusual about the data, in words."""
+        """Warnings about unusual data, one sentence each."""
         return []
 
     def follow(self, stored: Mapping[str, Any], must_fit: bool = False) -> None:
@@ -114,23 +113,35 @@ class Batches(pl.LightningDataModule):
         self._began = read, read * self._at_once if self._crops is None else self._crops
         return Order(*self._place(), self._began[1])
 
-    def loader(
-        self, dataset: Dataset, batch_size: int, order: DistributedSampler, collate: Callable | None = None
-    ) -> DataLoader:
-        """Returns a loader of the items that `order` lists; `collate` makes a batch of some, as torch does where it is None."""
+    def options(self, speakers: Any) -> dict[str, Any]:
+        """Returns the options of all data sets, see `Items`."""
+        return {"seed": self.seed, "dequantize": self.dequantize, "speakers": speakers}
+
+    @abstractmethod
+    def clips(self, part: str) -> Any:
+        """Returns the data set of the whole clips of a part."""
+
+    def val_dataloader(self) -> DataLoader:
+        return self._one_by_one("validation")
+
+    def test_dataloader(self) -> DataLoader:
+        return self._one_by_one("test")
+
+    def loader(self, dataset: Dataset, batch_size: int, order: DistributedSampler) -> DataLoader:
+        """Returns a loader of the items that `order` lists."""
         return DataLoader(
             dataset,
             batch_size,
             sampler=order,
             num_workers=self.num_workers,
-            collate_fn=collate,
+            collate_fn=self.collate,
             worker_init_fn=_leave_signals_to_the_main_process,
             pin_memory=torch.cuda.is_available(),
         )
 
-    def clip_loader(self, dataset: Dataset, length: int, collate: Callable | None = None) -> DataLoader:
-        """Returns a loader of one clip per batch, of a data set of that length."""
-        return self.loader(dataset, 1, Order(*self._place(), length=length), collate)
+    def _one_by_one(self, part: str) -> DataLoader:
+        clips = self.clips(part)
+        return self.loader(clips, 1, Order(*self._place(), length=len(clips)))
 
     def _batches(self) -> int:
         """Returns how many batches each process has read; more than 0 in a resumed training."""
@@ -171,6 +182,6 @@ class Order(DistributedSampler):
 
 
 def _leave_signals_to_the_main_process(_: int) -> None:
-    """Lets a worker survive Ctrl-C and the like, which reach the whole group: the main process saves first, then ends it."""
+    """Has a worker ignore Ctrl-C and the like, which reach the whole group: the main process saves first, then ends it."""
     for signum in STOPS:
         signal.signal(signum, signal.SIG_IGN)

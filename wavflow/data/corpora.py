@@ -55,6 +55,19 @@ CORPORA = {
 }
 
 
+def find_files(
+    folder: str | os.PathLike[str],
+    table: str | os.PathLike[str] | None,
+    corpus: str | None,
+    part: str | None = None,
+    download: bool = False,
+) -> dict[Path, str | None]:
+    """Returns the files of a corpus, of a table, or of a folder where neither is named, and who speaks in each."""
+    if corpus is not None:
+        return find_corpus(corpus, folder, part, download)
+    return dict.fromkeys(find_audio(folder)) if table is None else read_table(table, folder)
+
+
 def find_corpus(
     name: str, folder: str | os.PathLike[str], part: str | None = None, download: bool = False
 ) -> dict[Path, str | None]:

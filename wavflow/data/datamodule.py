@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader
 
 from wavflow.arguments import about
 from wavflow.audio import audio_length, audio_rate
-from wavflow.audio_files import find_audio, usable_files
+from wavflow.audio_files import usable_files
 from wavflow.data.batches import Batches
-from wavflow.data.corpora import find_corpus, read_table
+from wavflow.data.corpora import find_files
 from wavflow.data.datasets import ClipDataset, CropDataset
 from wavflow.data.given import GivenMels, find_mels
 from wavflow.data.resident import ResidentCrops, as_is
@@ -30,14 +30,14 @@ def bundled_speech() -> Path:
 class AudioDataModule(Batches):
     """Random crops to train on, whole clips (one per batch, since lengths differ) to validate and test with.
 
-    The split is by a hash of the files' names (`split_files`), or as an earlier run had it (`follow`). See `Batches` for the
-    arguments that are not named here.
+    The split is by a hash of the files' names (`split_files`), or as an earlier run had it (`follow`). The seed is that of the
+    split, too.
 
     Args:
+        mel: See `Batches`.
         path: Folder tree of audio files; the bundled corpus where none is given.
         validation: Fraction of the files.
         test: Fraction of the files.
-        seed: Of the split, the crops and the noise.
         table: A CSV file that lists the files, and their speakers, by paths relative to `path`; see `read_table`.
         corpus: A published corpus below `path`, whose speakers are known; see `find_corpus`.
         part: Of the corpus.
@@ -49,26 +49,18 @@ class AudioDataModule(Batches):
         mel_scale: The scale that these mels have, see `MelScale`, as for the next two.
         mel_mean: A number, or a file.
         mel_std: A number, or a file.
+        crops: The other options of `Batches`.
 
     Attributes:
         given: The mels that were given, once it is set up; None where they are computed.
-
-    Raises:
-        ValueError: An argument does not fit.
     """
 
     def __init__(
         self,
         mel: MelSpectrogram,
         path: str | os.PathLike[str] | None = None,
-        segment_length: int = 8192,
-        batch_size: int = 8,
-        num_workers: int = 0,
         validation: float = 0.05,
         test: float = 0.1,
-        seed: int = 0,
-        max_clip_seconds: float | None = 10.0,
-        dequantize: bool = True,
         table: str | os.PathLike[str] | None = None,
         corpus: str | None = None,
         part: str | None = None,
@@ -79,11 +71,12 @@ class AudioDataModule(Batches):
         mel_scale: str | None = None,
         mel_mean: float | str | None = None,
         mel_std: float | str | None = None,
+        **crops: Any,
     ) -> None:
-        super().__init__(mel, segment_length, batch_size, num_workers, seed, max_clip_seconds, dequantize)
-        if resident and num_workers:
+        super().__init__(mel, **crops)
+        if resident and self.num_workers:
             raise ValueError(
-                f"`num_workers` must be 0 for `resident` data, which nobody reads, got {num_workers}: leave it out."
+                f"`num_workers` must be 0 for `resident` data, which nobody reads, got {self.num_workers}: leave it out."
             )
         if table is not None and corpus is not None:
             raise ValueError(f"`table` and `corpus` both name the files, got {table} and {corpus}: leave one out.")
@@ -100,18 +93,16 @@ class AudioDataModule(Batches):
 
     @property
     def contents(self) -> tuple[int, str]:
-        """How many files there are to train on, and of what kind the first is."""
         first = self.train_files[0]
         mels = "" if self.given is None else ", mels given"
         return len(self.train_files), f"{first.suffix[1:]}, {audio_rate(first)} Hz{mels}"
 
     @property
     def summary(self) -> str:
-        """Files, length, split and speakers, in words."""
         files, speakers = self._all_files(), self.speakers
         minutes = sum(audio_length(path, self.mel.sample_rate) for path in files) / self.mel.sample_rate / 60
         length = f"{minutes:.1f} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"
-        train, validation, test = (len(self._files(part)) for part in range(3))
+        train, validation, test = (len(self._files(part)) for part in SPLITS)
         voices = f"; {len(speakers)} speakers" if speakers else ""
         return f"{len(files)} files, {length}: {train} to train on, {validation} to validate, {test} held out to test{voices}"
 
@@ -126,7 +117,7 @@ class AudioDataModule(Batches):
                 f"{min(low.values())}: above half of that there is nothing to learn; audio=... chooses another rate. "
                 f"The first: {next(iter(low))}"
             )
-        for part, doing in ((1, "validate"), (2, "test"), (0, "train")):
+        for part, doing in (("validation", "validate"), ("test", "test"), ("train", "train")):
             short = [path for path in self._files(part) if audio_length(path, rate) < self.mel.n_fft]
             if short:
                 remarks.append(
@@ -136,19 +127,19 @@ class AudioDataModule(Batches):
         return remarks
 
     def _all_files(self) -> list[Path]:
-        return list(dict.fromkeys(path for part in range(3) for path in self._files(part)))
+        return list(dict.fromkeys(path for part in SPLITS for path in self._files(part)))
 
     @property
     def train_files(self) -> list[Path]:
-        return self._files(0)
+        return self._files("train")
 
     @property
     def validation_files(self) -> list[Path]:
-        return self._files(1)
+        return self._files("validation")
 
     @property
     def test_files(self) -> list[Path]:
-        return self._files(2)
+        return self._files("test")
 
     @property
     def speakers(self) -> list[str]:
@@ -158,8 +149,7 @@ class AudioDataModule(Batches):
 
     @property
     def split(self) -> Split:
-        """The files' names by part, to keep with a run and its model; none where they are not known."""
-        return {part: [file_name(path, self.path) for path in self._files(i)] for i, part in enumerate(SPLITS)}
+        return {part: [file_name(path, self.path) for path in self._files(part)] for part in SPLITS}
 
     def follow(self, stored: Mapping[str, Any], must_fit: bool = False) -> None:
         """Splits as an earlier run did, whose `split` this is.
@@ -185,7 +175,7 @@ class AudioDataModule(Batches):
         """
         if self._split is None:
             with about("data.path", "folder", "paths"):
-                found = self._find()
+                found = find_files(self.path, self.table, self.corpus, self.part, self.download)
                 files = usable_files(list(found))
             if paths := find_mels(files, self.path, self.mels, self.table):
                 self.given = GivenMels(paths, self.mel, self.scale)
@@ -204,30 +194,18 @@ class AudioDataModule(Batches):
         ids = self.speaker_ids(self.train_files)
         if ids is not None and (unheard := sorted(set(self.speakers) - {self._speakers[path] for path in self.train_files})):
             warnings.warn(f"Nothing is left to train on of {len(unheard)} speakers: {', '.join(unheard)}", stacklevel=2)
-        options = self.train_files, self.mel, self.segment_length, self.seed, self.dequantize, ids, self.given
+        what, options = (self.train_files, self.mel, self.segment_length, self.given), self.options(ids)
         if self.resident:
             device = self.trainer.strategy.root_device if self.trainer else "cpu"
-            return DataLoader(ResidentCrops(device, *options), self.batch_size, sampler=self.order(), collate_fn=as_is)
-        return self.loader(CropDataset(*options), self.batch_size, self.order())
+            crops = ResidentCrops(device, *what, **options)
+            return DataLoader(crops, self.batch_size, sampler=self.order(), collate_fn=as_is)
+        return self.loader(CropDataset(*what, **options), self.batch_size, self.order())
 
-    def val_dataloader(self) -> DataLoader:
-        return self._clips(self.validation_files)
+    def clips(self, part: str) -> Any:
+        files = self._files(part)
+        return ClipDataset(files, self.mel, self.max_clip_seconds, self.given, **self.options(self.speaker_ids(files)))
 
-    def test_dataloader(self) -> DataLoader:
-        return self._clips(self.test_files)
-
-    def _find(self) -> dict[Path, str | None]:
-        """Returns file to speaker."""
-        if self.corpus is not None:
-            return find_corpus(self.corpus, self.path, self.part, self.download)
-        return dict.fromkeys(find_audio(self.path)) if self.table is None else read_table(self.table, self.path)
-
-    def _files(self, part: int) -> list[Path]:
+    def _files(self, part: str) -> list[Path]:
         self.setup()
         assert self._split is not None
-        return self._split[part]
-
-    def _clips(self, files: list[Path]) -> DataLoader:
-        ids = self.speaker_ids(files)
-        clips = ClipDataset(files, self.mel, self.max_clip_seconds, self.seed, self.dequantize, ids, self.given)
-        return self.clip_loader(clips, len(clips))
+        return self._split[SPLITS.index(part)]

@@ -32,7 +32,50 @@ class Item(TypedDict):
     speaker: NotRequired[int]
 
 
-class CropDataset(Dataset[Item]):
+class Items(Dataset[Item]):
+    """What crops and clips have in common, whether they come from files or from shards.
+
+    Args:
+        mel: Its settings are used; the module itself is not, wherever its buffers lie.
+        seed: Of the crops and the noise; a clip has the same noise each time that it is read.
+        dequantize: Whether to add uniform noise of one 16-bit step to `audio`, after the mel was computed: without it
+            digital silence has no density.
+        speakers: Ids, one for each file; for shards, name to id. None for items without.
+    """
+
+    def __init__(self, mel: MelSpectrogram, seed: int = 0, dequantize: bool = True, speakers: Any = None) -> None:
+        self.mel = MelSpectrogram(**mel.spec)
+        self.seed, self.dequantize, self.speakers = seed, dequantize, speakers
+
+    def rng(self, index: int) -> np.random.Generator:
+        """Returns the generator of an item: first of its place, then of its noise."""
+        if index < 0:
+            raise IndexError(f"`index` must be at least 0, got {index}: an endless set has no last item.")
+        return np.random.default_rng([self.seed, index])
+
+    def first_frame(self, rng: np.random.Generator, length: int, frames: int) -> int:
+        """Samples where in audio of so many samples a crop of so many frames begins."""
+        return int(rng.integers(max(0, self.mel.frames_of(length) - frames) + 1))
+
+    def item(
+        self, audio: Tensor, mel: Tensor, frames: int, rng: np.random.Generator, name: str, speaker: int | None = None
+    ) -> Item:
+        """Pads audio (T,) and mel (n_mels, F) to `frames` frames, makes the mask, and dequantizes."""
+        length = frames * self.mel.hop_length
+        mask = torch.zeros(length, dtype=torch.float32)
+        mask[: len(audio)] = 1.0
+        if self.dequantize:
+            audio = audio + torch.from_numpy(rng.random(len(audio), dtype=np.float32) - np.float32(0.5)) / 32768
+        item: Item = {
+            "audio": torch.nn.functional.pad(audio, (0, length - len(audio))),
+            "mel": torch.nn.functional.pad(mel, (0, frames - mel.shape[1]), value=math.log(MEL_FLOOR)),
+            "mask": mask,
+            "name": name,
+        }
+        return item if speaker is None else {**item, "speaker": speaker}
+
+
+class CropDataset(Items):
     """Random crops of a fixed length without end; files are sampled in proportion to their length.
 
     Item i, for any i >= 0, is a function of (seed, i) alone, so a training can go on from the number of items it has read.
@@ -42,12 +85,8 @@ class CropDataset(Dataset[Item]):
 
     Args:
         files: Audio files, of any rate.
-        mel: Its settings are used; the module itself is not, wherever its buffers lie.
+        mel: See `Items`, as for the other options.
         segment_length: In samples at the mel's rate, a multiple of its `hop_length`.
-        seed: Of the crops and the noise.
-        dequantize: Whether to add uniform noise of one 16-bit step to `audio`, after the mel was computed: without it
-            digital silence has no density (theory.md, 1).
-        speakers: Ids, one for each file.
         mels: The files' mels, where they are not to be computed.
 
     Raises:
@@ -55,22 +94,12 @@ class CropDataset(Dataset[Item]):
     """
 
     def __init__(
-        self,
-        files: Sequence[Path],
-        mel: MelSpectrogram,
-        segment_length: int,
-        seed: int = 0,
-        dequantize: bool = True,
-        speakers: Sequence[int] | None = None,
-        mels: GivenMels | None = None,
+        self, files: Sequence[Path], mel: MelSpectrogram, segment_length: int, mels: GivenMels | None = None, **options: Any
     ) -> None:
-        if not files:
-            raise ValueError("`files` must hold at least one audio file, got none: name a folder that holds audio.")
+        super().__init__(mel, **options)
+        check_files(files)
         check_segment_length(segment_length, mel)
-        self.files = list(files)
-        self.mel = MelSpectrogram(**mel.spec)
-        self.segment_length, self.seed, self.dequantize, self.speakers = segment_length, seed, dequantize, speakers
-        self.mels = mels
+        self.files, self.segment_length, self.mels = list(files), segment_length, mels
         self._wholes = [audio_length(path, mel.sample_rate) for path in self.files]
         self._lengths = self._wholes
         if mels is not None:
@@ -86,21 +115,15 @@ class CropDataset(Dataset[Item]):
             except (ValueError, OSError) as error:
                 self.drop(which, error)
                 continue
-            return make_item(audio, mel, frames, self.mel, rng if self.dequantize else None, **self.about(which, first))
+            return self.item(audio, mel, frames, rng, **self.about(which, first))
         raise ValueError(f"`files` must stay readable, but none of {len(self.files)} is left: check the disk they lie on.")
-
-    def rng(self, index: int) -> np.random.Generator:
-        """Returns the generator of a crop: first of its place, then of its noise."""
-        if index < 0:
-            raise IndexError(f"`index` must be at least 0, got {index}: an endless set has no last item.")
-        return np.random.default_rng([self.seed, index])
 
     def places(self, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
         """Yields files and first frames to take a crop from, the next one where that can't be read, while files are left."""
         frames = self.segment_length // self.mel.hop_length
         while len(self._dropped) < len(self.files):
             which = int(np.searchsorted(self._ends, rng.integers(self._ends[-1]), side="right"))
-            first = int(rng.integers(max(0, self.mel.frames_of(self._lengths[which]) - frames) + 1))
+            first = self.first_frame(rng, self._lengths[which], frames)
             if which not in self._dropped:
                 yield which, first
 
@@ -123,22 +146,16 @@ class CropDataset(Dataset[Item]):
         return read_with_mel(path, self.mel, first, frames, self._lengths[which])
 
 
-class ClipDataset(Dataset[Item]):
+class ClipDataset(Items):
     """Whole files, one by one, cut to a multiple of `hop_length`; for validation and tests.
 
     A file that turns out to be damaged is named in a warning, and the next one that can be read stands in for it.
 
     Args:
         files: Audio files, of any rate.
-        mel: Its settings are used; the module itself is not.
+        mel: See `Items`, as for the other options.
         max_seconds: What lies beyond is left out (the mel still is the whole file's).
-        seed: Of the noise, which is the same each time that an item is read.
-        dequantize: As for `CropDataset`.
-        speakers: Ids, one for each file.
         mels: As for `CropDataset`.
-
-    Raises:
-        ValueError: An argument does not fit.
     """
 
     def __init__(
@@ -146,23 +163,18 @@ class ClipDataset(Dataset[Item]):
         files: Sequence[Path],
         mel: MelSpectrogram,
         max_seconds: float | None = None,
-        seed: int = 0,
-        dequantize: bool = True,
-        speakers: Sequence[int] | None = None,
         mels: GivenMels | None = None,
+        **options: Any,
     ) -> None:
-        if not files:
-            raise ValueError("`files` must hold at least one audio file, got none: name a folder that holds audio.")
+        super().__init__(mel, **options)
+        check_files(files)
         if max_seconds is not None and not max_seconds > 0:
             raise ValueError(f"`max_seconds` must be above 0, got {max_seconds}: raise it, or leave it out for no limit.")
-        self.files = list(files)
+        self.files, self.max_seconds, self.mels = list(files), max_seconds, mels
         folder = common_folder(self.files)
         self.names = ["_".join(path.absolute().relative_to(folder).with_suffix("").parts) for path in self.files]
         if len(set(self.names)) < len(self.names):  # a.wav beside a.flac: what is written under these names must not clash
             self.names = [f"{number:05d}_{name}" for number, name in enumerate(self.names)]
-        self.mel = MelSpectrogram(**mel.spec)
-        self.max_seconds, self.seed, self.dequantize, self.speakers = max_seconds, seed, dequantize, speakers
-        self.mels = mels
 
     def __len__(self) -> int:
         return len(self.files)
@@ -183,9 +195,8 @@ class ClipDataset(Dataset[Item]):
             except (ValueError, OSError) as error:
                 warnings.warn(f"An audio file can't be read, the next one stands in for it: {error}", stacklevel=2)
                 continue
-            rng = np.random.default_rng([self.seed, which]) if self.dequantize else None
             speaker = None if self.speakers is None else self.speakers[which]
-            return make_item(audio, mel, frames, self.mel, rng, self.names[which], speaker)
+            return self.item(audio, mel, frames, self.rng(which), self.names[which], speaker)
         raise ValueError(f"`files` must stay readable, but none of {len(self)} is left: check the disk they lie on.")
 
 
@@ -198,25 +209,7 @@ def check_segment_length(segment_length: int, mel: MelSpectrogram) -> None:
         )
 
 
-def make_item(
-    audio: Tensor,
-    mel: Tensor,
-    frames: int,
-    spectrogram: MelSpectrogram,
-    rng: np.random.Generator | None,
-    name: str,
-    speaker: int | None = None,
-) -> Item:
-    """Pads audio (T,) and mel (n_mels, F) to `frames` frames, makes the mask, and dequantizes where there is an `rng`."""
-    length = frames * spectrogram.hop_length
-    mask = torch.zeros(length, dtype=torch.float32)
-    mask[: len(audio)] = 1.0
-    if rng is not None:
-        audio = audio + torch.from_numpy(rng.random(len(audio), dtype=np.float32) - np.float32(0.5)) / 32768
-    item: Item = {
-        "audio": torch.nn.functional.pad(audio, (0, length - len(audio))),
-        "mel": torch.nn.functional.pad(mel, (0, frames - mel.shape[1]), value=math.log(MEL_FLOOR)),
-        "mask": mask,
-        "name": name,
-    }
-    return item if speaker is None else {**item, "speaker": speaker}
+def check_files(files: Sequence[Path]) -> None:
+    """Raises ValueError where there are none."""
+    if not files:
+        raise ValueError("`files` must hold at least one audio file, got none: name a folder that holds audio.")

@@ -28,7 +28,7 @@ SLACK = 2
 FAR = 1.5
 """By how many nats mels may differ from their audio's on average: predicted mels do by about .5, mels of other audio by 2."""
 
-_TRIED = 16  # files whose mels are compared with those of the audio
+_TRIED = 16  # mels that are compared with their audio
 
 
 class GivenMels:
@@ -87,19 +87,7 @@ class GivenMels:
         return min(length, self.frames[audio] * self.mel.hop_length)
 
     def read_crop(self, audio: Path, first: int, frames: int) -> tuple[Tensor, Tensor]:
-        """Reads some frames' audio and their given mel.
-
-        Args:
-            audio: One of the files.
-            first: The first frame.
-            frames: How many at most; fewer come where the file ends.
-
-        Returns:
-            As `wavflow.mel_files.read_with_mel`.
-
-        Raises:
-            ValueError: The mel can't be read or is no longer what it was.
-        """
+        """Reads the audio and the given mel of some frames of a file, fewer where it ends, as `read_with_mel`."""
         hop, frames = self.mel.hop_length, min(frames, self.frames[audio] - first)
         stop = self.samples(audio, audio_length(audio, self.mel.sample_rate))
         samples = read_segment(audio, first * hop, min(frames * hop, stop - first * hop), self.mel.sample_rate)
@@ -113,7 +101,7 @@ class GivenMels:
         return given[:, : self.frames[audio]]
 
     def _hold_against_audio(self) -> None:
-        """Raises ValueError unless some of the mels are near those of their audio."""
+        """Raises ValueError where a sample of the mels differs too much from those computed from their audio."""
         said = MelScale() if self.scale is None else self.scale
         scales = {said.name: said, **{name: MelScale(name, said.mean, said.std) for name in SCALES if name != said.name}}
         files, errors, distances = list(self.frames), [], []
@@ -158,9 +146,6 @@ def find_mels(
 
     Returns:
         File to mel, None where there is none of that name; nothing where neither a folder nor a column is given.
-
-    Raises:
-        FileNotFoundError: There is no such folder.
     """
     if folder is not None and not Path(folder).is_dir():
         raise FileNotFoundError(f"`mels` must name a folder of mels, but there is no folder {folder}: check the name.")

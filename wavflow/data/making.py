@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wavflow.audio import read_segment
 from wavflow.data.given import GivenMels
-from wavflow.files import atomic_write, read_lines
+from wavflow.files import read_lines, write_text
 from wavflow.loudness import loudness
 from wavflow.mel import MelSpectrogram
 
@@ -26,7 +26,7 @@ PEAK = 0.99
 
 @dataclass(eq=False)
 class Maker:
-    """Makes one piece after the other, in litdata's processes; each of them notes in a file what became of its pieces.
+    """Makes the pieces one by one, in litdata's processes; each process writes a file of notes on its pieces.
 
     A piece that can't be read, or is silent where silence is trimmed, is written empty and not left out: litdata counts
     the pieces that it has written to know where to go on.
@@ -119,12 +119,11 @@ def name_speakers(index: Path, names: list[str]) -> None:
     """Writes the speakers' names into litdata's index, which goes wherever the shards go."""
     content = json.loads(index.read_text())
     if names and "speakers" not in content:
-        with atomic_write(index) as part:
-            part.write_text(json.dumps(content | {"speakers": names}))
+        write_text(index, json.dumps(content | {"speakers": names}))
 
 
 def mend_checkpoints(folder: Path) -> None:
-    """Lets litdata go on in the right place after a second kill, too.
+    """Corrects litdata's checkpoints, so that it goes on in the right place after a second kill, too.
 
     litdata 0.2.76 stores how many inputs a process has done *since it last began*, and goes on as if that were all. Each input
     gives one piece, so the true number is that of the pieces in its shards.
@@ -132,8 +131,7 @@ def mend_checkpoints(folder: Path) -> None:
     for path in folder.glob(".checkpoints/checkpoint-*.json"):
         checkpoint = json.loads(path.read_text())
         checkpoint["inputs_done"] = checkpoint["done_till_index"] = sum(chunk["chunk_size"] for chunk in checkpoint["chunks"])
-        with atomic_write(path) as part:
-            part.write_text(json.dumps(checkpoint))
+        write_text(path, json.dumps(checkpoint))
 
 
 def read_notes(folder: Path) -> list[dict[str, Any]]:

@@ -34,11 +34,7 @@ REMOTE = ("s3://", "gs://", "local:")  # local: is litdata's word for a folder t
 
 
 def import_litdata() -> Any:
-    """Returns the module litdata.
-
-    Raises:
-        ValueError: It is not installed, or what it needs is not; the message holds the command that installs it.
-    """
+    """Returns the module litdata; a ValueError tells how to install it."""
     try:
         import litdata
     except ImportError as error:
@@ -54,7 +50,7 @@ def bucket_and_folder(url: str) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def one_error(path: str, needed: str = "`path` must name shards that can be read") -> Iterator[None]:
-    """Makes one OSError of what goes wrong in a bucket, where litdata prints, and raises errors of three libraries."""
+    """Turns the errors that three libraries raise for a bucket into one OSError, and hides what litdata prints."""
     if not path.startswith("s3://"):
         yield
         return
@@ -149,7 +145,7 @@ class Shards:
 
                 options = {"config": Config(retries={"max_attempts": 8, "mode": "standard"})}  # litdata's own are 1000
                 if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
-                    from litdata.streaming import downloader  # 0.2.76 lets boto take such a server, but not obstore
+                    from litdata.streaming import downloader  # in 0.2.76 boto takes such a server, obstore does not
 
                     getattr(downloader, "_OBSTORE_CLIENT_OPTIONS", {})["allow_http"] = True
             try:

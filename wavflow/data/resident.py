@@ -1,7 +1,7 @@
 """A corpus in the memory of the training's device: all audio and all mels, from which batches are gathered.
 
-No GPU then waits for reading, decoding and mels: an hour of 22.05 kHz takes 320 MB and 100 for its
-mel. The CPU samples the places and the noise of crops as before; a step sends nothing else to the device.
+No GPU then waits for reading, decoding and mels. An hour at 22.05 kHz takes 320 MB, and its mel 100 MB. The CPU still samples
+the places and the noise of the crops; a step sends nothing else to the device.
 """
 
 import math

@@ -28,7 +28,7 @@ def split_files(
     """Splits into train, validation and test files by a hash of each name, so that a new file does not move the others.
 
     With three files or more each part has at least one: a part that the hashes leave empty gets the file with the nearest hash,
-    until another file falls there. Even so, no file moves from training to a part that is held out. Of two files, one is to
+    until a new file is hashed to it. Even so, no file moves from training to a part that is held out. Of two files, one is to
     train with and the other to validate *and* to test with. A single file is all three, which measures memory and not
     generalization; a warning says so.
 

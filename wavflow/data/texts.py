@@ -20,9 +20,6 @@ def find_texts(files: Sequence[Path], folder: Path, table: str | os.PathLike[str
         table: A CSV file with the columns `path` and `text`, see `read_table`. Without one, what lies in `folder` or beside
             the files is read: `metadata.csv`, LJSpeech's or one with the columns `id` and `text`, CMU ARCTIC's `txt.done.data`,
             and text files with the names of the audio, as LibriTTS and VCTK have them.
-
-    Raises:
-        ValueError: No file has a text.
     """
     texts: dict[Path, str] = {}
     if table is not None:

@@ -21,7 +21,7 @@ from wavflow.text import symbols_of
 from wavflow.text_to_mel import FOLD
 
 BATCHES_SORTED = 8
-"""So many batches are sorted by length together: some padding, and still another order in each epoch."""
+"""Batches whose files are sorted by length together: little padding, yet another order in each epoch."""
 
 
 class Utterances(Dataset[dict[str, Any]]):
@@ -107,17 +107,18 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 class TextDataModule(AudioDataModule):
-    """Utterances with their texts; of the arguments of `AudioDataModule` those of crops do not count.
+    """Utterances with their texts; of the arguments of `AudioDataModule` those of crops have no effect.
 
     Args:
-        speeds: At each of them all that is trained on is heard once more, faster and higher (above 1) or slower and lower
-            (below), by further voices: from minutes of speech a model would learn the recordings by heart.
+        speeds: Each adds a copy of the training data, faster and higher (above 1) or slower and lower (below), as further
+            voices: a model of minutes of speech would memorize the recordings.
 
     Attributes:
         written: The symbols of each file's text, once `use_symbols` was called.
         numbers: The number of each symbol in the model's table, likewise.
     """
 
+    collate = staticmethod(collate)
     written: dict[Path, list[str]]
     numbers: dict[str, int]
 
@@ -173,17 +174,11 @@ class TextDataModule(AudioDataModule):
         ids = None if self.ids is None else [i for speed in self.speeds for i in self.speaker_ids(files, speed) or ()]
         speeds = [speed for speed in self.speeds for _ in files]
         utterances = Utterances(times * files, times * self._numbers(files), self.mel, ids, speeds, self.batch_size, self.seed)
-        return self.loader(utterances, self.batch_size, self.order(), collate)
+        return self.loader(utterances, self.batch_size, self.order())
 
-    def val_dataloader(self) -> DataLoader:
-        return self._whole(self.validation_files)
-
-    def test_dataloader(self) -> DataLoader:
-        return self._whole(self.test_files)
-
-    def _whole(self, files: list[Path]) -> DataLoader:
-        utterances = Utterances(files, self._numbers(files), self.mel, self.speaker_ids(files))
-        return self.clip_loader(utterances, len(utterances), collate)
+    def clips(self, part: str) -> Utterances:
+        files = self._files(part)
+        return Utterances(files, self._numbers(files), self.mel, self.speaker_ids(files))
 
     def _numbers(self, files: Sequence[Path]) -> list[list[int]]:
         """Returns the numbers of each text's symbols; those that the table lacks are left out."""

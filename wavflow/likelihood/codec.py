@@ -17,7 +17,6 @@ References:
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import struct
@@ -33,6 +32,7 @@ from wavflow.likelihood.exact_coding import FULL_SCALE
 from wavflow.likelihood.exact_density import ExactDensity
 from wavflow.likelihood.mel_code import coarse, code_mel, fine
 from wavflow.likelihood.range_coding import reader, writer, written
+from wavflow.models import fingerprint
 from wavflow.synthesis.steps import StepEngine
 from wavflow.vocoder import Vocoder
 
@@ -185,15 +185,6 @@ def read_header(data: bytes) -> tuple[dict, bytes]:
     if not fits:
         raise ValueError("`input` holds a header that no encoder writes: make it again.")
     return header, words
-
-
-def fingerprint(teacher: Vocoder) -> str:
-    """Returns the SHA-256 of a model's weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(teacher.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _checksum(pcm: np.ndarray) -> int:

@@ -8,6 +8,9 @@ import unicodedata
 PAUSES = ",.;:!?"
 """Punctuation that is heard; a symbol each."""
 
+LONGEST = 200
+"""Characters of a sentence that is spoken at once."""
+
 _PLAIN = str.maketrans(
     {"’": "'", "‘": "'", "“": '"', "”": '"', "…": ".", "—": ",", "–": "-", "(": ",", ")": ",", "\u00a0": " "}
 )
@@ -54,12 +57,8 @@ def plain(text: str) -> str:
     return re.sub(" +", " ", re.sub(r" *([,.;:!?])[,.;:!? ]*", r"\1 ", text)).strip(" ,;:")
 
 
-def sentences(text: str, longest: int = 200) -> list[str]:
+def sentences(text: str) -> list[str]:
     """Splits a text at the ends of sentences and lines, and what is still longer at pauses, words, or anywhere.
-
-    Args:
-        text: Of any length.
-        longest: Characters of a part.
 
     Examples:
         >>> sentences("So it is. Is it?")
@@ -67,9 +66,9 @@ def sentences(text: str, longest: int = 200) -> list[str]:
     """
     parts = []
     for sentence in re.split(r"(?<=[.!?])[\"')\]]*\s+|\n\s*\n", text):
-        while len(sentence) > longest:
-            head = sentence[:longest]
-            cut = max(head.rfind(mark) + 1 for mark in (", ", "; ", ": ")) or head.rfind(" ") + 1 or longest
+        while len(sentence) > LONGEST:
+            head = sentence[:LONGEST]
+            cut = max(head.rfind(mark) + 1 for mark in (", ", "; ", ": ")) or head.rfind(" ") + 1 or LONGEST
             parts.append(sentence[:cut])
             sentence = sentence[cut:]
         parts.append(sentence)

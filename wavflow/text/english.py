@@ -1,4 +1,4 @@
-"""English phones: a lexicon, rules for the endings it lacks, and a rough reading of names that nobody lists.
+"""English phones: a lexicon, rules for endings that it lacks, and letter-to-sound rules for unknown names.
 
 The lexicon is that of the package misaki (US English, Apache-2.0): its word lists are read as data, its code is not imported.
 """
@@ -17,7 +17,7 @@ from wavflow.text.numbers import spelled_out
 
 VOWELS = "AIOQWYaeiouæɑɔəɛɜɪʊʌᵊᵻ"
 WEAK = {"a": "ə", "an": "ən", "the": "ðə"}  # as they are said in a sentence
-LETTERS = {  # what the lexicon does not tell at all is read by these, longest first
+LETTERS = {  # letter-to-sound rules for unknown words, longest first
     "tion": "ʃən", "sion": "ʒən", "ough": "O", "augh": "ɔ", "eigh": "A", "igh": "I", "tch": "ʧ", "sch": "sk", "dge": "ʤ",
     "ch": "ʧ", "sh": "ʃ", "th": "θ", "ph": "f", "gh": "ɡ", "wh": "w", "ck": "k", "ng": "ŋ", "qu": "kw", "kn": "n", "wr": "ɹ",
     "ee": "i", "ea": "i", "oo": "u", "ou": "W", "ow": "O", "oa": "O", "ai": "A", "ay": "A", "ei": "A", "ey": "i", "ie": "i",
@@ -30,11 +30,7 @@ LETTERS = {  # what the lexicon does not tell at all is read by these, longest f
 
 
 def phones(text: str) -> list[str]:
-    """Returns the phones of an English text: a vowel with its stress is one symbol, words are parted by a space or a pause.
-
-    Raises:
-        ValueError: The lexicon is not installed.
-    """
+    """Returns the phones of an English text: a vowel with its stress is one symbol, words are parted by a space or a pause."""
     symbols: list[str] = []
     tokens = re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)*|[,.;:!?]", spelled_out(text))
     for i, token in enumerate(tokens):

@@ -9,11 +9,7 @@ from wavflow.text import PAUSES
 
 
 def phones(text: str, voice: str) -> list[str]:
-    """Returns the phones and pauses of a text, as espeak-ng's voice reads it.
-
-    Raises:
-        ValueError: espeak-ng is not installed, or has no such voice.
-    """
+    """Returns the phones and pauses of a text, as espeak-ng's voice reads it; ValueError where that is missing."""
     symbols: list[str] = []
     for part in re.findall(r"[^,.;:!?]+|[,.;:!?]", text):
         if part in PAUSES:

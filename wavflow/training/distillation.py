@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from wavflow.arguments import about, at_least
 from wavflow.losses import ContrastiveDivergence, DensityDistillation
+from wavflow.models import fingerprint
 from wavflow.training.measures import clamp_fraction, interval, largest, masked_mean, rms
 from wavflow.training.task import Batch, OptimizerFactory, Task, seed_of
 from wavflow.vocoder import Vocoder, check_pair
@@ -78,16 +78,13 @@ class DistillationTask(Task):
         share_upsampler(net, teacher)
 
     def on_validation_start(self) -> None:
-        """Brings the teacher to the student's device."""
         self.teacher.to(self.device)
 
     def on_train_start(self) -> None:
-        """Brings the teacher to the student's device and takes its fingerprint."""
         self.teacher.to(self.device)
         self._fingerprint = fingerprint(self.teacher)
 
     def on_train_end(self) -> None:
-        """Holds the teacher against its fingerprint."""
         if fingerprint(self.teacher) != self._fingerprint:
             raise RuntimeError("the frozen teacher's weights changed during distillation: this is a bug, discard the run.")
 
@@ -99,7 +96,7 @@ class DistillationTask(Task):
         return values["loss"]
 
     def _noise(self, mel: Tensor) -> Tensor:
-        """Draws the noise of each crop from its number in the order of all crops, whichever process has it."""
+        """Samples the noise of each crop by its number among all crops, the same whichever process has it."""
         read = self.trainer.fit_loop.total_batch_idx if self._trainer else 0
         numbers = read * len(mel) + np.arange(len(mel))
         seeds = [seed_of(self.seed, i) for i in (numbers * self._processes + self.global_rank).tolist()]
@@ -107,7 +104,6 @@ class DistillationTask(Task):
         return torch.cat([self.net.noise(like, torch.Generator().manual_seed(s)) for s in seeds]).to(mel.device)
 
     def on_validation_epoch_start(self) -> None:
-        """Starts the collection of the clips' divergences."""
         self._clip_kl: list[Tensor] = []
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -165,11 +161,3 @@ def share_upsampler(student: Vocoder, teacher: Vocoder) -> None:
         weights = theirs.state_dict()
         if {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in weights.items()}:
             ours.load_state_dict(weights)
-
-
-def fingerprint(module: nn.Module) -> str:
-    """Returns a digest of a module's weights."""
-    digest = hashlib.sha256()
-    for tensor in module.state_dict().values():
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -15,7 +15,7 @@ class LikelihoodTask(Task):
     """Stage 1: minimizes the mean negative log-likelihood, in nats per sample."""
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Lets the maps that start from data do so, with the first batch; in a resumed run they have."""
+        """Initializes the maps that start from data with the first batch; not in a resumed run."""
         super().on_train_batch_start(batch, batch_idx)
         if self.trainer.global_step > 0:
             return
@@ -26,13 +26,11 @@ class LikelihoodTask(Task):
             self.net.flow.initialize(u, self.net.conditioning(batch["mel"], batch.get("speaker")))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Returns the loss of a batch of crops."""
         values = self._values(self._known(batch))
         self._log("train", values, len(batch["audio"]), show=("nats",))
         return values["loss"]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Logs the likelihood of a whole held-out clip."""
         values = self._values(batch)
         if batch_idx == 0:
             values["round_trip"] = self._round_trip_error(batch)
@@ -50,7 +48,7 @@ class LikelihoodTask(Task):
     def _values(self, batch: Batch) -> dict[str, Tensor]:
         audio, mel, mask = batch["audio"], batch["mel"], batch["mask"]
         u, whitening = self.net.whiten(audio, mel)
-        u = u * mask.unsqueeze(1)  # what is not known is no audio, but at rest
+        u = u * mask.unsqueeze(1)  # unknown samples count as silence
         z, log_slope = self.net.flow.transform(u, self.net.conditioning(mel, batch.get("speaker")))
         nats = masked_mean(self.net.flow.base_log_prob(z) + log_slope + whitening, mask)
         return {

@@ -1,4 +1,4 @@
-"""Numbers that are logged of a step."""
+"""Quantities that a training step logs."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Task(pl.LightningModule):
         self.seed = seed
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Makes what a step draws a function of seed, process and batch alone: a resumed training draws the same."""
+        """Seeds each step by seed, process and batch: a resumed training samples the same numbers."""
         torch.manual_seed(seed_of(self.seed, self.global_rank, self.trainer.fit_loop.total_batch_idx))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -84,7 +84,7 @@ class Task(pl.LightningModule):
         """
         net, mel = self.net, batch["mel"]
         if net.device.type != "cpu" and not net.draws_in_parallel:
-            net = copy.deepcopy(net).cpu()  # a GPU takes some hundred of such steps a second, the engine thousands
+            net = copy.deepcopy(net).cpu()  # a GPU takes a few hundred such steps a second, the engine for CPUs thousands
         longest = seconds if net.draws_in_parallel else stepwise_seconds
         # A quarter into the clip, where a short segment is likely to be speech.
         frames = max(1, min(mel.shape[-1], int(longest * net.sample_rate / net.hop_length)))
@@ -102,15 +102,9 @@ class Task(pl.LightningModule):
 
     def _spent(self, step: int) -> float:
         """Share of the budget that is spent: of `max_steps` or of `max_time`, whichever is nearer its end."""
-        trainer: Any = self.trainer  # Lightning declares no `callbacks`
-        spent = 0.0
-        if trainer.max_steps > 0:
-            spent = step / trainer.max_steps
-        for timer in (callback for callback in trainer.callbacks if isinstance(callback, Timer)):
-            remaining = timer.time_remaining()
-            if remaining is not None:
-                elapsed = timer.time_elapsed()
-                spent = max(spent, elapsed / (elapsed + remaining) if elapsed + remaining > 0 else 1.0)
+        spent = step / self.trainer.max_steps if self.trainer.max_steps > 0 else 0.0
+        for elapsed, remaining in times(self.trainer):
+            spent = max(spent, elapsed / (elapsed + remaining) if elapsed + remaining > 0 else 1.0)
         return spent
 
     def _known(self, batch: Batch) -> Batch:
@@ -141,6 +135,12 @@ class Task(pl.LightningModule):
     @property
     def _processes(self) -> int:
         return self._trainer.world_size if self._trainer else 1  # a benchmark has no Trainer
+
+
+def times(trainer: Any) -> list[tuple[float, float]]:
+    """Returns the seconds that a training has taken and has left, where a timer limits it."""
+    timers = (callback for callback in trainer.callbacks if isinstance(callback, Timer))
+    return [(timer.time_elapsed(), left) for timer in timers if (left := timer.time_remaining()) is not None]
 
 
 def seed_of(*key: int) -> int:

@@ -20,11 +20,9 @@ class TextTask(Task):
     squared error of logs would make speech too fast.
 
     Args:
-        net: The model to train.
-        optimizer: Makes the optimizer from the parameters.
+        net: See `Task`, as for the optimizer and the schedule.
         duration_weight: Of the loss of the durations.
         vocoder: That gives held-out sentences a sound; a model file or name.
-        schedule: See `Task`.
     """
 
     net: TextToMel
@@ -48,13 +46,11 @@ class TextTask(Task):
             self.net.initialize(frames.unsqueeze(0))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Returns the loss of a batch of utterances."""
         values = self._values(batch)
         self._log("train", values, len(batch["mel"]), show=("nats", "duration"))
         return values["loss"]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Logs the likelihood of a held-out utterance."""
         self._log("validation", self._values(batch), len(batch["mel"]), show=("nats", "duration"))
 
     def _values(self, batch: Batch) -> dict[str, Tensor]:
@@ -82,7 +78,7 @@ class TextTask(Task):
         vocoder = load_model(self.vocoder)
         sounds = {"recording": batch["audio"][0]}
         if vocoder.mel.spec == self.net.mel.spec:
-            mel = self.net.speak(symbols, speaker=speaker, generator=torch.Generator().manual_seed(0)).cpu()
+            mel = self.net.sample(symbols, speaker=speaker, generator=torch.Generator().manual_seed(0)).cpu()
             low, high = batch["mel"].aminmax()  # an untrained model says anything
             mel = audible(mel.clamp(low.cpu(), high.cpu()), vocoder.mel)
             sounds["model"] = vocoder.sample(mel, generator=torch.Generator().manual_seed(0))[0]
