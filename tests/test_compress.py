@@ -82,7 +82,9 @@ def test_probabilities_are_those_of_the_density(changes: dict, monkeypatch: pyte
     mel = random_log_mel(640 // teacher.hop_length, n_mels=teacher.mel.n_mels).float()
     pcm = noise(640)[0]
 
-    intervals = ExactDensity(teacher, mel[0].double().numpy()).intervals(pcm)
+    density, length = ExactDensity(teacher, mel[0].double().numpy()), -(-200 // teacher.hop_length) * teacher.hop_length
+    parts = [density._follow(start // teacher.hop_length, pcm[start : start + length]) for start in range(0, 640, length)]
+    intervals = np.concatenate(parts)
 
     with torch.no_grad():
         expected = teacher.double().log_prob(torch.from_numpy(pcm / 32768.0)[None], mel.double())[0]
