@@ -8,7 +8,7 @@ import functools
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wavflow.clips import MissingLibraryError
 from wavflow.evaluation.anchors import griffin_lim, random_phase, world
-from wavflow.evaluation.comparison import RECORDING, parallel
+from wavflow.evaluation.comparison import RECORDING, Progress, parallel
 from wavflow.flows import Whitening
 from wavflow.likelihood.bits import bits_per_sample, flac_bits
 from wavflow.losses import DensityDistillation
@@ -54,7 +54,7 @@ def render(
     models: Models,
     temperature: float = 1.0,
     jobs: int | None = None,
-    progress: Callable[[Iterable[Any], str], Iterable[Any]] = lambda items, name: items,
+    progress: Progress = lambda clips, system: clips,
     passes: int = PASSES,
 ) -> dict[str, Rendering]:
     """Renders every clip with the anchors, and from its mel with the models.
@@ -73,8 +73,8 @@ def render(
     """
     model = next(iter(models.values()))
     mel = copy.deepcopy(model.mel).cpu()
-    tasks = ((clip.audio[0].cpu(), clip.mel[0].cpu(), mel, i) for i, clip in enumerate(clips))
-    anchors = [made for _, made in zip(progress(clips, "anchors"), parallel(_anchors, tasks, len(clips), jobs), strict=True)]
+    tasks = [(clip.audio[0].cpu(), clip.mel[0].cpu(), mel, i) for i, clip in enumerate(clips)]
+    anchors = [made for _, made in zip(progress(clips, "anchors"), parallel(_anchors, tasks, jobs), strict=True)]
     renderings = {RECORDING: Rendering([clip.audio[0].float().cpu() for clip in clips], math.nan)}
     lengths = [clip.audio.shape[-1] / model.sample_rate for clip in clips]
     for name in anchors[0]:
@@ -172,7 +172,11 @@ def divergences(clips: Sequence[Clip], teacher: Vocoder, models: Models) -> list
     """
     density, rows, seen = DensityDistillation("path"), list[dict[str, Any]](), list[dict[str, Any]]()
     for name, own in models.items():
-        if not own.draws_in_parallel or _differs(own, teacher):
+        if not own.draws_in_parallel:
+            continue
+        try:
+            check_pair(own, teacher)
+        except ValueError:  # of another mel or whitening
             continue
         rivals = [(name, own)]
         if own.config is not None and own.config not in seen:
@@ -188,14 +192,6 @@ def divergences(clips: Sequence[Clip], teacher: Vocoder, models: Models) -> list
                     part.append(float(value.mean()))
             rows.append({"divergence of": label, **{key: mean_interval(value) for key, value in parts.items()}})
     return rows
-
-
-def _differs(model: Vocoder, teacher: Vocoder) -> bool:
-    try:
-        check_pair(model, teacher)
-    except ValueError:
-        return True
-    return False
 
 
 def _whitenings(model: Vocoder) -> dict[str, Whitening]:

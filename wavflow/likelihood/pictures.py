@@ -8,11 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from wavflow.files import atomic_write
 from wavflow.likelihood.bits import bits_per_sample
 from wavflow.likelihood.scoring import Scores
 from wavflow.mel import MelSpectrogram
-from wavflow.reporting.pictures import mel_axis
+from wavflow.reporting.pictures import mel_axis, write_figure
 
 
 def score_picture(path: str | Path, scores: Scores, log_mel: Tensor, mel: MelSpectrogram, title: str = "") -> None:
@@ -47,5 +46,4 @@ def score_picture(path: str | Path, scores: Scores, log_mel: Tensor, mel: MelSpe
         axes.grid(alpha=0.3)
     if title:
         figure.suptitle(title, fontsize=13, parse_math=False)
-    with atomic_write(path) as part:
-        figure.savefig(part, format="png", dpi=110)
+    write_figure(path, figure)

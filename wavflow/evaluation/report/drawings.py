@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
+from wavflow.evaluation.pitch import HOP_LENGTH
 from wavflow.reporting.intervals import Interval
 from wavflow.reporting.tables import Row
 
@@ -68,26 +69,26 @@ def likelihood_lane(log_probs: Mapping[str, Tensor], hop_length: int, sample_rat
     )
 
 
-def pitch_lane(tracks: Mapping[str, tuple[np.ndarray, float]], seconds: float) -> str:
+def pitch_lane(tracks: Mapping[str, np.ndarray], sample_rate: int, seconds: float) -> str:
     """F0 tracks on a logarithmic axis, one path per system, named in `data-name`.
 
     Args:
-        tracks: System to F0 in Hz per frame (nan where unvoiced), and seconds per frame; the first is the recording.
+        tracks: System to F0 in Hz (nan where unvoiced), as `pyin_track` returns it; the first is the recording.
+        sample_rate: In Hz.
         seconds: Length of the lane.
 
     Returns:
         "" if nothing is voiced.
     """
-    voiced = [np.asarray(track)[np.isfinite(track)] for track, _ in tracks.values()]
-    if not any(len(track) for track in voiced):
+    hertz = np.concatenate([track[np.isfinite(track)] for track in tracks.values()])
+    if not len(hertz):
         return ""
-    hertz = np.concatenate(voiced)
     low, high = math.log(hertz.min() / 1.06), math.log(hertz.max() * 1.06)
     ticks = [tick for tick in (60, 80, 100, 150, 200, 300, 400, 600, 800) if low <= math.log(tick) <= high]
     axis = [(f"{tick} Hz", float(_scaled(math.log(tick), low, high))) for tick in ticks]
     paths = []
-    for i, (name, (track, hop)) in enumerate(tracks.items()):
-        track = np.asarray(track, dtype=np.float64)
+    hop = HOP_LENGTH / sample_rate
+    for i, (name, track) in enumerate(tracks.items()):
         ends = np.flatnonzero(np.diff(np.isfinite(track), prepend=False, append=False)).reshape(-1, 2)
         # A lone voiced frame is a point: drawn a hundredth of a second long, with round ends.
         runs = [[(hop * j, float(_scaled(math.log(track[j]), low, high))) for j in range(*end)] for end in ends]

@@ -38,7 +38,7 @@ class Report:
         links: Other pages to name at the top: title to address, relative to the report.
         sounds: Clip to system to audio (T,) in [-1, 1); the first system is the recording, with which others are compared.
         log_probs: Clip to model to log-density of the recording, (T,), nats per sample.
-        pitch: Clip to system to F0 in Hz per frame (nan where unvoiced), and seconds per frame.
+        pitch: Clip to system to F0 in Hz (nan where unvoiced), as `pyin_track` returns it.
         curves: Run to its `metrics.csv`.
         models: Name to model, whose configuration is shown.
         scatters: Comparisons of runs.
@@ -56,7 +56,7 @@ class Report:
     links: Mapping[str, str] = field(default_factory=dict)
     sounds: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     log_probs: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
-    pitch: Mapping[str, Mapping[str, tuple[np.ndarray, float]]] = field(default_factory=dict)
+    pitch: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
     curves: Mapping[str, str | Path] = field(default_factory=dict)
     models: Mapping[str, Vocoder] = field(default_factory=dict)
     scatters: Sequence[Scatter] = ()
