@@ -22,6 +22,7 @@ from wavflow.evaluation.report.charts import Scatter
 from wavflow.evaluation.report.folder import Report, write_report
 from wavflow.evaluation.report.page import render_page
 from wavflow.files import atomic_write
+from wavflow.reporting import tables
 from wavflow.reporting.tables import csv_table, html_table, text_table
 
 # Tables ---------------------------------------------------------------------------------------------------------------
@@ -46,9 +47,10 @@ def test_markdown_table() -> None:
     assert markdown_table(ROWS[:1], ["bits"]) == "|   bits |\n|-------:|\n|  8.250 |\n"
 
 
-def test_text_table_fits_a_terminal() -> None:
+def test_text_table_fits_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "WIDTH", 40)
     rows = [{"system": "x" * 90 + "name", "F1": Interval(0.5, 0.1, 3), "bits": 8.25}, {"system": "b", "bits": math.nan}]
-    assert text_table(rows, {"system": "system", "bits": "bits", "F1": "voicing F1"}, 40).splitlines() == [
+    assert text_table(rows, {"system": "system", "bits": "bits", "F1": "voicing F1"}).splitlines() == [
         "system                  bits  voicing F1",
         "…xxxxxxxxxxxxxxxxname  8.250       0.500",
         "b                          –           –",
@@ -73,7 +75,6 @@ def test_csv_table_keeps_full_precision() -> None:
         ("low", [0.0, 3.0, 2.0, math.nan], [2]),
         ("high", [9.0, 3.0, 2.0, None], [1]),
         ("zero", [0.0, -0.9, 0.3, 5.0], [2]),
-        ("one", [1.0, 0.2, 1.3, 5.0], [2]),
         ("low", [0.0, 2.00001, 2.0, 3.0], [1, 2]),  # what reads alike is alike
         ("low", [0.0, 2.0, 2.0, 2.0], []),
         ("low", [0.0, 2.0, None, None], []),
@@ -150,7 +151,7 @@ def hostile_report() -> Report:
         notes=[HOSTILE],
         sounds=sounds,
         log_probs={HOSTILE: {HOSTILE: torch.randn(4000)}},
-        pitch={HOSTILE: {HOSTILE: (np.full(20, 150.0), 0.02)}},
+        pitch={HOSTILE: {HOSTILE: np.full(20, 150.0)}},
         models={HOSTILE: tiny_teacher()},
         scatters=[Scatter(HOSTILE, HOSTILE, HOSTILE, [(HOSTILE, 1.0, 2.0)])],
         legend={HOSTILE: Metric("low", HOSTILE)},

@@ -58,7 +58,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         notes=["https://example.org is a very long note" + "-and-on" * 40],
         sounds={clip: dict(zip(SYSTEMS, (sine, sine, 0.1 * sine), strict=True)) for clip in clips},
         log_probs={clip: {"teacher": torch.randn(len(sine))} for clip in clips},
-        pitch={clip: {name: (np.full(300, HERTZ * (1 + i)), 0.01) for i, name in enumerate(SYSTEMS)} for clip in clips},
+        pitch={clip: {name: np.full(250, HERTZ * (1 + i)) for i, name in enumerate(SYSTEMS)} for clip in clips},
         curves={"teacher": folder / "metrics.csv"},
         models={"teacher": tiny_teacher(), "student": tiny_student()},
         tables={"Likelihood": [{"of": HOSTILE, "bits/sample": 9.0}, {"of": "teacher", "bits/sample": Interval(8.0, 0.1, 3)}]},
