@@ -122,6 +122,8 @@ def compare(
 ) -> Evaluation:
     """Measures every system on every clip against the clip's first sound, the recording.
 
+    What can't be compared (silent or very short sounds, NaN) is named in `left_out` and has no row.
+
     Args:
         clips: Clip to system to audio (T,) in [-1, 1).
         sample_rate: In Hz, of all of them.
@@ -129,9 +131,6 @@ def compare(
         align: Whether to estimate the lag of each sound and to take it out. What is longer than the other is cut.
         jobs: Processes; all processors if None.
         progress: Wraps the clips' names as they are done.
-
-    Returns:
-        What can't be compared (silent or very short sounds, NaN) is named in `left_out` and has no row.
     """
     tasks = [(name, dict(sounds), sample_rate, voicing, align) for name, sounds in clips.items()]
     whole = Evaluation([], {}, [])

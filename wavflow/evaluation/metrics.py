@@ -19,8 +19,10 @@ from wavflow.mel import MelSpectrogram
 def level_db(generated: Audio, reference: Audio) -> float:
     """Level (RMS) of `generated` over `reference` in dB; `-inf` if only `generated` is silent, `nan` if `reference` is."""
     clips = checked_clip("generated", generated), checked_clip("reference", reference)
-    ours, theirs = (clip.square().mean().sqrt() for clip in clips)
-    return 20 * torch.log10(ours / theirs).item() if theirs > 0 else math.nan
+    ours, theirs = (clip.square().mean().sqrt().item() for clip in clips)
+    if not theirs:
+        return math.nan
+    return 20 * math.log10(ours / theirs) if ours else -math.inf
 
 
 def log_spectral_distance(generated: Audio, reference: Audio) -> float:

@@ -57,19 +57,11 @@ def render(
     progress: Progress = lambda clips, system: clips,
     passes: int = PASSES,
 ) -> dict[str, Rendering]:
-    """Renders every clip with the anchors, and from its mel with the models.
+    """Renders every clip with the anchors, and from its mel with the models, which are all of one mel.
 
     The models' audio is equalized, see `MelEqualizer`; it is also returned as it was before. A model that samples step by step
-    renders all clips as one batch.
-    Noise is the same for all systems: clip i has seed i. An anchor whose library is missing is left out.
-
-    Args:
-        clips: Held-out recordings.
-        models: Name to model; all of one mel.
-        temperature: Of the noise.
-        jobs: Processes that make the anchors, each with one thread; all processors if None.
-        progress: Wraps the clips as they are made, with the system's name.
-        passes: Of the equalizer.
+    renders all clips as one batch. Noise is the same for all systems: clip i has seed i. Anchors are made by so many `jobs`,
+    processes of one thread; one whose library is missing is left out.
     """
     model = next(iter(models.values()))
     mel = copy.deepcopy(model.mel).cpu()

@@ -15,15 +15,7 @@ from wavflow.reporting.pictures import mel_axis, write_figure
 
 
 def score_picture(path: str | Path, scores: Scores, log_mel: Tensor, mel: MelSpectrogram, title: str = "") -> None:
-    """Draws the mel, bits per sample and the surprise of each frame, on one axis of time.
-
-    Args:
-        path: The PNG to write.
-        scores: Of F frames.
-        log_mel: (n_mels, F).
-        mel: Its convention.
-        title: Stands above.
-    """
+    """Draws a mel (n_mels, F), bits per sample and the surprise of each frame, on one axis of time."""
     frames = log_mel.shape[-1]
     hop = mel.hop_length / mel.sample_rate
     time = (np.arange(frames) + 0.5) * hop

@@ -32,13 +32,7 @@ def write_figure(path: str | Path, figure: Figure, dpi: int = 110) -> None:
 def spectrogram_picture(
     path: str | Path, signals: Mapping[str, Tensor | np.ndarray], sample_rate: int, title: str = ""
 ) -> None:
-    """Draws one log-spectrogram per signal, one above the other, with one time axis and one range of colors.
-
-    Args:
-        path: The PNG to write.
-        signals: Name to audio (T,) in [-1, 1), in the order of the rows; lengths may differ.
-        sample_rate: In Hz, of all of them.
-        title: Stands above the first row.
+    """Draws a log-spectrogram of each signal (T,), one above the other, with one time axis and one range of colors.
 
     Raises:
         ValueError: If there is no signal or one is not (T,).
@@ -66,13 +60,7 @@ def spectrogram_picture(
 
 
 def alignment_picture(path: str | Path, symbols: Sequence[str], durations: Tensor) -> None:
-    """Draws which frames each symbol of a text takes.
-
-    Args:
-        path: The PNG to write.
-        symbols: S of them, named beside the rows.
-        durations: (S,) frames.
-    """
+    """Draws which frames each of S symbols takes, from their `durations` (S,) in frames."""
     ends = durations.cumsum(0)
     figure = Figure(figsize=(11, max(2.5, 0.14 * len(symbols))), layout="constrained")
     axes = figure.subplots()
@@ -95,13 +83,9 @@ def _level(name: str, signal: Tensor | np.ndarray, longest: float) -> np.ndarray
 
 
 def matrix_png(values: Tensor, low: float, high: float, colors: str) -> bytes:
-    """A matrix as a PNG of one pixel a value, row 0 at the bottom: a page stretches it as it needs.
+    """A matrix (rows, columns) as a PNG of one pixel a value, row 0 at the bottom: a page stretches it as it needs.
 
-    Args:
-        values: (rows, columns), finite.
-        low: Value of the first color, as are those below.
-        high: Value of the last color, as are those above; more than `low`.
-        colors: Name of a matplotlib color map.
+    Values up to `low` have the first color of a matplotlib color map, those from `high` on the last.
     """
     steps = ((values.detach().cpu().double() - low) / (high - low) * LEVELS).floor().clamp(0, LEVELS - 1)
     picture = Image.fromarray(steps.flip(0).to(torch.uint8).numpy())

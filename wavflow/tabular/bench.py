@@ -40,13 +40,13 @@ def fit_all(
     noise: float = 0.0,
     progress: Progress = lambda items, name: items,
 ) -> Fitted:
-    """Fits one flow per fold.
+    """Fits one flow per fold; fold i takes seed + i.
 
     Args:
         data: The rows.
         flow: Configuration of `densities.density`.
         options: Settings of `fitting.fit`.
-        seed: Of weights and batches; fold i takes seed + i.
+        seed: Of weights and batches.
         noise: Standard deviation of the Gaussian noise on each batch, in those of the columns: it blunts the spikes that a
             flow puts on repeated values. Pictures have noise of their own.
         progress: Wraps the numbers of the epochs, given a name to show.

@@ -47,20 +47,10 @@ class Axis(NamedTuple):
 
 
 def curve_charts(name: str, csv_path: str | Path) -> dict[str, str]:
-    """Draws the curves of a run's `metrics.csv`; training and validation of a value share a chart.
+    """Draws the curves of a run's `metrics.csv`: value to SVG, the prominent ones first; empty if nothing was logged.
 
     Columns are named `train/<value>` and `validation/<value>`, Lightning's endings `_step` and `_epoch` aside; others
-    are left out. Rows are sparse: an empty cell means that nothing was logged there.
-
-    Args:
-        name: Of the run.
-        csv_path: Its `metrics.csv`.
-
-    Returns:
-        Value to SVG, the prominent ones first; empty if nothing was logged.
-
-    Raises:
-        FileNotFoundError: If the file is missing.
+    are left out. Both of a value share a chart. Rows are sparse: an empty cell means that nothing was logged there.
     """
     return {value: _curve_chart(f"{name}, {value}, by step", parts) for value, parts in _read_curves(csv_path).items()}
 

@@ -39,7 +39,7 @@ def report_on_models(
     progress: Progress = lambda clips, task: clips,
     passes: int = PASSES,
 ) -> Report:
-    """Renders, compares and scores the clips with every model and anchor.
+    """Renders, compares and scores held-out clips with every model and anchor; see `render`, `compare` and `likelihoods`.
 
     Args:
         clips: Held-out recordings, of one mel convention.
@@ -48,7 +48,7 @@ def report_on_models(
         teacher: The KL of the models that sample in parallel is to it; None for none.
         temperature: Of the noise.
         voicing: Whether to track the pitch by pYIN.
-        jobs: Processes that compare; all processors if None.
+        jobs: Processes; all processors if None.
         progress: Wraps what takes long, with its name.
         passes: Of the `MelEqualizer` that models and pulses go through.
     """

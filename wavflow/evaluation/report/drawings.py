@@ -31,14 +31,7 @@ def lane(title: str, axis: Axis, content: str, kind: str) -> str:
 def likelihood_lane(log_probs: Mapping[str, Tensor], hop_length: int, sample_rate: int, seconds: float) -> str:
     """Log-likelihood of the recording along its time, per frame: the mean as a line, down to the 5th percentile as a band.
 
-    Args:
-        log_probs: Model to nats per sample (T,).
-        hop_length: Samples per frame.
-        sample_rate: In Hz.
-        seconds: Length of the lane.
-
-    Returns:
-        "" if nothing is finite; what is not is drawn at the bottom.
+    `log_probs` maps a model to nats per sample (T,); what is not finite is drawn at the bottom, and "" if nothing is.
     """
     bands = {}
     for name, log_prob in log_probs.items():
@@ -70,15 +63,9 @@ def likelihood_lane(log_probs: Mapping[str, Tensor], hop_length: int, sample_rat
 
 
 def pitch_lane(tracks: Mapping[str, np.ndarray], sample_rate: int, seconds: float) -> str:
-    """F0 tracks on a logarithmic axis, one path per system, named in `data-name`.
+    """F0 tracks on a logarithmic axis, one path per system, named in `data-name`; "" if nothing is voiced.
 
-    Args:
-        tracks: System to F0 in Hz (nan where unvoiced), as `pyin_track` returns it; the first is the recording.
-        sample_rate: In Hz.
-        seconds: Length of the lane.
-
-    Returns:
-        "" if nothing is voiced.
+    `tracks` maps a system to F0 in Hz, as `pyin_track` returns it; the first is the recording.
     """
     hertz = np.concatenate([track[np.isfinite(track)] for track in tracks.values()])
     if not len(hertz):

@@ -70,10 +70,6 @@ def write_report(folder: str | Path, report: Report) -> None:
     can't be played and are skipped, and with its recording a clip; `left_out` should say why. Sounds that an earlier report
     in the folder listed and this one does not hold are removed; other files there stay.
 
-    Args:
-        folder: Made if it is not there.
-        report: What to write.
-
     Raises:
         ValueError: If a sound is no clip (T,) of floats.
         FileNotFoundError: If a file of `curves` is missing.

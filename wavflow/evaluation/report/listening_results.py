@@ -48,10 +48,8 @@ class Scores(NamedTuple):
 def score(paths: Iterable[str | Path]) -> Scores:
     """Reads results and brings them into tables.
 
-    A listener who rates the hidden reference under 90 in more than 15 % of the items is left out of MUSHRA's table.
-
-    Args:
-        paths: CSV files as the page saves them, all of one page. A session that an earlier file holds is left out.
+    The CSV files are as the page saves them, all of one page. A session that an earlier file holds is left out. A listener who
+    rates the hidden reference under 90 in more than 15 % of the items is left out of MUSHRA's table.
 
     Raises:
         FileNotFoundError: If a file is missing.
