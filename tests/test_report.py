@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import tiny_mel, tiny_teacher
+from helpers import tiny_teacher
 
 import wavflow
 from wavflow.evaluation import Interval, markdown_table
@@ -143,7 +143,6 @@ def hostile_report() -> Report:
     return Report(
         title=HOSTILE,
         sample_rate=8000,
-        mel=tiny_mel(),
         summary=[{"system": HOSTILE, "KL": math.nan}, {"system": "a b", "KL": Interval(0.13, 0.02, 4), HOSTILE: 1.0}],
         tables={HOSTILE: [{HOSTILE: HOSTILE, "bits/sample": 8.0}]},
         clips=[{"clip": HOSTILE, "system": HOSTILE, "level dB": np.float32(0.5)}],
@@ -213,7 +212,7 @@ def test_page_plays_what_the_wav_files_hold(tmp_path: Path) -> None:
 def test_sounds_that_cannot_be_played_are_skipped(tmp_path: Path) -> None:
     good, bad = 0.1 * torch.randn(900), torch.full((900,), math.nan)
     sounds = {"a": {"recording": good, "x": bad, "y": good[:1]}, "b": {"recording": bad, "x": good}, "c": {"r": good[:0]}}
-    write_report(tmp_path, Report("r", 8000, tiny_mel(), sounds=sounds))
+    write_report(tmp_path, Report("r", 8000, sounds=sounds))
 
     assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == ["a-recording.wav", "a-y.wav"]
     assert len(Page((tmp_path / "report.html").read_text(encoding="utf-8")).all("audio")) == 2
@@ -221,15 +220,15 @@ def test_sounds_that_cannot_be_played_are_skipped(tmp_path: Path) -> None:
 
 def test_sounds_of_an_earlier_report_go_and_other_files_stay(tmp_path: Path) -> None:
     sounds = {name: {"recording": 0.1 * torch.randn(900), "x": 0.1 * torch.randn(900)} for name in "ab"}
-    write_report(tmp_path, Report("two clips", 8000, tiny_mel(), sounds=sounds))
+    write_report(tmp_path, Report("two clips", 8000, sounds=sounds))
     (tmp_path / "clips" / "mine.wav").touch()
-    write_report(tmp_path, Report("one clip", 8000, tiny_mel(), sounds={"a": {"recording": sounds["a"]["recording"]}}))
+    write_report(tmp_path, Report("one clip", 8000, sounds={"a": {"recording": sounds["a"]["recording"]}}))
     assert {path.name for path in (tmp_path / "clips").iterdir()} == {"a-recording.wav", "mine.wav"}
 
     (tmp_path / "other.wav").touch()
     for listed in ({"a": {"x": "clips/../other.wav", "y": "other.wav"}}, {"a": {"x": ["clips"]}}, ["a"], None):
         (tmp_path / "figures.json").write_text(json.dumps({"sounds": listed}))
-        write_report(tmp_path, Report("none", 8000, tiny_mel()))
+        write_report(tmp_path, Report("none", 8000))
         assert (tmp_path / "other.wav").exists()
 
 
@@ -237,7 +236,7 @@ def test_names_that_are_not_utf8_and_long_ones_are_written(tmp_path: Path) -> No
     name = "lat\udce9in"  # what Python makes of the Latin-1 bytes of "latéin"
     sounds = {clip: {"recording": 0.1 * torch.randn(900)} for clip in (name, "発" * 200)}
     rows = [{"system": name, "why": name}]
-    report = Report(name, 8000, tiny_mel(), rows, {name: rows}, rows, rows, [name], sounds=sounds, links={name: "x"})
+    report = Report(name, 8000, rows, {name: rows}, rows, rows, [name], sounds=sounds, links={name: "x"})
     write_report(tmp_path, report)
 
     assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == ["lat-in-recording.wav", "発" * 50 + ".wav"]

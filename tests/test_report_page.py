@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import tiny_mel, tiny_student, tiny_teacher
+from helpers import tiny_student, tiny_teacher
 
 from wavflow.evaluation import Interval
 from wavflow.evaluation.comparison import Metric
@@ -51,7 +51,6 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     report = Report(
         title="A report",
         sample_rate=RATE,
-        mel=tiny_mel(),
         summary=[*rows, {"system": "many", "level dB": Interval(100.0, 2.0, 3), "words": "c"}],
         clips=[{"clip": clip, **row} for clip in clips for row in rows],
         left_out=[{"clip": HOSTILE, "system": "all", "why": "is silent"}],

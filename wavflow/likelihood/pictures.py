@@ -14,7 +14,7 @@ from wavflow.mel import MelSpectrogram
 from wavflow.reporting.pictures import mel_axis, write_figure
 
 
-def score_picture(path: str | Path, scores: Scores, log_mel: Tensor, mel: MelSpectrogram, title: str = "") -> None:
+def score_picture(path: str | Path, scores: Scores, log_mel: Tensor, mel: MelSpectrogram, title: str) -> None:
     """Draws a mel (n_mels, F), bits per sample and the surprise of each frame, on one axis of time."""
     frames = log_mel.shape[-1]
     hop = mel.hop_length / mel.sample_rate
@@ -36,6 +36,5 @@ def score_picture(path: str | Path, scores: Scores, log_mel: Tensor, mel: MelSpe
     surprise.set_xlim(0, frames * hop)
     for axes in (bits, surprise):
         axes.grid(alpha=0.3)
-    if title:
-        figure.suptitle(title, fontsize=13, parse_math=False)
+    figure.suptitle(title, fontsize=13, parse_math=False)
     write_figure(path, figure)

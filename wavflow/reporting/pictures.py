@@ -29,9 +29,7 @@ def write_figure(path: str | Path, figure: Figure, dpi: int = 110) -> None:
         figure.savefig(part, format="png", dpi=dpi)
 
 
-def spectrogram_picture(
-    path: str | Path, signals: Mapping[str, Tensor | np.ndarray], sample_rate: int, title: str = ""
-) -> None:
+def spectrogram_picture(path: str | Path, signals: Mapping[str, Tensor | np.ndarray], sample_rate: int) -> None:
     """Draws a log-spectrogram of each signal (T,), one above the other, with one time axis and one range of colors.
 
     Raises:
@@ -54,8 +52,6 @@ def spectrogram_picture(
     rows[-1].set_xlabel("seconds")
     bar = figure.colorbar(picture, ax=list(rows), pad=0.01, aspect=16 * len(signals), extend="both")
     bar.set_label("dB re full-scale sine")
-    if title:
-        figure.suptitle(title, fontsize=13, parse_math=False)
     write_figure(path, figure)
 
 

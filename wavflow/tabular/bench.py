@@ -55,7 +55,7 @@ def fit_all(
     for i, fold in enumerate(data.folds):
         torch.manual_seed(seed + i)
         model = density(flow, len(data.columns), data.levels)
-        train, validation, test = (column(x) for x in fold)
+        train, validation, test = (x.to(torch.get_default_dtype())[..., None] for x in fold)  # (N, D, 1)
         known = torch.cat([dequantize(train, data.levels), validation])
         model.initialize(known)
         jitter = functools.partial(blur, spread=noise * known.std(dim=0)) if noise else None
@@ -129,8 +129,3 @@ def dequantize(x: Tensor, levels: int | None) -> Tensor:
 def blur(x: Tensor, spread: Tensor) -> Tensor:
     """Returns x with fresh Gaussian noise of a standard deviation."""
     return x + spread * torch.randn_like(x)
-
-
-def column(x: Tensor) -> Tensor:
-    """Rows (N, D) in the layout of flows, (N, D, 1), and in torch's default precision."""
-    return x.to(torch.get_default_dtype())[..., None]

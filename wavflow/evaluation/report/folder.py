@@ -14,7 +14,6 @@ from wavflow.evaluation.comparison import METRICS, Metric
 from wavflow.evaluation.report.charts import Scatter
 from wavflow.evaluation.report.page import render_page
 from wavflow.files import write_text
-from wavflow.mel import MelSpectrogram
 from wavflow.reporting.tables import Row, csv_table, markdown_table, plain_rows
 from wavflow.vocoder import Vocoder
 from wavflow.writing import write_audio
@@ -29,7 +28,6 @@ class Report:
     Args:
         title: Heading of the page.
         sample_rate: Of all sounds, in Hz.
-        mel: What the spectrograms show; the full band by default.
         summary: One row per system: recording, anchors, teacher, student.
         tables: Further tables: heading to rows; a column "bits/sample" is also drawn.
         clips: One row per clip and system, in the columns "clip", "system" and the metrics.
@@ -47,7 +45,6 @@ class Report:
 
     title: str
     sample_rate: int
-    mel: MelSpectrogram | None = None
     summary: Sequence[Row] = ()
     tables: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     clips: Sequence[Row] = ()

@@ -32,7 +32,7 @@ DECIBEL = 8.686  # per neper
 def render_page(report: Report) -> str:
     """Returns the page, sounds and pictures included."""
     recording = next(iter(next(iter(report.sounds.values()), {})), None)
-    mel = report.mel or judging_mel(report.sample_rate)
+    mel = judging_mel(report.sample_rate)
     axis, better = mel_axis(mel), {name: metric.better for name, metric in report.legend.items()}
     comparisons = [
         f'<div class="card"><h3>{html.escape(scatter.title)}</h3>{scatter_chart(scatter)}</div>' for scatter in report.scatters
