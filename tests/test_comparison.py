@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,13 +18,9 @@ PERFECT = {name: pytest.approx(BEST[metric.better], abs=1e-6) for name, metric i
 PERFECT["PESQ"] = pytest.approx(4.644, abs=1e-3)
 
 
-def by_system(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {row["system"]: row for row in rows}
-
-
-def of_one(sounds: dict[str, Tensor], **options: Any) -> dict[str, dict[str, Any]]:
-    """Rows of one clip by system, without pYIN."""
-    return by_system(compare({"clip": sounds}, SAMPLE_RATE, **{"voicing": False, "jobs": 1} | options).rows)
+def of_one(sounds: dict[str, Tensor], voicing: bool = False, **options: Any) -> dict[str, dict[str, Any]]:
+    """Rows of one clip by system."""
+    return {row["system"]: row for row in compare({"clip": sounds}, SAMPLE_RATE, voicing, jobs=1, **options).rows}
 
 
 @needs("pesq")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from browser import WITHOUT_NAME
 
 from wavflow.evaluation.report.listening import LOW_ANCHOR, write_listening_test
 from wavflow.evaluation.report.listening_results import COLUMNS, score
@@ -17,10 +18,6 @@ pytestmark = pytest.mark.slow
 
 SYSTEMS = ("recording", "zebra", "yak")
 SEED = 5
-WITHOUT_NAME = """() => [...document.querySelectorAll("button, input, progress")]
-    .filter((e) => e.offsetParent)
-    .filter((e) => !(e.getAttribute("aria-label") || e.textContent.trim() || e.labels?.[0]?.textContent.trim()))
-    .map((e) => e.outerHTML)"""
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 

@@ -17,6 +17,7 @@ import torchaudio.functional as F
 from commands import contents, is_refused, succeeds
 from helpers import refused
 from scipy.stats import t as student
+from sounds import noise
 from torch import Tensor
 
 from wavflow.evaluation.report.listening import LOW_ANCHOR, PEAK, low_pass, match_loudness, write_listening_test
@@ -26,12 +27,8 @@ from wavflow.loudness import loudness
 RATE = 16000
 
 
-def noise(seconds: float = 0.6, level: float = 0.1) -> Tensor:
-    return level * torch.randn(round(seconds * RATE)).clamp(-3, 3)
-
-
 def sounds(clips: int = 2, systems: tuple[str, ...] = ("recording", "teacher", "student")) -> dict[str, dict[str, Tensor]]:
-    return {f"clip {i}": {system: noise() * 0.7**j for j, system in enumerate(systems)} for i in range(clips)}
+    return {f"clip {i}": {system: noise(9600) * 0.7**j for j, system in enumerate(systems)} for i in range(clips)}
 
 
 def page_data(path: Path) -> tuple[dict, dict]:
@@ -63,12 +60,12 @@ def test_loudness_of_a_full_scale_sine_is_what_the_recommendation_says() -> None
 @pytest.mark.parametrize("gain", [1e-4, 0.3, 0.9])
 @pytest.mark.parametrize("seconds", [0.05, 0.4, 0.73])
 def test_loudness_follows_the_gain(gain: float, seconds: float) -> None:
-    audio = noise(seconds, 1 / 3)
+    audio = noise(round(seconds * RATE), 0.25)
     assert loudness(gain * audio, RATE) - loudness(audio, RATE) == pytest.approx(20 * math.log10(gain), abs=1e-6)
 
 
 def test_versions_are_matched_to_the_reference() -> None:
-    versions = {"recording": noise(1), "loud": noise(1, 0.3), "dull": low_pass(noise(1, 0.01), RATE)}
+    versions = {"recording": noise(RATE), "loud": noise(RATE, 0.2), "dull": low_pass(noise(RATE, 0.01), RATE)}
     matched = match_loudness(versions, RATE, "clip")
     torch.testing.assert_close(matched["recording"], versions["recording"])
     levels = [F.loudness(audio[None], RATE).item() for audio in matched.values()]
@@ -79,7 +76,7 @@ def test_versions_are_matched_to_the_reference() -> None:
 def test_a_peak_that_would_clip_turns_all_versions_down_alike() -> None:
     spiky = 0.001 * torch.randn(RATE)
     spiky[5000] = 0.5
-    matched = match_loudness({"recording": noise(1), "spiky": spiky}, RATE, "clip")
+    matched = match_loudness({"recording": noise(RATE), "spiky": spiky}, RATE, "clip")
     assert matched["spiky"].abs().max().item() == pytest.approx(PEAK)
     levels = [loudness(audio, RATE) for audio in matched.values()]
     assert levels[0] == pytest.approx(levels[1], abs=1e-6)
@@ -223,12 +220,9 @@ def test_who_misses_the_hidden_reference_in_more_than_15_percent_is_left_out(
     said = f"left out of MUSHRA: ann rated the hidden reference under 90 in {low} of {items} items"
     assert (said in scores.notes) == (not is_kept)
     assert any(f"{1 + is_kept} of 2 listeners count" in note for note in scores.notes)
-
-
-def test_nobody_left_is_said(tmp_path: Path) -> None:
-    scores = score([save(tmp_path / "a.csv", mushra([{"recording": 10, "student": 20}]))])
-    assert scores.mushra == []
-    assert "0 of 1 listeners count" in scores.notes[-1]
+    alone = score([save(tmp_path / "ann.csv", ann)])
+    assert bool(alone.mushra) == is_kept
+    assert f"{int(is_kept)} of 1 listeners count" in alone.notes[-1]
 
 
 def test_abx_counts_a_pair_whichever_is_a(tmp_path: Path) -> None:
@@ -276,23 +270,21 @@ def test_bad_files_are_named_with_their_line(tmp_path: Path, rows: list[dict[str
     is_refused(tmp_path, "listen", path, "--output", tmp_path / "out", words=f"bad.csv|{words}")
 
 
-def test_pages_are_not_mixed(tmp_path: Path) -> None:
-    save(tmp_path / "a.csv", abx("+"))
-    save(tmp_path / "b.csv", abx("+", page="p2"))
-    is_refused(tmp_path, "listen", tmp_path / "a.csv", tmp_path / "b.csv", words="b.csv, line 2, is of the page p2")
-
-
 def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
+    one, other = save(tmp_path / "one.csv", abx("+")), save(tmp_path / "page.csv", abx("+", page="p2"))
+    is_refused(tmp_path, "listen", one, other, words="page.csv, line 2, is of the page p2")
+    one.write_text(one.read_text()[:-20])
     (tmp_path / "empty.csv").touch()
     (tmp_path / "other.csv").write_text("step,loss\n1,2\n")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
-    short = save(tmp_path / "short.csv", abx("++"))
-    short.write_text(short.read_text()[:-20])
-    is_refused(tmp_path, "listen", tmp_path / "empty.csv", words="empty.csv, line 1, lacks the column page")
-    is_refused(tmp_path, "listen", tmp_path / "other.csv", words="other.csv, line 1, lacks the column page")
-    is_refused(tmp_path, "listen", tmp_path / "binary.csv", words="binary.csv is not")
-    is_refused(tmp_path, "listen", short, words="short.csv, line 3, has too many cells or too few")
-    is_refused(tmp_path, "listen", tmp_path / "none.csv", words="there is no file|none.csv")
+    for name, words in {
+        "one.csv": "one.csv, line 2, has too many cells or too few",
+        "empty.csv": "empty.csv, line 1, lacks the column page",
+        "other.csv": "other.csv, line 1, lacks the column page",
+        "binary.csv": "binary.csv is not",
+        "none.csv": "there is no file|none.csv",
+    }.items():
+        is_refused(tmp_path, "listen", tmp_path / name, words=words)
 
 
 def test_command_prints_tables_and_writes_them_where_asked(tmp_path: Path) -> None:

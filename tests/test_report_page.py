@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from browser import WITHOUT_NAME, until
 from helpers import tiny_student, tiny_teacher
 
 from wavflow.evaluation import Interval
@@ -72,15 +73,6 @@ def loaded(page: Any) -> Any:
     until(page, "players.length === 3")
     page.evaluate("Promise.all(players.map((player) => player.deck.load()))")
     return page
-
-
-def until(page: Any, expression: str) -> None:
-    """Waits until a JavaScript expression is true; asked from outside, since the page itself forbids `eval`."""
-    for _ in range(500):
-        if page.evaluate(expression):
-            return
-        page.wait_for_timeout(20)
-    raise AssertionError(f"never true: {expression}")
 
 
 def clip(page: Any, number: int) -> Any:
@@ -262,13 +254,6 @@ def test_tables_sort_by_click_and_keyboard(visit: Callable[..., Any], path: Path
     table.locator("thead th").nth(0).locator("button").click()
     assert systems() == sorted(original)
     assert table.locator("[aria-sort]").count() == 1
-
-
-WITHOUT_NAME = """() => [...document.querySelectorAll("button, input, select, audio, canvas, svg, img, [role]")]
-    .filter((e) => !e.closest("template, [aria-hidden=true]"))
-    .filter((e) => !(e.getAttribute("aria-label") || e.alt || e.textContent.trim() || e.labels?.[0]?.textContent.trim()
-        || e.getAttribute("role") === "alert" || document.getElementById(e.getAttribute("aria-labelledby"))))
-    .map((e) => e.outerHTML.slice(0, 200))"""
 
 
 @pytest.mark.parametrize("width", [390, 1280])

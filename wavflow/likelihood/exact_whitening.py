@@ -13,7 +13,6 @@ import numpy as np
 
 from wavflow.flows.linear_prediction import LAG_WINDOW, LARGEST_FALL, WHITE_NOISE, LinearPrediction
 from wavflow.flows.pitch_prediction import HIGHEST, LOWEST, RIPPLE_BELOW, MelPitch
-from wavflow.kernels.compiling import compiled
 from wavflow.likelihood.arithmetic import add_products, cosine_each, exp, exp_each, log
 from wavflow.mel import MelSpectrogram
 from wavflow.nn.upsampler import interpolation_weights
@@ -40,13 +39,14 @@ class ExactWhitening:
     """
 
     def __init__(self, mel: MelSpectrogram, linear: LinearPrediction, pitch: MelPitch | None) -> None:
-        self.block_length, self._order, self._floor = linear.block_length, linear.order, linear.floor * linear.floor
+        self.block_length, self._floor = linear.block_length, linear.floor * linear.floor
         blocks = mel.hop_length // self.block_length
         self._kernel = interpolation_weights(blocks, mel.frame_center / self.block_length).numpy()  # + - and / alone
-        turns = LAG_WINDOW / mel.sample_rate * np.arange(self._order + 1)
+        lags = np.arange(linear.order + 1)
+        turns = LAG_WINDOW / mel.sample_rate * lags
         self._lag_window = exp_each(-2.0 * (math.pi * math.pi) * (turns * turns))
         self._lag_window[0] += WHITE_NOISE
-        self._cosines = cosine_each(np.arange(mel.n_fft) / mel.n_fft)
+        self._cosines = cosine_each(np.outer(np.arange(mel.n_fft // 2 + 1), lags) % mel.n_fft / mel.n_fft)
         self._spectrum = self._pitch = None
         if not mel.n_mels:
             self._spectrum = _usual_power(mel, self._cosines)
@@ -82,7 +82,7 @@ class ExactWhitening:
             strength, lags, weights = self._pitch.comb(at_blocks)
             loss = strength[:, None] * self._pitch.response
             power = power * (1.0 - loss * loss)
-        coefficients, gain = _predictors(power, self._cosines, self._lag_window)
+        coefficients, gain = _predictors(_autocorrelation(power, self._cosines) * self._lag_window)
         return Filters(coefficients, gain, lags, weights)
 
     def _power(self, levels: np.ndarray) -> np.ndarray:
@@ -149,46 +149,27 @@ def _usual_power(mel: MelSpectrogram, cosines: np.ndarray) -> np.ndarray:
     """Returns the power (n_fft / 2 + 1,) that a model without a mel takes for that of all audio, see `_usual_spectrum`."""
     octaves = np.arange(mel.n_fft // 2 + 1) * mel.sample_rate / mel.n_fft / 600.0
     density = 1.0 / (1.0 + octaves * octaves)
-    energy = np.zeros(1)
-    _add_autocorrelation(energy, density, cosines)
-    return 0.1 * 0.1 * density / energy[0]
+    return 0.1 * 0.1 * density / _autocorrelation(density[None], cosines[:, :1].copy())[0]
 
 
-@compiled
-def _add_autocorrelation(r, power, cosines):
-    """Adds the lags r (p + 1,) that a power spectrum (n_fft / 2 + 1,) tells."""
-    n_fft, last = len(cosines), len(power) - 1
-    for i in range(len(power)):
-        weight = power[i] / n_fft if i == 0 or i == last else 2.0 * power[i] / n_fft
-        for k in range(len(r)):
-            r[k] += weight * cosines[i * k % n_fft]
+def _autocorrelation(power: np.ndarray, cosines: np.ndarray) -> np.ndarray:
+    """Returns the lags (N, p + 1) that power spectra (N, bins) tell; cosines (bins, p + 1) of 2 pi * bin * lag / n_fft."""
+    bins, n_fft = np.arange(len(cosines)), 2 * (len(cosines) - 1)
+    r, twice = np.zeros((len(power), cosines.shape[1])), np.where((bins == 0) | (bins == bins[-1]), 1.0, 2.0)
+    add_products(r, twice * power / n_fft, cosines)
+    return r
 
 
-@compiled
-def _predictors(power, cosines, lag_window):
-    """Returns the coefficients (N, p) and gains (N,) of power spectra (N, bins), by Levinson and Durbin's recursion."""
-    order = len(lag_window) - 1
-    coefficients, gain = np.zeros((len(power), order)), np.zeros(len(power))
-    before = np.zeros(order)
-    for n in range(len(power)):
-        a, r = coefficients[n], np.zeros(order + 1)
-        _add_autocorrelation(r, power[n], cosines)
-        for k in range(order + 1):
-            r[k] *= lag_window[k]
-        error = r[0]
-        for i in range(order):
-            left = r[i + 1]
-            for k in range(i):
-                left -= a[k] * r[i - k]
-            reflection = left / error
-            for k in range(i):
-                before[k] = a[k]
-            for k in range(i):
-                a[k] = before[k] - reflection * before[i - 1 - k]
-            a[i] = reflection
-            error = error * (1.0 - reflection * reflection)
-        gain[n] = math.sqrt(error)
-    return coefficients, gain
+def _predictors(r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the coefficients (N, p) and gains (N,) of lags (N, p + 1), by Levinson and Durbin's recursion."""
+    a, error = np.zeros((len(r), r.shape[1] - 1)), r[:, 0]
+    for i in range(a.shape[1]):
+        left = np.cumsum(np.concatenate([r[:, i + 1, None], -(a[:, :i] * r[:, i:0:-1])], axis=1), axis=1)[:, -1]
+        reflection = left / error
+        a[:, :i] -= reflection[:, None] * a[:, :i][:, ::-1]
+        a[:, i] = reflection
+        error = error * (1.0 - reflection * reflection)
+    return a, np.sqrt(error)
 
 
 def _raised_cosine(distance: np.ndarray, width: int) -> np.ndarray:
