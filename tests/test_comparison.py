@@ -26,7 +26,7 @@ def of_one(sounds: dict[str, Tensor], voicing: bool = False, **options: Any) -> 
 @needs("pesq")
 @needs("pystoi")
 @needs("pyworld")
-@pytest.mark.parametrize("lag", [None, 0, 64, -64])
+@pytest.mark.parametrize("lag", [None, 64, -64])
 def test_identical_audio_is_perfect_in_every_metric_once_its_lag_is_out(lag: int | None) -> None:
     """A lag of None: it is not looked for, and no metric of its own."""
     audio = speech(seconds=1.5)

@@ -207,8 +207,7 @@ def test_loudness_check_and_transport(visit: Callable[..., Any], tmp_path: Path)
     assert page.inner_text("#time") == "2.0 of 2.0 s"
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(("width", "theme"), [(390, "dark"), (1280, "light")])
 def test_screens_fit_and_each_control_has_a_name(visit: Callable[..., Any], path: Path, width: int, theme: str) -> None:
     page = visit(path, width=width, color_scheme=theme)
     for test in ("abx", "mushra"):

@@ -148,20 +148,11 @@ BASE = dict.fromkeys(COLUMNS, "") | {"page": "p1", "listener": "ann", "seed": "7
 
 def mushra(items: list[dict[str, float]], **session: str) -> list[dict[str, str]]:
     """Lines of a MUSHRA session: per trial system -> rating."""
-    return [
-        BASE
-        | {
-            "test": "mushra",
-            "reference": "recording",
-            "trial": str(i + 1),
-            "clip": f"c{i}",
-            "system": name,
-            "rating": str(value),
-        }
-        | session
-        for i, item in enumerate(items)
-        for name, value in item.items()
-    ]
+    rows = []
+    for i, item in enumerate(items):
+        trial = BASE | {"test": "mushra", "reference": "recording", "trial": str(i + 1), "clip": f"c{i}"}
+        rows += [trial | {"system": name, "rating": str(value)} | session for name, value in item.items()]
+    return rows
 
 
 def abx(answers: str, a: str = "recording", b: str = "student", **session: str) -> list[dict[str, str]]:
