@@ -17,13 +17,6 @@ ARGUMENTS = [
     *("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"),  # a microphone that beeps
 ]
 
-# Elements that a screen reader has no name for.
-WITHOUT_NAME = """() => [...document.querySelectorAll("button, input, progress, select, audio, canvas, svg, img, [role]")]
-    .filter((e) => !e.closest("template, [aria-hidden=true]"))
-    .filter((e) => !(e.getAttribute("aria-label") || e.alt || e.textContent.trim() || e.labels?.[0]?.textContent.trim()
-        || e.getAttribute("role") === "alert" || document.getElementById(e.getAttribute("aria-labelledby"))))
-    .map((e) => e.outerHTML.slice(0, 200))"""
-
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
@@ -78,12 +71,3 @@ def is_problem(message: Any) -> bool:
 
 def is_remote(url: str, own: str = "file:") -> bool:
     return not url.startswith(("file:", "data:", "blob:", own))
-
-
-def until(page: Any, expression: str) -> None:
-    """Waits until a JavaScript expression is true; asked from outside, since the page itself forbids `eval`."""
-    for _ in range(500):
-        if page.evaluate(expression):
-            return
-        page.wait_for_timeout(20)
-    raise AssertionError(f"never true: {expression}")

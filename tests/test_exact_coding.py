@@ -16,6 +16,7 @@ import torch
 from helpers import random_log_mel
 from numba import njit
 from numba.core.dispatcher import Dispatcher
+from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
 
 import wavflow.models
 from wavflow import MelSpectrogram
@@ -24,6 +25,7 @@ from wavflow.likelihood.exact_whitening import ExactWhitening, filterbank
 
 # The least that any x86 processor has: neither wide vectors nor fused multiplication and addition, which this one will have.
 OTHER = {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "", "ATEN_CPU_CAPABILITY": "default", "OMP_NUM_THREADS": "2"}
+OTHER["NPY_DISABLE_CPU_FEATURES"] = " ".join(name for name in __cpu_dispatch__ if __cpu_features__[name])
 
 
 def test_files_of_before_are_read() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from browser import WITHOUT_NAME
+from helpers import WITHOUT_NAME
 
 from wavflow.evaluation.report.listening import LOW_ANCHOR, write_listening_test
 from wavflow.evaluation.report.listening_results import COLUMNS, score

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from browser import WITHOUT_NAME, until
-from helpers import tiny_student, tiny_teacher
+from helpers import WITHOUT_NAME, tiny_student, tiny_teacher
 
 from wavflow.evaluation import Interval
 from wavflow.evaluation.comparison import Metric
@@ -73,6 +72,15 @@ def loaded(page: Any) -> Any:
     until(page, "players.length === 3")
     page.evaluate("Promise.all(players.map((player) => player.deck.load()))")
     return page
+
+
+def until(page: Any, expression: str) -> None:
+    """Waits until a JavaScript expression is true; asked from outside, since the page itself forbids `eval`."""
+    for _ in range(500):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError(f"never true: {expression}")
 
 
 def clip(page: Any, number: int) -> Any:
