@@ -116,7 +116,7 @@ def first_change(before: Tensor, after: Tensor) -> int:
 
 # JavaScript: the elements of a page that a screen reader has no name for.
 WITHOUT_NAME = """() => [...document.querySelectorAll("button, input, progress, select, audio, canvas, svg, img, [role]")]
-    .filter((e) => !e.closest("template, [aria-hidden=true]"))
+    .filter((e) => !e.closest("template, [aria-hidden=true], [hidden]"))
     .filter((e) => !(e.getAttribute("aria-label") || e.alt || e.textContent.trim() || e.labels?.[0]?.textContent.trim()
         || e.getAttribute("role") === "alert" || document.getElementById(e.getAttribute("aria-labelledby"))))
     .map((e) => e.outerHTML.slice(0, 200))"""
