@@ -175,14 +175,13 @@ def divergences(clips: Sequence[Clip], teacher: Vocoder, models: Models) -> list
             rivals.insert(0, (f"untrained {name}", build(own.config).to(own.device).eval()))
             seen.append(own.config)
         for label, model in rivals:
-            parts: dict[str, list[float]] = {"KL": [], "entropy": [], "cross-entropy": []}
+            parts = []  # KL, entropy and cross-entropy of each clip
             for i, clip in enumerate(clips):
                 draw = model.draw(clip.mel, _noise(model, clip, i), _speaker(model, clip))
                 cond = teacher.conditioning(clip.mel, _speaker(teacher, clip))
-                values = density(draw, model.flow, teacher.flow, cond)
-                for part, value in zip(parts.values(), values, strict=False):
-                    part.append(float(value.mean()))
-            rows.append({"divergence of": label, **{key: mean_interval(value) for key, value in parts.items()}})
+                parts.append([float(value.mean()) for value in density(draw, model.flow, teacher.flow, cond)])
+            intervals = map(mean_interval, zip(*parts, strict=True))
+            rows.append({"divergence of": label} | dict(zip(("KL", "entropy", "cross-entropy"), intervals, strict=False)))
     return rows
 
 

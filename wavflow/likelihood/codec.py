@@ -141,7 +141,7 @@ def decode(data: bytes, teacher: Vocoder, progress: Callable[[int], None] = lamb
     if _checksum(pcm) != header["crc32"]:
         raise ValueError(
             "`input` can't be decoded here: its samples don't have their checksum, which no machine should cause: report it, "
-            "with your versions of wavflow and Numba."
+            "with your versions of wavflow, Numba and NumPy."
         )
     return pcm, header["sample_rate"]
 
