@@ -14,10 +14,10 @@ from matplotlib.image import imread
 from PIL import Image
 
 import wavflow
-from wavflow.evaluation import Interval, spectrogram_picture
+from wavflow.evaluation import Interval
 from wavflow.evaluation.report.charts import Scatter, _read_curves, curve_charts, scatter_chart
 from wavflow.evaluation.report.drawings import ladder, likelihood_lane, pitch_lane
-from wavflow.reporting.pictures import _level, matrix_png, mel_axis
+from wavflow.reporting.pictures import _level, matrix_png, mel_axis, spectrogram_picture
 
 # Pictures -------------------------------------------------------------------------------------------------------------
 
