@@ -112,3 +112,11 @@ def first_change(before: Tensor, after: Tensor) -> int:
     differs = ((after - before).abs() > 1e-14).reshape(-1, before.shape[-1]).any(dim=0)
     assert differs.any(), "nothing changed"
     return int(differs.nonzero()[0])
+
+
+# JavaScript: the elements of a page that a screen reader has no name for.
+WITHOUT_NAME = """() => [...document.querySelectorAll("button, input, progress, select, audio, canvas, svg, img, [role]")]
+    .filter((e) => !e.closest("template, [aria-hidden=true], [hidden]"))
+    .filter((e) => !(e.getAttribute("aria-label") || e.alt || e.textContent.trim() || e.labels?.[0]?.textContent.trim()
+        || e.getAttribute("role") === "alert" || document.getElementById(e.getAttribute("aria-labelledby"))))
+    .map((e) => e.outerHTML.slice(0, 200))"""

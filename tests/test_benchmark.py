@@ -65,18 +65,16 @@ def test_a_training_step_takes_three_passes_and_two_of_a_frozen_teacher(distils:
 def test_every_engine_samples_the_same(make: Any) -> None:
     vocoder = randomized(make(), 0.1).float()
     mel, noise = timing.inputs(vocoder, 160)
-    for passes in (0, 2):
-        engines = synthesis.engines(vocoder, passes)
-        assert {"PyTorch, float32", "compiled, float32"} <= engines.keys()
-        assert ("compiled, streamed, float32" in engines) == vocoder.draws_in_parallel
-        drawn = {name: torch.cat(list(engine.sample(mel, noise)), dim=-1) for name, engine in engines.items()}
-        drawn |= {f"{n}, first": torch.cat(list(e.stream(mel, noise)), -1) for n, e in engines.items() if e.stream}
-        exact = drawn.pop("PyTorch, float32").flatten()
-        assert exact.abs().max() > 1e-3
-        for name, audio in drawn.items():
-            tolerance = 0.1 if "bfloat16" in name else 1e-4
-            atol = tolerance * float(exact.abs().max())
-            torch.testing.assert_close(audio.float().flatten(), exact, rtol=0, atol=atol, msg=name)
+    engines = synthesis.engines(vocoder, passes=2)
+    assert {"PyTorch, float32", "compiled, float32"} <= engines.keys()
+    assert ("compiled, streamed, float32" in engines) == vocoder.draws_in_parallel
+    drawn = {name: torch.cat(list(engine.sample(mel, noise)), dim=-1) for name, engine in engines.items()}
+    drawn |= {f"{n}, first": torch.cat(list(e.stream(mel, noise)), -1) for n, e in engines.items() if e.stream}
+    exact = drawn.pop("PyTorch, float32").flatten()
+    assert exact.abs().max() > 1e-3
+    for name, audio in drawn.items():
+        atol = (0.1 if "bfloat16" in name else 1e-4) * float(exact.abs().max())
+        torch.testing.assert_close(audio.float().flatten(), exact, rtol=0, atol=atol, msg=name)
 
 
 def test_random_weights_leave_no_layer_at_zero() -> None:

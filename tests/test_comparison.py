@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,24 +13,20 @@ from torch import Tensor
 from wavflow.evaluation import comparison, pitch
 from wavflow.evaluation.comparison import METRICS, SHORTEST, compare, summarize
 
-BEST = {"low": 0.0, "zero": 0.0, "high": 1.0, "one": 1.0}
+BEST = {"low": 0.0, "zero": 0.0, "high": 1.0}
 PERFECT = {name: pytest.approx(BEST[metric.better], abs=1e-6) for name, metric in METRICS.items() if metric.measure}
 PERFECT["PESQ"] = pytest.approx(4.644, abs=1e-3)
 
 
-def by_system(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {row["system"]: row for row in rows}
-
-
-def of_one(sounds: dict[str, Tensor], **options: Any) -> dict[str, dict[str, Any]]:
-    """Rows of one clip by system, without pYIN."""
-    return by_system(compare({"clip": sounds}, SAMPLE_RATE, **{"voicing": False, "jobs": 1} | options).rows)
+def of_one(sounds: dict[str, Tensor], voicing: bool = False, **options: Any) -> dict[str, dict[str, Any]]:
+    """Rows of one clip by system."""
+    return {row["system"]: row for row in compare({"clip": sounds}, SAMPLE_RATE, voicing, jobs=1, **options).rows}
 
 
 @needs("pesq")
 @needs("pystoi")
 @needs("pyworld")
-@pytest.mark.parametrize("lag", [None, 0, 64, -64])
+@pytest.mark.parametrize("lag", [None, 64, -64])
 def test_identical_audio_is_perfect_in_every_metric_once_its_lag_is_out(lag: int | None) -> None:
     """A lag of None: it is not looked for, and no metric of its own."""
     audio = speech(seconds=1.5)
@@ -50,22 +46,6 @@ def test_identical_audio_is_perfect_in_every_metric_once_its_lag_is_out(lag: int
     assert compared.tracks["clip"].keys() == {"recording", "same"}
     assert not compared.left_out
     assert not compared.missing
-
-
-def test_known_distortions_give_known_moves() -> None:
-    audio = speech(seconds=1.5)
-    sounds = {"recording": audio, "louder": 10 ** (1 / 20) * audio, "late": audio.roll(64), "noisy": with_noise(audio, 20)}
-
-    rows = of_one(sounds)
-
-    assert rows["louder"]["level dB"] == pytest.approx(1.0, abs=1e-6)
-    assert rows["louder"]["mel L1"] == pytest.approx(math.log(10) / 20, abs=0.02), "but for what lies at the floor"
-    assert rows["late"]["level dB"] == pytest.approx(0.0, abs=0.01)
-    assert rows["late"]["M-STFT"] > 0.2
-    assert rows["noisy"]["level dB"] == pytest.approx(10 * math.log10(1.01), abs=0.01)
-    assert rows["noisy"]["LSD dB"] > 5.0
-    assert rows["noisy"]["M-STFT"] > rows["noisy"]["M-STFT 8k"], "speech is weakest above 8 kHz"
-    assert rows["noisy"]["mel L1"] > rows["noisy"]["mel L1 8k"]
 
 
 def test_what_cannot_be_compared_is_named_excluded_and_counted() -> None:
@@ -100,11 +80,6 @@ def test_what_cannot_be_compared_is_named_excluded_and_counted() -> None:
     assert math.isnan(never["level dB"].mean)
 
 
-def test_the_least_that_can_be_compared_is_compared() -> None:
-    rows = of_one({"recording": (audio := noise(SHORTEST)), "same": audio.clone()})
-    assert rows["same"]["M-STFT"] == 0.0
-
-
 def test_unequal_lengths_are_cut_and_a_lag_that_leaves_too_little_is_not_taken_out() -> None:
     audio = noise(SHORTEST + 40)
     rows = of_one(
@@ -115,7 +90,7 @@ def test_unequal_lengths_are_cut_and_a_lag_that_leaves_too_little_is_not_taken_o
 
     rows = of_one({"recording": audio, "late": audio.roll(40)}, align=True)
     assert rows["late"]["lag ms"] == pytest.approx(1000 * 40 / SAMPLE_RATE)
-    assert rows["late"]["M-STFT"] == 0.0
+    assert rows["late"]["M-STFT"] == 0.0, "the least that can be compared is compared"
 
 
 @pytest.mark.parametrize(
@@ -169,8 +144,9 @@ def test_pitch_errors_are_those_of_the_tracks(monkeypatch: pytest.MonkeyPatch) -
 def test_progress_sees_each_clip_and_their_number() -> None:
     seen = []
 
-    def progress(items: Any) -> Iterator[Any]:
+    def progress(items: Any, task: str) -> Iterator[Any]:
         assert len(items) == 3, "or a bar could not tell how much is left"
+        assert task == "comparing"
         for item in items:
             yield item
             seen.append(item)
@@ -194,7 +170,7 @@ def test_any_number_of_processes_gives_the_same() -> None:
         assert first == pytest.approx(second, rel=1e-4, abs=1e-5, nan_ok=True)
     assert one.left_out == two.left_out
     assert len(one.left_out) == 1
-    assert list(comparison.parallel(_threads, [(1,), (2,)], 2, jobs=2)) == [(1, 1), (2, 1)], "each has one thread"
+    assert list(comparison.parallel(_threads, [(1,), (2,)], jobs=2)) == [(1, 1), (2, 1)], "each has one thread"
 
 
 def test_summary_is_the_mean_over_clips_with_the_speed() -> None:

@@ -15,10 +15,10 @@ from matplotlib.image import imread
 from PIL import Image
 
 import wavflow
-from wavflow.evaluation import Interval, spectrogram_picture
+from wavflow.evaluation import Interval
 from wavflow.evaluation.report.charts import Scatter, _read_curves, curve_charts, scatter_chart
 from wavflow.evaluation.report.drawings import ladder, likelihood_lane, pitch_lane
-from wavflow.reporting.pictures import _level, matrix_png, mel_axis
+from wavflow.reporting.pictures import _level, matrix_png, mel_axis, spectrogram_picture
 
 # Pictures -------------------------------------------------------------------------------------------------------------
 
@@ -33,9 +33,13 @@ def test_level_of_a_full_scale_sine_is_zero_db() -> None:
 
 def test_spectrogram_picture(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "clip.png"
-    signals = {"recording": 0.1 * torch.randn(9000), "shorter": 0.1 * torch.randn(5000).numpy(), "silence": torch.zeros(300)}
+    signals = {
+        "recording": 0.1 * torch.randn(9000),
+        "shorter": 0.1 * torch.randn(5000).numpy(),
+        "no formula: $\\frac$": torch.zeros(300),
+    }
 
-    spectrogram_picture(path, signals, 16000, "a title that is no formula: $\\frac$")
+    spectrogram_picture(path, signals, 16000)
 
     picture = imread(path)
     assert picture.shape[1] > 1000
@@ -62,10 +66,6 @@ def test_matrix_picture_shows_each_value_in_its_colour() -> None:
     bottom, top = picture[1], picture[0]  # row 0 of a spectrogram is its lowest band
     for pixel, x in ((bottom[0], 0.0), (bottom[1], 0.0), (bottom[2], 31 / 63), (top[0], 32 / 63), (top[1], 1.0), (top[2], 1.0)):
         np.testing.assert_array_equal(pixel, color(x))
-    with pytest.raises(ValueError, match=r"`low` must be less than `high`, got 1\.0 and 1\.0"):
-        matrix_png(values, 1.0, 1.0, "magma")
-    with pytest.raises(ValueError, match=r"`values` must be .* got shape \(3,\)"):
-        matrix_png(values[0], 0.0, 1.0, "magma")
 
 
 # Charts ---------------------------------------------------------------------------------------------------------------
@@ -108,20 +108,17 @@ def test_charts_take_their_colors_from_the_page(tmp_path: Path) -> None:
         assert "step" in "".join(root.itertext()), "text stays text"
     assert "var(--second)" in teacher["loss"], "validation has its own colour"
     assert curve_charts("empty", tmp_path / "empty.csv") == {}
-    with pytest.raises(FileNotFoundError, match=r"absent.csv, which is not there"):
+    with pytest.raises(FileNotFoundError, match=r"absent.csv"):
         curve_charts("absent", tmp_path / "absent.csv")
 
 
 def test_scatter_names_its_points() -> None:
-    points = [("a <b>", 0.01, 1.5), ("$\\frac$", 8.0, 1.4), ("unknown", math.nan, 1.0)]
+    points = [("a <b>", 0.01, 1.5), ("$\\frac$", 8.0, 1.4)]
     chart = scatter_chart(Scatter("Quality", "speed", "M-STFT", points))
     text = "".join(ET.fromstring(chart).itertext())
 
     for part in ("a <b>", "$\\frac$", "speed", "M-STFT", "0.01"):
         assert part in text
-    assert "unknown" not in text
-    with pytest.raises(ValueError, match="at least one finite point, got none in 'Quality'"):
-        scatter_chart(Scatter("Quality", "speed", "M-STFT", points[2:]))
 
 
 # Drawings -------------------------------------------------------------------------------------------------------------
@@ -159,7 +156,7 @@ def test_likelihood_lane_shows_mean_and_low_percentile_of_each_frame() -> None:
 
 def test_pitch_lane_breaks_where_nothing_is_voiced() -> None:
     track = np.array([np.nan, 100.0, 200.0, np.nan, 400.0, np.nan])
-    svg = pitch_lane({"recording": (track, 0.1), "a<b": (2 * track, 0.1)}, 0.6)
+    svg = pitch_lane({"recording": track, "a<b": 2 * track}, 2560, 0.6)  # 256 samples, .1 s, from frame to frame
 
     first, second = paths(svg, "line")
     assert [x for x, _ in first] == [0.1, 0.2, 0.4, 0.41], "a lone frame is a point"
@@ -168,7 +165,7 @@ def test_pitch_lane_breaks_where_nothing_is_voiced() -> None:
     assert heights[1] == second[0][1]
     assert re.findall(r'data-name="([^"]*)"', svg) == ["recording", "a&lt;b"]
     assert [d.count("M") for d in re.findall(r'data-name="[^"]*" d="([^"]*)"', svg)] == [2, 2]
-    assert pitch_lane({"recording": (np.full(3, np.nan), 0.1)}, 0.3) == ""
+    assert pitch_lane({"recording": np.full(3, np.nan)}, 2560, 0.3) == ""
 
 
 @pytest.mark.parametrize("hertz", [500, 1000, 2000])

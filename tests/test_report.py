@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from helpers import tiny_mel, tiny_teacher
+from helpers import tiny_teacher
 
 import wavflow
 from wavflow.evaluation import Interval, markdown_table
@@ -22,6 +22,7 @@ from wavflow.evaluation.report.charts import Scatter
 from wavflow.evaluation.report.folder import Report, write_report
 from wavflow.evaluation.report.page import render_page
 from wavflow.files import atomic_write
+from wavflow.reporting import tables
 from wavflow.reporting.tables import csv_table, html_table, text_table
 
 # Tables ---------------------------------------------------------------------------------------------------------------
@@ -46,9 +47,10 @@ def test_markdown_table() -> None:
     assert markdown_table(ROWS[:1], ["bits"]) == "|   bits |\n|-------:|\n|  8.250 |\n"
 
 
-def test_text_table_fits_a_terminal() -> None:
+def test_text_table_fits_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "WIDTH", 40)
     rows = [{"system": "x" * 90 + "name", "F1": Interval(0.5, 0.1, 3), "bits": 8.25}, {"system": "b", "bits": math.nan}]
-    assert text_table(rows, {"system": "system", "bits": "bits", "F1": "voicing F1"}, 40).splitlines() == [
+    assert text_table(rows, {"system": "system", "bits": "bits", "F1": "voicing F1"}).splitlines() == [
         "system                  bits  voicing F1",
         "…xxxxxxxxxxxxxxxxname  8.250       0.500",
         "b                          –           –",
@@ -73,7 +75,6 @@ def test_csv_table_keeps_full_precision() -> None:
         ("low", [0.0, 3.0, 2.0, math.nan], [2]),
         ("high", [9.0, 3.0, 2.0, None], [1]),
         ("zero", [0.0, -0.9, 0.3, 5.0], [2]),
-        ("one", [1.0, 0.2, 1.3, 5.0], [2]),
         ("low", [0.0, 2.00001, 2.0, 3.0], [1, 2]),  # what reads alike is alike
         ("low", [0.0, 2.0, 2.0, 2.0], []),
         ("low", [0.0, 2.0, None, None], []),
@@ -142,7 +143,6 @@ def hostile_report() -> Report:
     return Report(
         title=HOSTILE,
         sample_rate=8000,
-        mel=tiny_mel(),
         summary=[{"system": HOSTILE, "KL": math.nan}, {"system": "a b", "KL": Interval(0.13, 0.02, 4), HOSTILE: 1.0}],
         tables={HOSTILE: [{HOSTILE: HOSTILE, "bits/sample": 8.0}]},
         clips=[{"clip": HOSTILE, "system": HOSTILE, "level dB": np.float32(0.5)}],
@@ -150,7 +150,7 @@ def hostile_report() -> Report:
         notes=[HOSTILE],
         sounds=sounds,
         log_probs={HOSTILE: {HOSTILE: torch.randn(4000)}},
-        pitch={HOSTILE: {HOSTILE: (np.full(20, 150.0), 0.02)}},
+        pitch={HOSTILE: {HOSTILE: np.full(20, 150.0)}},
         models={HOSTILE: tiny_teacher()},
         scatters=[Scatter(HOSTILE, HOSTILE, HOSTILE, [(HOSTILE, 1.0, 2.0)])],
         legend={HOSTILE: Metric("low", HOSTILE)},
@@ -212,7 +212,7 @@ def test_page_plays_what_the_wav_files_hold(tmp_path: Path) -> None:
 def test_sounds_that_cannot_be_played_are_skipped(tmp_path: Path) -> None:
     good, bad = 0.1 * torch.randn(900), torch.full((900,), math.nan)
     sounds = {"a": {"recording": good, "x": bad, "y": good[:1]}, "b": {"recording": bad, "x": good}, "c": {"r": good[:0]}}
-    write_report(tmp_path, Report("r", 8000, tiny_mel(), sounds=sounds))
+    write_report(tmp_path, Report("r", 8000, sounds=sounds))
 
     assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == ["a-recording.wav", "a-y.wav"]
     assert len(Page((tmp_path / "report.html").read_text(encoding="utf-8")).all("audio")) == 2
@@ -220,15 +220,15 @@ def test_sounds_that_cannot_be_played_are_skipped(tmp_path: Path) -> None:
 
 def test_sounds_of_an_earlier_report_go_and_other_files_stay(tmp_path: Path) -> None:
     sounds = {name: {"recording": 0.1 * torch.randn(900), "x": 0.1 * torch.randn(900)} for name in "ab"}
-    write_report(tmp_path, Report("two clips", 8000, tiny_mel(), sounds=sounds))
+    write_report(tmp_path, Report("two clips", 8000, sounds=sounds))
     (tmp_path / "clips" / "mine.wav").touch()
-    write_report(tmp_path, Report("one clip", 8000, tiny_mel(), sounds={"a": {"recording": sounds["a"]["recording"]}}))
+    write_report(tmp_path, Report("one clip", 8000, sounds={"a": {"recording": sounds["a"]["recording"]}}))
     assert {path.name for path in (tmp_path / "clips").iterdir()} == {"a-recording.wav", "mine.wav"}
 
     (tmp_path / "other.wav").touch()
     for listed in ({"a": {"x": "clips/../other.wav", "y": "other.wav"}}, {"a": {"x": ["clips"]}}, ["a"], None):
         (tmp_path / "figures.json").write_text(json.dumps({"sounds": listed}))
-        write_report(tmp_path, Report("none", 8000, tiny_mel()))
+        write_report(tmp_path, Report("none", 8000))
         assert (tmp_path / "other.wav").exists()
 
 
@@ -236,7 +236,7 @@ def test_names_that_are_not_utf8_and_long_ones_are_written(tmp_path: Path) -> No
     name = "lat\udce9in"  # what Python makes of the Latin-1 bytes of "latéin"
     sounds = {clip: {"recording": 0.1 * torch.randn(900)} for clip in (name, "発" * 200)}
     rows = [{"system": name, "why": name}]
-    report = Report(name, 8000, tiny_mel(), rows, {name: rows}, rows, rows, [name], sounds=sounds, links={name: "x"})
+    report = Report(name, 8000, rows, {name: rows}, rows, rows, [name], sounds=sounds, links={name: "x"})
     write_report(tmp_path, report)
 
     assert sorted(path.name for path in (tmp_path / "clips").iterdir()) == ["lat-in-recording.wav", "発" * 50 + ".wav"]

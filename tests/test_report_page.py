@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import tiny_mel, tiny_student, tiny_teacher
+from helpers import WITHOUT_NAME, tiny_student, tiny_teacher
 
 from wavflow.evaluation import Interval
 from wavflow.evaluation.comparison import Metric
@@ -51,14 +51,13 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     report = Report(
         title="A report",
         sample_rate=RATE,
-        mel=tiny_mel(),
         summary=[*rows, {"system": "many", "level dB": Interval(100.0, 2.0, 3), "words": "c"}],
         clips=[{"clip": clip, **row} for clip in clips for row in rows],
         left_out=[{"clip": HOSTILE, "system": "all", "why": "is silent"}],
         notes=["https://example.org is a very long note" + "-and-on" * 40],
         sounds={clip: dict(zip(SYSTEMS, (sine, sine, 0.1 * sine), strict=True)) for clip in clips},
         log_probs={clip: {"teacher": torch.randn(len(sine))} for clip in clips},
-        pitch={clip: {name: (np.full(300, HERTZ * (1 + i)), 0.01) for i, name in enumerate(SYSTEMS)} for clip in clips},
+        pitch={clip: {name: np.full(250, HERTZ * (1 + i)) for i, name in enumerate(SYSTEMS)} for clip in clips},
         curves={"teacher": folder / "metrics.csv"},
         models={"teacher": tiny_teacher(), "student": tiny_student()},
         tables={"Likelihood": [{"of": HOSTILE, "bits/sample": 9.0}, {"of": "teacher", "bits/sample": Interval(8.0, 0.1, 3)}]},
@@ -264,13 +263,6 @@ def test_tables_sort_by_click_and_keyboard(visit: Callable[..., Any], path: Path
     table.locator("thead th").nth(0).locator("button").click()
     assert systems() == sorted(original)
     assert table.locator("[aria-sort]").count() == 1
-
-
-WITHOUT_NAME = """() => [...document.querySelectorAll("button, input, select, audio, canvas, svg, img, [role]")]
-    .filter((e) => !e.closest("template, [aria-hidden=true]"))
-    .filter((e) => !(e.getAttribute("aria-label") || e.alt || e.textContent.trim() || e.labels?.[0]?.textContent.trim()
-        || e.getAttribute("role") === "alert" || document.getElementById(e.getAttribute("aria-labelledby"))))
-    .map((e) => e.outerHTML.slice(0, 200))"""
 
 
 @pytest.mark.parametrize("width", [390, 1280])

@@ -1,7 +1,6 @@
 """Systems on the same clips: what they draw, how likely they find the recordings, how far they are from the teacher."""
 
 import math
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -183,10 +182,3 @@ def test_draws_as_they_are_and_equalized_pulses_stand_beside_what_is_heard() -> 
     expected = student.equalizer(pulses, mel, PASSES)[0].float()
     torch.testing.assert_close(made[f"pulses alone, {PASSES} passes"].audio[0], expected, rtol=0, atol=1e-4)
     assert made["student"].speed <= made["student, 0 passes"].speed
-
-
-def test_an_anchor_whose_library_is_missing_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyworld", None)
-    student = tiny_student()
-    assert {"Griffin-Lim", "random phase"} < systems.render(make_clips(student, (5,)), {"student": student}, jobs=1).keys()
-    assert "WORLD" not in systems.render(make_clips(student, (5,)), {"student": student}, jobs=1)

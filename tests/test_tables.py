@@ -94,15 +94,9 @@ def test_a_table_that_is_none_is_refused(tmp_path: Path, lines: list[str], words
     refused(lambda: tables.table(write(tmp_path, lines)), words)
 
 
-def test_wine_without_quality_a_missing_file_and_none_are_refused(tmp_path: Path) -> None:
+def test_what_is_no_data_is_refused(tmp_path: Path) -> None:
     refused(lambda: tables.wine(write(tmp_path, numbers(60, 1))), "quality as its last of at least 2 columns, got 1")
     refused(lambda: tables.table(tmp_path / "none.csv"), "no file", FileNotFoundError)
-
-
-@pytest.mark.parametrize("folds", [1, 41])
-def test_folds_out_of_range_are_refused(folds: int) -> None:
-    refused(lambda: tables.split(torch.randn(200, 2), folds, seed=0), f"from 2 to a fifth of the 200 rows, got {folds}")
-
-
-def test_few_points_of_a_shape_are_refused() -> None:
     refused(lambda: tables.shape(rows=49), "`rows` must be at least 50, got 49")
+    for folds in (1, 41):
+        refused(lambda: tables.split(torch.randn(200, 2), folds, seed=0), f"from 2 to a fifth of the 200 rows, got {folds}")  # noqa: B023

@@ -10,8 +10,6 @@ from typing import Any
 from wavflow.audio import READABLE, UNREADABLE, check_audio
 from wavflow.files import check_local
 
-_NAMED = 20  # skipped files that a warning names before it only counts
-
 
 def files_below(folder: str | os.PathLike[str]) -> list[Path]:
     """Returns all files below a folder that are not hidden, sorted.
@@ -95,10 +93,10 @@ def usable_files(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def some(things: Collection[Any]) -> str:
+def some(things: Collection[Any], named: int = 20) -> str:
     """Returns the first of many things, as a list in words, and the number of the others."""
-    more = f" and {len(things) - _NAMED} more" if len(things) > _NAMED else ""
-    return ", ".join(map(str, itertools.islice(things, _NAMED))) + more
+    more = f" and {len(things) - named} more" if len(things) > named else ""
+    return ", ".join(map(str, itertools.islice(things, named))) + more
 
 
 def common_folder(paths: Sequence[Path]) -> Path:

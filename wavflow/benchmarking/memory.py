@@ -16,7 +16,7 @@ from wavflow.benchmarking.timing import first_speaker, inputs
 from wavflow.models import load_model
 
 STATUS = Path("/proc/self/status")
-"""Where Linux tells a process of its memory."""
+"""Linux's figures on the memory of this process."""
 
 
 def synthesis_costs(model: str | Path, seconds: Sequence[float], device: str = "cpu") -> list[dict[str, float]]:
@@ -57,7 +57,7 @@ def _measure(model: str, seconds: float, device: str) -> dict[str, float]:
 
 
 def _start_counting(on_gpu: bool) -> float:
-    """Returns the MiB in use, and lets the peak start there: what loading took for a moment would hide the rest."""
+    """Returns the MiB in use and resets the peak, which loading may have raised far above them."""
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated() / 2**20

@@ -27,8 +27,8 @@ class Meter:
         device: Where the work is done; a GPU is waited for.
         threads: Of the CPU.
         budget: Least seconds that the repeats of one call take together.
-        clock: "wall"; or "processor", the time that the process was given, for a machine that others use too. That is the
-            time that the work takes on a CPU with one thread alone.
+        clock: "wall"; or "processor", CPU time, for a machine that others use too: only with one thread on a CPU is that
+            the time that the work takes.
     """
 
     device: torch.device

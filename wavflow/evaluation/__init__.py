@@ -1,21 +1,18 @@
-"""Evaluation of audio: metrics of one clip, anchors to compare with, pictures and the report folder."""
+"""Evaluation of audio: metrics of one clip, anchors to compare with, and what tables of them need."""
 
 from wavflow.clips import MissingLibraryError
 from wavflow.evaluation.alignment import align, estimate_lag
 from wavflow.evaluation.anchors import griffin_lim, random_phase, world
-from wavflow.evaluation.metrics import judging_mel, level_db, log_spectral_distance, m_stft, mel_l1, rms_ratio
+from wavflow.evaluation.metrics import judging_mel, level_db, log_spectral_distance, m_stft, mel_l1
 from wavflow.evaluation.perception import estoi, pesq_wb
 from wavflow.evaluation.pitch import dio_track, f0_rmse_cents, gross_error_fraction, pyin_track, voicing_f1
-from wavflow.evaluation.report.folder import Report, write_report
 from wavflow.likelihood.bits import bits_per_sample, flac_bits
 from wavflow.reporting.intervals import Interval, mean_interval
-from wavflow.reporting.pictures import spectrogram_picture
 from wavflow.reporting.tables import markdown_table
 
 __all__ = [
     "Interval",
     "MissingLibraryError",
-    "Report",
     "align",
     "bits_per_sample",
     "dio_track",
@@ -35,9 +32,6 @@ __all__ = [
     "pesq_wb",
     "pyin_track",
     "random_phase",
-    "rms_ratio",
-    "spectrogram_picture",
     "voicing_f1",
     "world",
-    "write_report",
 ]

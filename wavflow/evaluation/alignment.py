@@ -19,19 +19,13 @@ _UNSURE_SECONDS = 0.002
 
 
 def estimate_lag(generated: Audio, reference: Audio, sample_rate: int, max_seconds: float = 0.1) -> int:
-    """Estimates by how many samples `generated` comes late; negative if early.
+    """Estimates by how many samples `generated` (T,) comes behind `reference` (T',); negative if early.
 
-    Args:
-        generated: (T,), in [-1, 1); its level and polarity don't matter.
-        reference: (T',).
-        sample_rate: In Hz.
-        max_seconds: The longest lag looked for, either way.
-
-    Returns:
-        0 where the clips are too unlike each other, or too quiet or short, to tell.
+    Lags of up to `max_seconds` are found, either way, whatever the level and polarity. Returns 0 where the clips are too unlike
+    each other, or too quiet or short, to tell.
 
     Raises:
-        ValueError: If a clip is not (T,) or not finite, or `max_seconds` is negative.
+        ValueError: If a clip has another shape or is not finite, or `max_seconds` is negative.
     """
     generated, reference = checked_clip("generated", generated), checked_clip("reference", reference)
     if not max_seconds >= 0:
@@ -56,17 +50,9 @@ def estimate_lag(generated: Audio, reference: Audio, sample_rate: int, max_secon
 
 
 def align(generated: Tensor, reference: Tensor, lag: int) -> tuple[Tensor, Tensor]:
-    """Cuts both clips to the samples that they share once `generated` is taken back by `lag`.
+    """Cuts both clips to the samples that they share, as views, once `generated` is taken back by `lag` samples.
 
         generated  |--lag--|=========|           reference          |=========|---|
-
-    Args:
-        generated: (T,).
-        reference: (T',).
-        lag: In samples, as `estimate_lag` returns it.
-
-    Returns:
-        Both (T'',), views.
 
     Raises:
         ValueError: The clips share nothing.

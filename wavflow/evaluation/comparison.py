@@ -20,7 +20,7 @@ from wavflow.evaluation import alignment, metrics, perception, pitch
 from wavflow.reporting.intervals import mean_interval
 from wavflow.threads import processors
 
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
+Progress = Callable[[Iterable[Any], str], Iterable[Any]]  # wraps clips as they are done, given what is done with them
 RECORDING = "recording"  # the first sound of a clip, in tables and pages
 SHORTEST = 2048  # samples: a window of the longest STFT and of the pitch tracker
 SILENT = 2.0**-15  # a step of 16 bits: the noise that dequantizes digital silence stays below it
@@ -31,13 +31,13 @@ class Pair(NamedTuple):
 
     sounds: tuple[Tensor, Tensor]  # aligned, (T,) each
     sample_rate: int
-    tracks: Callable[[str], tuple[np.ndarray, np.ndarray]]  # their pitch by a tracker, "dio" or "pyin"
+    tracks: Callable[[str], list[np.ndarray]]  # their pitch by a tracker, "dio" or "pyin"
 
 
 class Metric(NamedTuple):
     """A column of the tables."""
 
-    better: str  # "low", "high", or nearest to "zero" or "one"
+    better: str  # "low", "high", or nearest to "zero"
     meaning: str
     measure: Callable[[Pair], float] | None = None  # of a sound; None for what is measured elsewhere
     by_pyin: bool = False  # is slow: left out with `voicing=False`
@@ -118,9 +118,11 @@ def compare(
     voicing: bool = True,
     align: bool = False,
     jobs: int | None = None,
-    progress: Progress = iter,
+    progress: Progress = lambda clips, task: clips,
 ) -> Evaluation:
     """Measures every system on every clip against the clip's first sound, the recording.
+
+    What can't be compared (silent or very short sounds, NaN) is named in `left_out` and has no row.
 
     Args:
         clips: Clip to system to audio (T,) in [-1, 1).
@@ -129,22 +131,19 @@ def compare(
         align: Whether to estimate the lag of each sound and to take it out. What is longer than the other is cut.
         jobs: Processes; all processors if None.
         progress: Wraps the clips' names as they are done.
-
-    Returns:
-        What can't be compared (silent or very short sounds, NaN) is named in `left_out` and has no row.
     """
-    tasks = ((name, dict(sounds), sample_rate, voicing, align) for name, sounds in clips.items())
-    evaluation = Evaluation([], {}, [])
-    for name, (rows, tracks, left_out) in zip(progress(clips), parallel(_compare, tasks, len(clips), jobs), strict=True):
-        evaluation.rows.extend(rows)
-        evaluation.tracks[name] = tracks
-        evaluation.left_out.extend(left_out)
-    return evaluation
+    tasks = [(name, dict(sounds), sample_rate, voicing, align) for name, sounds in clips.items()]
+    whole = Evaluation([], {}, [])
+    for _, part in zip(progress(clips, "comparing"), parallel(_compare, tasks, jobs), strict=True):
+        whole.rows.extend(part.rows)
+        whole.tracks.update(part.tracks)
+        whole.left_out.extend(part.left_out)
+    return whole
 
 
-def parallel(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], count: int, jobs: int | None) -> Iterator[Any]:
-    """Calls a function with each of `count` tasks' arguments in processes of one thread, and yields the results in order."""
-    jobs = min(count, processors() if jobs is None else jobs)
+def parallel(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], jobs: int | None) -> Iterator[Any]:
+    """Calls a function with each task's arguments, in so many processes of one thread, and yields the results in order."""
+    jobs = min(len(tasks), processors() if jobs is None else jobs)
     if jobs <= 1:
         return (function(*task) for task in tasks)
     with joblib.parallel_config("loky", inner_max_num_threads=1):
@@ -173,33 +172,32 @@ def summarize(
     return summary
 
 
-def _compare(
-    clip: str, sounds: dict[str, Tensor], sample_rate: int, voicing: bool, align: bool
-) -> tuple[list[dict[str, Any]], dict[str, np.ndarray], list[dict[str, str]]]:
-    """Returns the rows, pitch tracks and what was left out of one clip."""
+def _compare(clip: str, sounds: dict[str, Tensor], sample_rate: int, voicing: bool, align: bool) -> Evaluation:
+    """Compares the sounds of one clip."""
     recording, reference = next(iter(sounds.items()))
-    rows, tracks, left_out = list[dict[str, Any]](), dict[str, np.ndarray](), list[dict[str, str]]()
+    found = Evaluation([], {clip: {}}, [])
     if fault := _fault(reference):
-        return [], {}, [{"clip": clip, "system": "all", "why": f"the {recording} {fault}"}]
+        found.left_out.append({"clip": clip, "system": "all", "why": f"the {recording} {fault}"})
+        return found
 
     @functools.cache  # a sound is tracked once, and most systems are compared with the same part of the recording
     def track(tracker: str, system: str, start: int, length: int) -> np.ndarray:
         audio = sounds[system][start : start + length]
         return pitch.dio_track(audio, sample_rate) if tracker == "dio" else pitch.pyin_track(audio, sample_rate)
 
-    def both(own: tuple[str, int, int], wanted: tuple[str, int, int], tracker: str) -> tuple[np.ndarray, np.ndarray]:
-        return track(tracker, *own), track(tracker, *wanted)
+    def both(places: Iterable[tuple[str, int, int]], tracker: str) -> list[np.ndarray]:
+        return [track(tracker, *place) for place in places]
 
     for system, audio in sounds.items():
         if fault := _fault(audio):
-            left_out.append({"clip": clip, "system": system, "why": fault})
+            found.left_out.append({"clip": clip, "system": system, "why": fault})
             continue
         lag = alignment.estimate_lag(audio, reference, sample_rate) if align else 0
         if min(len(audio), len(reference)) - abs(lag) < SHORTEST:
             lag = 0  # too little would be left
         generated, part = alignment.align(audio, reference, lag)
         places = (system, max(lag, 0), len(part)), (recording, max(-lag, 0), len(part))
-        pair = Pair((generated, part), sample_rate, functools.partial(both, *places))
+        pair = Pair((generated, part), sample_rate, functools.partial(both, places))
         row: dict[str, Any] = {"clip": clip, "system": system}
         for name, metric in METRICS.items():
             if metric.measure and (voicing or not metric.by_pyin):
@@ -207,10 +205,10 @@ def _compare(
                     row[name] = metric.measure(pair)
                 except MissingLibraryError:
                     row[name] = None
-        rows.append(row | ({"lag ms": 1000.0 * lag / sample_rate} if align else {}))
+        found.rows.append(row | ({"lag ms": 1000.0 * lag / sample_rate} if align else {}))
         if voicing:
-            tracks[system] = pair.tracks("pyin")[0]
-    return rows, tracks, left_out
+            found.tracks[clip][system] = pair.tracks("pyin")[0]
+    return found
 
 
 def _fault(audio: Tensor) -> str | None:

@@ -18,7 +18,7 @@ from wavflow.vocoder import Vocoder
 
 
 class Check(NamedTuple):
-    """What an exported graph is worth."""
+    """Size, accuracy and speed of an exported graph."""
 
     megabytes: float
     difference: float  # the largest, from the model's own audio
@@ -34,7 +34,7 @@ def check(
     speaker: Tensor | None = None,
     passes: int = 0,
 ) -> Check:
-    """Draws one clip by a graph and by its model: mel (1, n_mels, F), noise (1, F * hop_length)."""
+    """Samples one clip with a graph and with its model: mel (1, n_mels, F), noise (1, F * hop_length)."""
     expected = vocoder.sample(mel, noise, speaker=speaker, passes=passes, fast=False)[0]
     session = open_graph(path)
     seconds = []

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
 
 from wavflow.audio import audio_rate, read_audio
-from wavflow.audio_files import find_audio
+from wavflow.audio_files import find_audio, some
 from wavflow.evaluation.comparison import RECORDING
 
 
@@ -44,8 +44,8 @@ def read_folders(reference: str | Path, generated: Mapping[str, str | Path], lim
     for system, matches in found.items():
         if not matches:
             raise ValueError(
-                f"`generated`: no file in {generated[system]} is named like one in {reference} ({_some(files[system])} "
-                f"against {_some(recordings)}): give them the same names."
+                f"`generated`: no file in {generated[system]} is named like one in {reference} ({some(files[system], 3)} "
+                f"against {some(recordings, 3)}): give them the same names."
             )
     shared = [name for name in recordings if any(name in matches for matches in found.values())]
     clips: dict[str, dict[str, Tensor]] = {}
@@ -71,11 +71,11 @@ def read_folders(reference: str | Path, generated: Mapping[str, str | Path], lim
         raise ValueError(f"`reference`: no clip of {reference} can be compared. The first: {left_out[0]['why']}")
     notes = [f"{count} of {system} resampled from {rate} to {sample_rate} Hz" for (system, rate), count in resampled.items()]
     if alone := [name for name in recordings if name not in shared]:
-        notes.append(f"{len(alone)} of the recordings without a counterpart, not compared: {_some(alone)}")
+        notes.append(f"{len(alone)} of the recordings without a counterpart, not compared: {some(alone, 3)}")
     for system, candidates in files.items():
         matched = set(found[system].values())
         if extra := [name for name, path in candidates.items() if path not in matched]:
-            notes.append(f"{len(extra)} of {system} without a recording, not compared: {_some(extra)}")
+            notes.append(f"{len(extra)} of {system} without a recording, not compared: {some(extra, 3)}")
     return Sounds(clips, sample_rate, notes, left_out)
 
 
@@ -94,8 +94,3 @@ def _matched(recordings: Mapping[str, Path], candidates: Mapping[str, Path]) -> 
             found.setdefault(owner, []).append(name)
     found = {owner: [owner] if owner in names else names for owner, names in found.items()}
     return {owner: candidates[names[0]] for owner, names in found.items() if len(names) == 1}
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -16,34 +16,27 @@ from wavflow.losses import MultiResolutionSTFTLoss
 from wavflow.mel import MelSpectrogram
 
 
-def rms_ratio(generated: Audio, reference: Audio) -> float:
-    """RMS of `generated` over that of `reference`; healthy: 0.9 .. 1.1. `nan` if the reference is silent."""
-    reference_rms = checked_clip("reference", reference).square().mean().sqrt().item()
-    generated_rms = checked_clip("generated", generated).square().mean().sqrt().item()
-    return generated_rms / reference_rms if reference_rms > 0 else math.nan
-
-
 def level_db(generated: Audio, reference: Audio) -> float:
-    """Level of `generated` over `reference` in dB, `20 log10 rms_ratio`; `-inf` if only `generated` is silent."""
-    ratio = rms_ratio(generated, reference)
-    return -math.inf if ratio == 0 else 20 * math.log10(ratio)
+    """Level (RMS) of `generated` over `reference` in dB; `-inf` if only `generated` is silent, `nan` if `reference` is."""
+    clips = checked_clip("generated", generated), checked_clip("reference", reference)
+    ours, theirs = (clip.square().mean().sqrt().item() for clip in clips)
+    if not theirs:
+        return math.nan
+    return 20 * math.log10(ours / theirs) if ours else -math.inf
 
 
-def log_spectral_distance(generated: Audio, reference: Audio, floor_db: float = -100.0) -> float:
+def log_spectral_distance(generated: Audio, reference: Audio) -> float:
     """Log-spectral distance in dB: per frame the RMS over bins of the level difference, then the mean over frames.
 
-    `mean_f sqrt(mean_k (L_gen[k, f] - L_ref[k, f])^2)`, `L = max(20 log10 |S| / |S_full|, floor_db)`. STFT of 1024
-    samples, hop 256, periodic Hann window, centered frames, zeros beyond the ends; S_full is the bin of a full-scale
-    sine. All bins from 0 to the Nyquist frequency count alike.
-
-    Args:
-        floor_db: Levels below are raised to it. At -100 dB the rounding noise of 16-bit audio vanishes.
+    `mean_f sqrt(mean_k (L_gen[k, f] - L_ref[k, f])^2)`, `L = max(20 log10 |S| / |S_full|, -100)`. STFT of 1024 samples,
+    hop 256, periodic Hann window, centered frames, zeros beyond the ends; S_full is the bin of a full-scale sine. All bins
+    from 0 to the Nyquist frequency count alike. Below -100 dB lies the rounding noise of 16-bit audio.
     """
     window = torch.hann_window(1024, dtype=torch.float64)
     full_scale = window.sum() / 2
     signals = torch.stack(checked_pair(generated, reference))
     spectrum = torch.stft(signals, 1024, 256, window=window, pad_mode="constant", return_complex=True)
-    level = 20 * (spectrum.abs() / full_scale).clamp(min=10 ** (floor_db / 20)).log10()
+    level = 20 * (spectrum.abs() / full_scale).clamp(min=1e-5).log10()
     return (level[0] - level[1]).square().mean(dim=0).sqrt().mean().item()
 
 
@@ -60,7 +53,6 @@ def m_stft(generated: Audio, reference: Audio, sample_rate: int, f_max: float | 
 
     Returns:
         `nan` if the reference is silent.
-
     """
     generated, reference = checked_pair(generated, reference)
     if not reference.any():

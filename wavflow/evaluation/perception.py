@@ -20,7 +20,7 @@ def estoi(generated: Audio, reference: Audio, sample_rate: int) -> float:
     """Extended short-time objective intelligibility: 1 for identical clips, about 0 for unrelated ones.
 
     Correlates third-octave envelopes below 4.3 kHz over windows of .4 s; pystoi resamples to 10 kHz and drops frames in
-    which the recording is silent. Deaf to level, and next to deaf to the fine structure within a frame.
+    which the recording is silent. Level does not matter to it, and fine structure within a frame hardly does.
 
     Returns:
         At most 1; `nan` where a clip is silent, or under .4 s of the recording are not.

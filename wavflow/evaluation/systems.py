@@ -8,7 +8,7 @@ import functools
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wavflow.clips import MissingLibraryError
 from wavflow.evaluation.anchors import griffin_lim, random_phase, world
-from wavflow.evaluation.comparison import RECORDING, parallel
+from wavflow.evaluation.comparison import RECORDING, Progress, parallel
 from wavflow.flows import Whitening
 from wavflow.likelihood.bits import bits_per_sample, flac_bits
 from wavflow.losses import DensityDistillation
@@ -54,27 +54,19 @@ def render(
     models: Models,
     temperature: float = 1.0,
     jobs: int | None = None,
-    progress: Callable[[Iterable[Any], str], Iterable[Any]] = lambda items, name: items,
+    progress: Progress = lambda clips, system: clips,
     passes: int = PASSES,
 ) -> dict[str, Rendering]:
-    """Renders every clip with the anchors, and from its mel with the models.
+    """Renders every clip with the anchors, and from its mel with the models, which are all of one mel.
 
     The models' audio is equalized, see `MelEqualizer`; it is also returned as it was before. A model that samples step by step
-    renders all clips as one batch.
-    Noise is the same for all systems: clip i has seed i. An anchor whose library is missing is left out.
-
-    Args:
-        clips: Held-out recordings.
-        models: Name to model; all of one mel.
-        temperature: Of the noise.
-        jobs: Processes that make the anchors, each with one thread; all processors if None.
-        progress: Wraps the clips as they are made, with the system's name.
-        passes: Of the equalizer.
+    renders all clips as one batch. Noise is the same for all systems: clip i has seed i. Anchors are made by so many `jobs`,
+    processes of one thread; one whose library is missing is left out.
     """
     model = next(iter(models.values()))
     mel = copy.deepcopy(model.mel).cpu()
-    tasks = ((clip.audio[0].cpu(), clip.mel[0].cpu(), mel, i) for i, clip in enumerate(clips))
-    anchors = [made for _, made in zip(progress(clips, "anchors"), parallel(_anchors, tasks, len(clips), jobs), strict=True)]
+    tasks = [(clip.audio[0].cpu(), clip.mel[0].cpu(), mel, i) for i, clip in enumerate(clips)]
+    anchors = [made for _, made in zip(progress(clips, "anchors"), parallel(_anchors, tasks, jobs), strict=True)]
     renderings = {RECORDING: Rendering([clip.audio[0].float().cpu() for clip in clips], math.nan)}
     lengths = [clip.audio.shape[-1] / model.sample_rate for clip in clips]
     for name in anchors[0]:
@@ -172,30 +164,25 @@ def divergences(clips: Sequence[Clip], teacher: Vocoder, models: Models) -> list
     """
     density, rows, seen = DensityDistillation("path"), list[dict[str, Any]](), list[dict[str, Any]]()
     for name, own in models.items():
-        if not own.draws_in_parallel or _differs(own, teacher):
+        if not own.draws_in_parallel:
+            continue
+        try:
+            check_pair(own, teacher)
+        except ValueError:  # of another mel or whitening
             continue
         rivals = [(name, own)]
         if own.config is not None and own.config not in seen:
             rivals.insert(0, (f"untrained {name}", build(own.config).to(own.device).eval()))
             seen.append(own.config)
         for label, model in rivals:
-            parts: dict[str, list[float]] = {"KL": [], "entropy": [], "cross-entropy": []}
+            parts = []  # KL, entropy and cross-entropy of each clip
             for i, clip in enumerate(clips):
                 draw = model.draw(clip.mel, _noise(model, clip, i), _speaker(model, clip))
                 cond = teacher.conditioning(clip.mel, _speaker(teacher, clip))
-                values = density(draw, model.flow, teacher.flow, cond)
-                for part, value in zip(parts.values(), values, strict=False):
-                    part.append(float(value.mean()))
-            rows.append({"divergence of": label, **{key: mean_interval(value) for key, value in parts.items()}})
+                parts.append([float(value.mean()) for value in density(draw, model.flow, teacher.flow, cond)])
+            intervals = map(mean_interval, zip(*parts, strict=True))
+            rows.append({"divergence of": label} | dict(zip(("KL", "entropy", "cross-entropy"), intervals, strict=False)))
     return rows
-
-
-def _differs(model: Vocoder, teacher: Vocoder) -> bool:
-    try:
-        check_pair(model, teacher)
-    except ValueError:
-        return True
-    return False
 
 
 def _whitenings(model: Vocoder) -> dict[str, Whitening]:

@@ -22,7 +22,6 @@ _LN2_LOW = 1.4286068203094173e-06  # the rest
 _POWERS = np.ldexp(1.0, np.arange(-1010, 1011))
 _EXP = tuple(1.0 / math.factorial(k) for k in range(14))
 _SINE = tuple((-1.0) ** k / math.factorial(2 * k + 1) for k in range(11))
-_TWO_PI = 6.283185307179586
 # exp(a^2 / 2) * (1 + a / 4) * P(N < -a) by Chebyshev's polynomials of 2 / (1 + a / 4) - 1, for a >= 0: 1e-14 off
 _TAIL = (
     0.24261280114151915, 0.18792720420989265, 0.05554838891881276, 0.012129438315111521, 0.0017314801240606202,
@@ -65,11 +64,29 @@ def log(x: float) -> float:
 @compiled
 def cosine(turns: float) -> float:
     """Returns `cos(2 pi x)`, as the sine of a quarter turn less |x|."""
-    x = _TWO_PI * (0.25 - abs(turns - math.floor(turns + 0.5)))
+    x = 2.0 * math.pi * (0.25 - abs(turns - math.floor(turns + 0.5)))
     value = _SINE[10]
     for k in range(9, -1, -1):
         value = _SINE[k] + x * x * value
     return x * value
+
+
+@compiled
+def exp_each(x: np.ndarray) -> np.ndarray:
+    """Returns e^x of each number, see `exp`."""
+    y = np.empty_like(x)
+    for place, value in np.ndenumerate(x):
+        y[place] = exp(value)
+    return y
+
+
+@compiled
+def cosine_each(turns: np.ndarray) -> np.ndarray:
+    """Returns `cos(2 pi x)` of each number."""
+    y = np.empty_like(turns)
+    for place, value in np.ndenumerate(turns):
+        y[place] = cosine(value)
+    return y
 
 
 @compiled

@@ -126,16 +126,6 @@ def decode(data: bytes, teacher: Vocoder, progress: Callable[[int], None] = lamb
             f"`model` must be the one that encoded, with the fingerprint {header['model'][:12]}…, got {own[:12]}…: "
             "name the right one."
         )
-    pcm = _decode(header, words, teacher, progress)
-    if _checksum(pcm) != header["crc32"]:
-        raise ValueError(
-            "`input` can't be decoded here: its samples don't have their checksum, which no machine should cause: report it, "
-            "with your versions of wavflow and Numba."
-        )
-    return pcm, header["sample_rate"]
-
-
-def _decode(header: dict, words: bytes, teacher: Vocoder, progress: Callable[[int], None]) -> np.ndarray:
     pcm, start = np.zeros((header["channels"], header["samples"]), np.int16), 0
     hops = -(-header["samples"] // teacher.hop_length)
     for channel, size in zip(pcm, header["bytes"], strict=True):
@@ -148,7 +138,12 @@ def _decode(header: dict, words: bytes, teacher: Vocoder, progress: Callable[[in
         code_mel(coder, grid, *header["mel_range"])
         for done in _density(grid, header, teacher).code(coder, channel):
             progress(done)
-    return pcm
+    if _checksum(pcm) != header["crc32"]:
+        raise ValueError(
+            "`input` can't be decoded here: its samples don't have their checksum, which no machine should cause: report it, "
+            "with your versions of wavflow, Numba and NumPy."
+        )
+    return pcm, header["sample_rate"]
 
 
 def read_header(data: bytes) -> tuple[dict, bytes]:

@@ -60,7 +60,11 @@ class ExactDensity:
         self._no_filters = Filters(np.zeros((1, 0)), np.ones(1), np.zeros((1, 0), np.int64), np.zeros((1, 0)))
         self._no_reader = reader(b"")
         self._spans = (self._net.gates.shape[1] - 1) * self._net.dilations
-        self._memory = self._empty_memory(max(1, linear.order if linear else 0, int(pitch.longest_lag) if pitch else 0))
+        length = self._frames * self._hop_length
+        ends = np.cumsum(self._spans + length)
+        inputs = np.zeros((ends[-1], len(self._net.input)), np.float32)
+        audio, residual = np.zeros((2, length + max(1, linear.order if linear else 0, pitch.longest_lag if pitch else 0)))
+        self._memory = Memory(inputs, ends - length, audio, residual, np.array([0.0, 0.0, 1.0]))
 
     def code(self, coder: Coder, values: np.ndarray) -> Iterator[int]:
         """Writes int16 samples (T,), or fills them as it reads; yields after each chunk how many these were.
@@ -85,14 +89,12 @@ class ExactDensity:
                     put_all(coder, intervals)
             yield len(part)
 
-    def intervals(self, values: np.ndarray) -> np.ndarray:
-        """Returns start and width of the interval of 2^30, int64 (T, 2), of each of the samples (T,) given those before it."""
-        length = self._frames * self._hop_length
-        parts = [self._follow(i // self._hop_length, values[i : i + length]) for i in range(0, len(values), length)]
-        return np.concatenate(parts)
-
     def _follow(self, first: int, values: np.ndarray, coder: Coder | None = None) -> np.ndarray:
-        """Goes through the samples from the frame `first` on, filling them if there is a reader; returns their `intervals`."""
+        """Goes through the samples (n,) from the frame `first` on, filling them if there is a reader.
+
+        Returns:
+            Of samples that are given start and width of their intervals of 2^30, int64 (n, 2).
+        """
         memory, frames, intervals = self._memory, self._frames, np.zeros((len(values), 2), np.int64)
         if first:  # what the chunk looks back on moves to the front
             n = frames * self._hop_length
@@ -111,12 +113,6 @@ class ExactDensity:
         if not follow(self._net, self._bijection, memory, chunk, values, intervals, coder or self._no_reader, reads):
             raise ValueError("`teacher` must tell finite parameters, got NaN or infinity: train it again.")
         return intervals
-
-    def _empty_memory(self, history: int) -> Memory:
-        net, length = self._net, self._frames * self._hop_length
-        ends = np.cumsum(self._spans + length)
-        inputs = np.zeros((ends[-1], len(net.input)), np.float32)
-        return Memory(inputs, ends - length, np.zeros(history + length), np.zeros(history + length), np.array([0.0, 0.0, 1.0]))
 
 
 def _array(x: Tensor) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The filters of `wavflow.flows.whitening` in the coder's own arithmetic: from a mel, to the last bit, on every machine.
 
-The formulas are those of `LinearPrediction` and `MelPitch`, which say where they come from.
+The formulas are those of `LinearPrediction` and `MelPitch`, which say where they come from. NumPy computes +, -, *, / and the
+square root number by number, as IEEE 754 has it, and `cumsum` adds in order; its other sums and its functions are not used.
 """
 
 from __future__ import annotations
@@ -12,13 +13,11 @@ import numpy as np
 
 from wavflow.flows.linear_prediction import LAG_WINDOW, LARGEST_FALL, WHITE_NOISE, LinearPrediction
 from wavflow.flows.pitch_prediction import HIGHEST, LOWEST, RIPPLE_BELOW, MelPitch
-from wavflow.kernels.compiling import compiled
-from wavflow.likelihood.arithmetic import add_products, cosine, exp, log
+from wavflow.likelihood.arithmetic import add_products, cosine_each, exp, exp_each, log
 from wavflow.mel import MelSpectrogram
 from wavflow.nn.upsampler import interpolation_weights
 
-PITCHES, NEIGHBOURS = 256, 7
-PI = 3.141592653589793
+PITCHES, NEIGHBORS = 256, 7
 
 
 class Filters(NamedTuple):
@@ -40,50 +39,59 @@ class ExactWhitening:
     """
 
     def __init__(self, mel: MelSpectrogram, linear: LinearPrediction, pitch: MelPitch | None) -> None:
-        self.block_length, self._order, self._floor = linear.block_length, linear.order, linear.floor * linear.floor
+        self.block_length, self._floor = linear.block_length, linear.floor * linear.floor
         blocks = mel.hop_length // self.block_length
         self._kernel = interpolation_weights(blocks, mel.frame_center / self.block_length).numpy()  # + - and / alone
-        bins = mel.n_fft // 2 + 1
-        turns = LAG_WINDOW / mel.sample_rate * np.arange(self._order + 1)
-        self._lag_window = np.array([exp(-2.0 * (PI * PI) * (x * x)) for x in turns])
+        lags = np.arange(linear.order + 1)
+        turns = LAG_WINDOW / mel.sample_rate * lags
+        self._lag_window = exp_each(-2.0 * (math.pi * math.pi) * (turns * turns))
         self._lag_window[0] += WHITE_NOISE
-        self._cosines = np.array([cosine(k / mel.n_fft) for k in range(mel.n_fft)])
-        self._spectrum = _usual_power(mel, self._cosines) if not mel.n_mels else np.zeros(0)
-        bank = filterbank(mel) if mel.n_mels else np.zeros((0, bins))
-        weight, centers = _sum_and_center(bank)
-        window = np.array([0.5 - 0.5 * cosine(n / mel.win_length) for n in range(mel.win_length)])
-        unit = math.sqrt(PI) / 2.0 * math.sqrt(np.cumsum(window * window)[-1])
+        self._cosines = cosine_each(np.outer(np.arange(mel.n_fft // 2 + 1), lags) % mel.n_fft / mel.n_fft)
+        self._spectrum = self._pitch = None
+        if not mel.n_mels:
+            self._spectrum = _usual_power(mel, self._cosines)
+            return
+        bank = filterbank(mel)
+        weight = np.maximum(np.cumsum(bank, axis=1)[:, -1], 1e-12)
+        bins = np.arange(bank.shape[1], dtype=np.float64)
+        centers = np.cumsum(bank * bins, axis=1)[:, -1] / weight
+        window = 0.5 - 0.5 * cosine_each(np.arange(mel.win_length) / mel.win_length)
         self._log_weight = np.array([log(w) for w in weight])
-        self._log_unit = log(unit)
-        told = np.arange(bins, dtype=np.float64)
-        if mel.n_mels:
-            told = told[told <= centers[-1]] if mel.f_max < mel.sample_rate / 2 else told
-        self._upper = np.searchsorted(centers, told).clip(1, max(1, len(centers) - 1))
-        self._fraction, self._extrapolation = np.zeros(len(told)), np.zeros(0)
-        if mel.n_mels:
-            below, above = centers[self._upper - 1], centers[self._upper]
-            self._fraction = ((told - below) / (above - below)).clip(0.0, 1.0)
-            ratio = centers[-1] / np.arange(len(told), bins)
-            self._extrapolation = (ratio * ratio) * (ratio * ratio)
+        self._log_unit = log(math.sqrt(math.pi) / 2.0 * math.sqrt(np.cumsum(window * window)[-1]))
+        told = bins[bins <= centers[-1]] if mel.f_max < mel.sample_rate / 2 else bins
+        self._upper = np.searchsorted(centers, told).clip(1, len(centers) - 1)
+        below, above = centers[self._upper - 1], centers[self._upper]
+        self._fraction = ((told - below) / (above - below)).clip(0.0, 1.0)
+        ratio = centers[-1] / bins[len(told) :]
+        self._extrapolation = (ratio * ratio) * (ratio * ratio)
         self._pitch = None if pitch is None else _PitchTables(mel, pitch, bank, weight, centers)
 
     def filters(self, mel: np.ndarray) -> Filters:
         """Returns those of the frames of a log-mel (F + 2, n_mels), but for the first and the last, which are neighbors."""
-        at_blocks = _interpolated(mel, self._kernel)
-        loudest = np.maximum(np.maximum(mel[:-2], mel[1:-1]), mel[2:]).repeat(self._kernel.shape[1], axis=0)
-        if len(self._spectrum):
+        before, here, after = (mel[i : len(mel) - 2 + i, None] for i in range(3))  # (F, 1, n_mels)
+        first, middle, last = self._kernel[..., None]
+        at_blocks = np.concatenate(first * before + middle * here + last * after)
+        if self._spectrum is not None:
             power = np.repeat(self._spectrum[None], len(at_blocks), axis=0)
         else:
-            levels = np.maximum(at_blocks, loudest - LARGEST_FALL) - self._log_weight - self._log_unit
-            power = _power(levels, self._upper, self._fraction, self._extrapolation)
+            loudest = np.maximum(np.maximum(before, here), after)[:, 0].repeat(self._kernel.shape[1], axis=0)
+            power = self._power(np.maximum(at_blocks, loudest - LARGEST_FALL) - self._log_weight - self._log_unit)
         power = power + self._floor
         lags, weights = np.zeros((len(power), 0), np.int64), np.zeros((len(power), 0))
         if self._pitch is not None:
             strength, lags, weights = self._pitch.comb(at_blocks)
             loss = strength[:, None] * self._pitch.response
             power = power * (1.0 - loss * loss)
-        coefficients, gain = _predictors(power, self._cosines, self._lag_window)
+        coefficients, gain = _predictors(_autocorrelation(power, self._cosines) * self._lag_window)
         return Filters(coefficients, gain, lags, weights)
+
+    def _power(self, levels: np.ndarray) -> np.ndarray:
+        """Returns the power spectra (N, bins) of bands' log-magnitudes (N, n_mels), and the bins beyond the last band."""
+        below, above = levels[:, self._upper - 1], levels[:, self._upper]
+        power = exp_each(2.0 * ((1.0 - self._fraction) * below + self._fraction * above))
+        upper_half = power[:, power.shape[1] // 2 :]
+        mean = np.cumsum(upper_half, axis=1)[:, -1:] / upper_half.shape[1]
+        return np.concatenate([power, mean * self._extrapolation], axis=1)
 
 
 class _PitchTables:
@@ -95,20 +103,29 @@ class _PitchTables:
         lowest, highest = log(LOWEST), log(HIGHEST)
         self._log_pitches = lowest + (highest - lowest) * np.arange(PITCHES) / (PITCHES - 1)
         self._log_weight = np.array([log(w) for w in weight[:bands]])
-        pitches = np.array([exp(x) for x in self._log_pitches])
-        bin_width, window = mel.sample_rate / mel.n_fft, mel.win_length / mel.sample_rate
-        self._templates = _templates(pitches, bank[:bands], weight, bin_width, window)
+        self._templates = _templates(mel, exp_each(self._log_pitches), bank[:bands], weight[:bands])
         # The comb's response at the bins of the spectrum.
         bins, width = mel.n_fft // 2 + 1, self._half_width + 1
-        kernel = np.array([_raised_cosine(float(k), width) for k in range(-self._half_width, width)])
+        kernel = _raised_cosine(np.arange(-self._half_width, width), width)
         self.response = np.zeros(bins)
         for k, tap in enumerate(kernel / np.cumsum(kernel)[-1]):
-            self.response += tap * np.array([cosine((k - self._half_width) * i / mel.n_fft) for i in range(bins)])
+            self.response += tap * cosine_each((k - self._half_width) * np.arange(bins) / mel.n_fft)
 
     def comb(self, at_blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns b (N,), the lags and the weights b * h (N, J) of blocks of a log-mel (N, n_mels)."""
         ripple = _without_local_mean(at_blocks[:, : len(self._log_weight)] - self._log_weight)
-        return _comb(ripple, self._templates, self._log_pitches, self._sample_rate, self._half_width, self._strongest)
+        scores = np.zeros((len(ripple), PITCHES))
+        add_products(scores, ripple, self._templates)
+        best = scores.argmax(axis=1).clip(1, PITCHES - 2)
+        below, peak, above = (scores[np.arange(len(scores)), best + k] for k in (-1, 0, 1))
+        shift = (0.5 * (above - below) / np.maximum(2.0 * peak - below - above, 1e-9)).clip(-0.5, 0.5)
+        step = self._log_pitches[1] - self._log_pitches[0]
+        period = (self._sample_rate * exp_each(-(self._log_pitches[best] + shift * step)))[:, None]
+        square = np.cumsum(np.insert(ripple * ripple, 0, 1.0, axis=1), axis=1)[:, -1]
+        strength = self._strongest * ((peak / np.sqrt(square) - 0.4) / 0.45).clip(0.0, 1.0)
+        lags = np.floor(period).astype(np.int64) + np.arange(-self._half_width, self._half_width + 2)
+        kernel = _raised_cosine(lags - period, self._half_width + 1)
+        return strength, lags, strength[:, None] * (kernel / np.cumsum(kernel, axis=1)[:, -1:])
 
 
 def filterbank(mel: MelSpectrogram) -> np.ndarray:
@@ -128,161 +145,58 @@ def filterbank(mel: MelSpectrogram) -> np.ndarray:
     return np.maximum(triangles, 0.0) * (2.0 / (right - left))
 
 
-def _sum_and_center(bank: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the sum of each band (n_mels,), and its center in bins."""
-    weight = np.maximum(np.cumsum(bank, axis=1)[:, -1], 1e-12)
-    return weight, np.cumsum(bank * np.arange(bank.shape[1]), axis=1)[:, -1] / weight
-
-
 def _usual_power(mel: MelSpectrogram, cosines: np.ndarray) -> np.ndarray:
     """Returns the power (n_fft / 2 + 1,) that a model without a mel takes for that of all audio, see `_usual_spectrum`."""
     octaves = np.arange(mel.n_fft // 2 + 1) * mel.sample_rate / mel.n_fft / 600.0
     density = 1.0 / (1.0 + octaves * octaves)
-    energy = np.zeros(1)
-    _add_autocorrelation(energy, density, cosines)
-    return 0.1 * 0.1 * density / energy[0]
+    return 0.1 * 0.1 * density / _autocorrelation(density[None], cosines[:, :1].copy())[0]
 
 
-@compiled
-def _interpolated(frames, kernel):
-    """Takes frames (F + 2, n) to blocks (F * factor, n) with a kernel (3, factor)."""
-    factor = kernel.shape[1]
-    blocks = np.zeros(((len(frames) - 2) * factor, frames.shape[1]))
-    for n in range(len(blocks)):
-        f, j = n // factor, n % factor
-        for b in range(frames.shape[1]):
-            blocks[n, b] = kernel[0, j] * frames[f, b] + kernel[1, j] * frames[f + 1, b] + kernel[2, j] * frames[f + 2, b]
-    return blocks
+def _autocorrelation(power: np.ndarray, cosines: np.ndarray) -> np.ndarray:
+    """Returns the lags (N, p + 1) that power spectra (N, bins) tell; cosines (bins, p + 1) of 2 pi * bin * lag / n_fft."""
+    bins, n_fft = np.arange(len(cosines)), 2 * (len(cosines) - 1)
+    r, twice = np.zeros((len(power), cosines.shape[1])), np.where((bins == 0) | (bins == bins[-1]), 1.0, 2.0)
+    add_products(r, twice * power / n_fft, cosines)
+    return r
 
 
-@compiled
-def _power(levels, upper, fraction, extrapolation):
-    """Returns the power spectra (N, bins) of bands' log-magnitudes (N, n_mels), and the bins beyond the last band."""
-    told = len(upper)
-    power = np.zeros((len(levels), told + len(extrapolation)))
-    for n in range(len(levels)):
-        total = 0.0
-        for i in range(told):
-            below, above = levels[n, upper[i] - 1], levels[n, upper[i]]
-            power[n, i] = exp(2.0 * ((1.0 - fraction[i]) * below + fraction[i] * above))
-            if i >= told // 2:
-                total += power[n, i]
-        for i in range(len(extrapolation)):
-            power[n, told + i] = total / (told - told // 2) * extrapolation[i]
-    return power
+def _predictors(r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the coefficients (N, p) and gains (N,) of lags (N, p + 1), by Levinson and Durbin's recursion."""
+    a, error = np.zeros((len(r), r.shape[1] - 1)), r[:, 0]
+    for i in range(a.shape[1]):
+        left = np.cumsum(np.concatenate([r[:, i + 1, None], -(a[:, :i] * r[:, i:0:-1])], axis=1), axis=1)[:, -1]
+        reflection = left / error
+        a[:, :i] -= reflection[:, None] * a[:, :i][:, ::-1]
+        a[:, i] = reflection
+        error = error * (1.0 - reflection * reflection)
+    return a, np.sqrt(error)
 
 
-@compiled
-def _add_autocorrelation(r, power, cosines):
-    """Adds the lags r (p + 1,) that a power spectrum (n_fft / 2 + 1,) tells."""
-    n_fft, last = len(cosines), len(power) - 1
-    for i in range(len(power)):
-        weight = power[i] / n_fft if i == 0 or i == last else 2.0 * power[i] / n_fft
-        for k in range(len(r)):
-            r[k] += weight * cosines[i * k % n_fft]
+def _raised_cosine(distance: np.ndarray, width: int) -> np.ndarray:
+    return 0.5 + 0.5 * cosine_each(0.5 * (distance / width).clip(-1.0, 1.0))
 
 
-@compiled
-def _predictors(power, cosines, lag_window):
-    """Returns the coefficients (N, p) and gains (N,) of power spectra (N, bins), by Levinson and Durbin's recursion."""
-    order = len(lag_window) - 1
-    coefficients, gain = np.zeros((len(power), order)), np.zeros(len(power))
-    r, before = np.zeros(order + 1), np.zeros(order)
-    for n in range(len(power)):
-        a = coefficients[n]
-        for k in range(order + 1):
-            r[k] = 0.0
-        _add_autocorrelation(r, power[n], cosines)
-        for k in range(order + 1):
-            r[k] *= lag_window[k]
-        error = r[0]
-        for i in range(order):
-            left = r[i + 1]
-            for k in range(i):
-                left -= a[k] * r[i - k]
-            reflection = left / error
-            for k in range(i):
-                before[k] = a[k]
-            for k in range(i):
-                a[k] = before[k] - reflection * before[i - 1 - k]
-            a[i] = reflection
-            error = error * (1.0 - reflection * reflection)
-        gain[n] = math.sqrt(error)
-    return coefficients, gain
+def _sinc(x: np.ndarray) -> np.ndarray:
+    return np.divide(cosine_each(0.5 * x - 0.25), math.pi * x, out=np.ones_like(x), where=x != 0.0)
 
 
-@compiled
-def _raised_cosine(distance, width):
-    return 0.5 + 0.5 * cosine(0.5 * min(max(distance / width, -1.0), 1.0))
-
-
-@compiled
-def _sinc(x):
-    return 1.0 if x == 0.0 else cosine(0.5 * x - 0.25) / (PI * x)
-
-
-@compiled
-def _without_local_mean(bands):
+def _without_local_mean(bands: np.ndarray) -> np.ndarray:
     """Takes from each band (N, n) the mean of itself and its neighbors; the first and the last stand for those beyond."""
-    ripple, last = bands.copy(), bands.shape[1] - 1
-    for n in range(len(bands)):
-        for b in range(last + 1):
-            for k in range(b - NEIGHBOURS, b + NEIGHBOURS + 1):
-                ripple[n, b] -= bands[n, min(max(k, 0), last)] / (2 * NEIGHBOURS + 1)
+    ripple, n = bands.copy(), bands.shape[1]
+    neighbors = np.pad(bands, ((0, 0), (NEIGHBORS, NEIGHBORS)), "edge") / (2 * NEIGHBORS + 1)
+    for k in range(2 * NEIGHBORS + 1):
+        ripple -= neighbors[:, k : k + n]
     return ripple
 
 
-@compiled
-def _templates(pitches, bank, weight, bin_width, window):
-    """Returns the ripples (n, pitches) of harmonic spectra in bands (n, bins), each of length 1; `window` is in seconds."""
-    logs, spectrum = np.zeros((len(pitches), len(bank))), np.zeros(bank.shape[1])
-    for p in range(len(pitches)):
-        for i in range(bank.shape[1]):
-            spectrum[i], h = 0.0, 1
-            while h * pitches[p] < 2.0 * RIPPLE_BELOW:
-                x = (i * bin_width - h * pitches[p]) * window
-                spectrum[i] = max(spectrum[i], abs(_sinc(x) + 0.5 * _sinc(x - 1.0) + 0.5 * _sinc(x + 1.0)))
-                h += 1
-            spectrum[i] += 0.02
-        for b in range(len(bank)):
-            total = 0.0
-            for i in range(bank.shape[1]):
-                total += bank[b, i] * spectrum[i]
-            logs[p, b] = log(total / weight[b])
+def _templates(mel: MelSpectrogram, pitches: np.ndarray, bank: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Returns the ripples (n, pitches) of harmonic spectra in bands (n, bins) of a weight (n,) each; of length 1."""
+    hertz, window = np.arange(bank.shape[1])[:, None] * (mel.sample_rate / mel.n_fft), mel.win_length / mel.sample_rate
+    logs, harmonics = np.zeros((len(pitches), len(bank))), np.arange(1, int(2.0 * RIPPLE_BELOW / LOWEST) + 1)
+    for p, pitch in enumerate(pitches):
+        x = (hertz - harmonics[harmonics * pitch < 2.0 * RIPPLE_BELOW] * pitch) * window
+        spectrum = np.abs(_sinc(x) + 0.5 * _sinc(x - 1.0) + 0.5 * _sinc(x + 1.0)).max(axis=1) + 0.02
+        logs[p] = [log(power) for power in np.cumsum(bank * spectrum, axis=1)[:, -1] / weight]
     ripple = _without_local_mean(logs)
-    for p in range(len(pitches)):
-        square = 0.0
-        for b in range(len(bank)):
-            square += ripple[p, b] * ripple[p, b]
-        for b in range(len(bank)):
-            ripple[p, b] /= math.sqrt(square)
-    return ripple.T.copy()
-
-
-@compiled
-def _comb(ripple, templates, log_pitches, sample_rate, half_width, strongest):
-    """Returns b (N,), lags (N, J) and weights b * h (N, J) of ripples (N, n)."""
-    blocks, taps, width = len(ripple), 2 * half_width + 2, half_width + 1
-    strength, lags, weights = np.zeros(blocks), np.zeros((blocks, taps), np.int64), np.zeros((blocks, taps))
-    scores = np.zeros((blocks, len(log_pitches)))
-    add_products(scores, ripple, templates)
-    for n in range(blocks):
-        best, square = 0, 1.0
-        for p in range(len(log_pitches)):
-            if scores[n, p] > scores[n, best]:
-                best = p
-        best = min(max(best, 1), len(log_pitches) - 2)
-        below, peak, above = scores[n, best - 1], scores[n, best], scores[n, best + 1]
-        shift = min(max(0.5 * (above - below) / max(2.0 * peak - below - above, 1e-9), -0.5), 0.5)
-        period = sample_rate * exp(-(log_pitches[best] + shift * (log_pitches[1] - log_pitches[0])))
-        for b in range(ripple.shape[1]):
-            square += ripple[n, b] * ripple[n, b]
-        strength[n] = strongest * min(max((peak / math.sqrt(square) - 0.4) / 0.45, 0.0), 1.0)
-        total = 0.0
-        for j in range(taps):
-            lags[n, j] = math.floor(period) - half_width + j
-            weights[n, j] = _raised_cosine(lags[n, j] - period, width)
-            total += weights[n, j]
-        for j in range(taps):
-            weights[n, j] = strength[n] * (weights[n, j] / total)
-    return strength, lags, weights
+    length = np.sqrt(np.cumsum(ripple * ripple, axis=1)[:, -1:])
+    return np.ascontiguousarray((ripple / length).T)

@@ -8,23 +8,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from wavflow.files import atomic_write
 from wavflow.likelihood.bits import bits_per_sample
 from wavflow.likelihood.scoring import Scores
 from wavflow.mel import MelSpectrogram
-from wavflow.reporting.pictures import mel_axis
+from wavflow.reporting.pictures import mel_axis, write_figure
 
 
-def score_picture(path: str | Path, scores: Scores, log_mel: Tensor, mel: MelSpectrogram, title: str = "") -> None:
-    """Draws the mel, bits per sample and the surprise of each frame, on one axis of time.
-
-    Args:
-        path: The PNG to write.
-        scores: Of F frames.
-        log_mel: (n_mels, F).
-        mel: Its convention.
-        title: Stands above.
-    """
+def score_picture(path: str | Path, scores: Scores, log_mel: Tensor, mel: MelSpectrogram, title: str) -> None:
+    """Draws a mel (n_mels, F), bits per sample and the surprise of each frame, on one axis of time."""
     frames = log_mel.shape[-1]
     hop = mel.hop_length / mel.sample_rate
     time = (np.arange(frames) + 0.5) * hop
@@ -45,7 +36,5 @@ def score_picture(path: str | Path, scores: Scores, log_mel: Tensor, mel: MelSpe
     surprise.set_xlim(0, frames * hop)
     for axes in (bits, surprise):
         axes.grid(alpha=0.3)
-    if title:
-        figure.suptitle(title, fontsize=13, parse_math=False)
-    with atomic_write(path) as part:
-        figure.savefig(part, format="png", dpi=110)
+    figure.suptitle(title, fontsize=13, parse_math=False)
+    write_figure(path, figure)

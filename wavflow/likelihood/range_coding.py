@@ -19,7 +19,7 @@ from wavflow.likelihood.arithmetic import exp, normal_cdf
 PRECISION = 30
 WHOLE = 2**PRECISION
 GAUSSIAN, LOGISTIC, LAPLACE = range(3)
-_PRECISION, _WHOLE, _BYTE, _TOP, _LEAST = (np.uint64(n) for n in (PRECISION, WHOLE, 8, 56, 2**56))
+_PRECISION, _BYTE, _TOP, _LEAST = (np.uint64(n) for n in (PRECISION, 8, 56, 2**56))
 
 
 class Coder(NamedTuple):
@@ -94,6 +94,15 @@ def take(coder: Coder, start: int, width: int) -> None:
 
 
 @compiled
+def transfer(coder: Coder, start: int, width: int) -> None:
+    """Reads or writes the symbol of an interval."""
+    if coder.reads:
+        take(coder, start, width)
+    else:
+        put(coder, start, width)
+
+
+@compiled
 def start_of(symbol: int, lowest: int, highest: int, mixture: np.ndarray, kind: int) -> int:
     """Returns the start of a symbol's interval; of `highest + 1` it is the end of the range. Each is at least a unit wide.
 
@@ -146,25 +155,17 @@ def code(coder: Coder, symbol: int, lowest: int, highest: int, mixture: np.ndarr
     if coder.reads:
         symbol = find(peek(coder), lowest, highest, mixture, kind)
     start = start_of(symbol, lowest, highest, mixture, kind)
-    width = start_of(symbol + 1, lowest, highest, mixture, kind) - start
-    if coder.reads:
-        take(coder, start, width)
-    else:
-        put(coder, start, width)
+    transfer(coder, start, start_of(symbol + 1, lowest, highest, mixture, kind) - start)
     return symbol
 
 
 @compiled
 def code_rare(coder: Coder, event: bool) -> bool:
-    """Writes whether something happened that does so once in 64 times, or reads it; returns it."""
+    """Writes whether an event of probability 1 / 64 happened, or reads it; returns it."""
     common = WHOLE - WHOLE // 64
     if coder.reads:
         event = peek(coder) >= common
-    start, width = (common, WHOLE - common) if event else (0, common)
-    if coder.reads:
-        take(coder, start, width)
-    else:
-        put(coder, start, width)
+    transfer(coder, common if event else 0, WHOLE - common if event else common)
     return event
 
 
@@ -175,9 +176,7 @@ def code_evenly(coder: Coder, symbols: np.ndarray, lowest: int, bits: int) -> No
     for i in range(len(symbols)):
         if coder.reads:
             symbols[i] = peek(coder) // width + lowest
-            take(coder, (int(symbols[i]) - lowest) * width, width)
-        else:
-            put(coder, (int(symbols[i]) - lowest) * width, width)
+        transfer(coder, (int(symbols[i]) - lowest) * width, width)
 
 
 @compiled

@@ -55,17 +55,9 @@ def read(path: Path, model: Vocoder, spectrogram: MelSpectrogram | None = None) 
 
 
 def score(model: Vocoder, audio: Tensor, mel: Tensor, speaker: Tensor | None = None, segment_frames: int = 512) -> Scores:
-    """Returns the scores of audio, see `score_segments`."""
-    parts = score_segments(model, audio, mel, speaker, segment_frames)
-    return Scores(*(torch.cat(part) for part in zip(*parts, strict=True)))
-
-
-def score_segments(
-    model: Vocoder, audio: Tensor, mel: Tensor, speaker: Tensor | None = None, segment_frames: int = 512
-) -> Iterator[Scores]:
-    """Yields the scores of the next frames, see `score_samples`."""
-    for nats, surprise in score_samples(model, audio, mel, speaker, segment_frames):
-        yield Scores(nats.mean(dim=1), surprise)
+    """Returns the scores of audio, see `score_samples`."""
+    parts = score_samples(model, audio, mel, speaker, segment_frames)
+    return Scores(*map(torch.cat, zip(*((nats.mean(dim=1), surprise) for nats, surprise in parts), strict=True)))
 
 
 @torch.no_grad()

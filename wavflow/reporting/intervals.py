@@ -17,13 +17,9 @@ class Interval(NamedTuple):
 
 
 def mean_interval(values: Iterable[float]) -> Interval:
-    """Mean over clips with the half-width of its 95 % Student-t interval.
+    """Mean over clips with the half-width of its 95 % Student-t interval; `n` counts what is used, the values that are finite.
 
-    Args:
-        values: One per clip. Those that are not finite are left out; `n` counts what is used.
-
-    Returns:
-        `(mean, half_width, n)`; the half-width of one value is `nan`, and so is the mean of none.
+    The half-width of one value is `nan`, and so is the mean of none.
     """
     kept = np.asarray([float(value) for value in values], dtype=np.float64)
     kept = kept[np.isfinite(kept)]

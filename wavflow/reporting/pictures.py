@@ -23,16 +23,14 @@ FREQUENCIES = (500, 1000, 2000, 4000, 8000, 16000)  # Hz, named beside a mel
 LEVELS = 64  # shades of a bare picture: enough for 1 dB each, and a third smaller than with 256
 
 
-def spectrogram_picture(
-    path: str | Path, signals: Mapping[str, Tensor | np.ndarray], sample_rate: int, title: str = ""
-) -> None:
-    """Draws one log-spectrogram per signal, one above the other, with one time axis and one range of colours.
+def write_figure(path: str | Path, figure: Figure, dpi: int = 110) -> None:
+    """Writes a figure as a PNG, whole or not at all."""
+    with atomic_write(path) as part:
+        figure.savefig(part, format="png", dpi=dpi)
 
-    Args:
-        path: The PNG to write.
-        signals: Name to audio (T,) in [-1, 1), in the order of the rows; lengths may differ.
-        sample_rate: In Hz, of all of them.
-        title: Stands above the first row.
+
+def spectrogram_picture(path: str | Path, signals: Mapping[str, Tensor | np.ndarray], sample_rate: int) -> None:
+    """Draws a log-spectrogram of each signal (T,), one above the other, with one time axis and one range of colors.
 
     Raises:
         ValueError: If there is no signal or one is not (T,).
@@ -54,20 +52,11 @@ def spectrogram_picture(
     rows[-1].set_xlabel("seconds")
     bar = figure.colorbar(picture, ax=list(rows), pad=0.01, aspect=16 * len(signals), extend="both")
     bar.set_label("dB re full-scale sine")
-    if title:
-        figure.suptitle(title, fontsize=13, parse_math=False)
-    with atomic_write(path) as part:
-        figure.savefig(part, format="png", dpi=110)
+    write_figure(path, figure)
 
 
 def alignment_picture(path: str | Path, symbols: Sequence[str], durations: Tensor) -> None:
-    """Draws which frames each symbol of a text takes.
-
-    Args:
-        path: The PNG to write.
-        symbols: S of them, named beside the rows.
-        durations: (S,) frames.
-    """
+    """Draws which frames each of S symbols takes, from their `durations` (S,) in frames."""
     ends = durations.cumsum(0)
     figure = Figure(figsize=(11, max(2.5, 0.14 * len(symbols))), layout="constrained")
     axes = figure.subplots()
@@ -75,8 +64,7 @@ def alignment_picture(path: str | Path, symbols: Sequence[str], durations: Tenso
     axes.set_yticks(range(len(symbols)), symbols, fontsize=7, parse_math=False)
     axes.set_ylim(len(symbols) - 0.5, -0.5)
     axes.set_xlabel("frames")
-    with atomic_write(path) as part:
-        figure.savefig(part, format="png", dpi=110)
+    write_figure(path, figure)
 
 
 def _level(name: str, signal: Tensor | np.ndarray, longest: float) -> np.ndarray:
@@ -90,25 +78,14 @@ def _level(name: str, signal: Tensor | np.ndarray, longest: float) -> np.ndarray
     return (20 * (2 * spectrum.abs() / window.sum()).clamp(min=1e-6).log10()).numpy()
 
 
-def matrix_png(values: Tensor, low: float, high: float, colours: str) -> bytes:
-    """A matrix as a PNG of one pixel a value, row 0 at the bottom: a page stretches it as it needs.
+def matrix_png(values: Tensor, low: float, high: float, colors: str) -> bytes:
+    """A matrix (rows, columns) as a PNG of one pixel a value, row 0 at the bottom: a page stretches it as it needs.
 
-    Args:
-        values: (rows, columns), finite.
-        low: Value of the first colour, as are those below.
-        high: Value of the last colour, as are those above; more than `low`.
-        colours: Name of a matplotlib colour map.
-
-    Raises:
-        ValueError: If the range is empty or the matrix is none.
+    Values up to `low` have the first color of a matplotlib color map, those from `high` on the last.
     """
-    if values.dim() != 2 or values.numel() == 0:
-        raise ValueError(f"`values` must be (rows, columns), got shape {tuple(values.shape)}: pass one picture.")
-    if not low < high:
-        raise ValueError(f"`low` must be less than `high`, got {low} and {high}: widen the range.")
     steps = ((values.detach().cpu().double() - low) / (high - low) * LEVELS).floor().clamp(0, LEVELS - 1)
     picture = Image.fromarray(steps.flip(0).to(torch.uint8).numpy())
-    palette = matplotlib.colormaps[colours](np.linspace(0, 1, LEVELS), bytes=True)[:, :3]
+    palette = matplotlib.colormaps[colors](np.linspace(0, 1, LEVELS), bytes=True)[:, :3]
     picture.putpalette(palette.tobytes())
     file = io.BytesIO()
     picture.save(file, format="PNG", optimize=True)

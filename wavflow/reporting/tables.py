@@ -19,13 +19,9 @@ from wavflow.reporting.intervals import Interval
 
 Row = Mapping[str, Any]
 MISSING = "–"
+WIDTH = 100  # characters of a line of plain text
 ARROWS = {"low": ("↓", "lower is better"), "high": ("↑", "higher is better")}
-DISTANCES: dict[str, Callable[[float], float]] = {
-    "low": float,
-    "high": lambda x: -x,
-    "zero": abs,
-    "one": lambda x: abs(x - 1.0),
-}
+DISTANCES: dict[str, Callable[[float], float]] = {"low": float, "high": lambda x: -x, "zero": abs}
 """How far a value is from the best one, by which way is better."""
 
 
@@ -36,17 +32,16 @@ def markdown_table(rows: Sequence[Row], columns: Sequence[str] | None = None) ->
     return tabulate(cells, columns, "pipe", disable_numparse=True, colalign=_align(rows, columns)) + "\n" if rows else ""
 
 
-def text_table(rows: Sequence[Row], headings: Mapping[str, str] | None = None, width: int = 100) -> str:
-    """Returns the rows as plain text for a terminal.
+def text_table(rows: Sequence[Row], headings: Mapping[str, str] | None = None) -> str:
+    """Returns the rows as plain text for a terminal: of an `Interval` the mean, names cut at their front where they are long.
 
     Args:
-        rows: Of an `Interval` the mean is shown.
+        rows: At least one.
         headings: Columns to show, and the heading of each; all that occur by default.
-        width: In characters; names that would make a line longer are cut at their front.
     """
     headings = headings or {column: column for column in _columns(rows)}
     lines = [list(headings.values()), *([_format(_mean(row.get(c))) for c in headings] for row in rows)]
-    left = max(12, width - sum(2 + max(map(len, column)) for column in list(zip(*lines, strict=True))[1:]))
+    left = max(12, WIDTH - sum(2 + max(map(len, column)) for column in list(zip(*lines, strict=True))[1:]))
     for line in lines:
         line[0] = line[0] if len(line[0]) <= left else f"…{line[0][len(line[0]) - left + 1 :]}"
     return tabulate(lines, (), "plain", disable_numparse=True, colalign=_align(rows, list(headings))) + "\n"

@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect
 from torch import Tensor
 
 from wavflow.likelihood.bits import bits_per_sample
-from wavflow.likelihood.scoring import Scores, overall, read, score_samples, score_segments
+from wavflow.likelihood.scoring import overall, read, score_samples
 from wavflow.mel_files import load_mel
 from wavflow.serving.limits import DEFAULT, Limits, Slots, read_body, unless_gone
 from wavflow.serving.metrics import Counted, Metrics
@@ -136,12 +136,12 @@ class Service:
         model = self.models.choose(voice.model, lambda model: model.scores_in_parallel, "scores in one pass")
         speaker = speaker_of(voice, model)
         audio, mel = await self.work(read_upload, body, model, self.limits, lambda path: read(path, model))
-        parts = await self.collect(score_segments(model, audio, mel, speaker))
-        scores = Scores(*(torch.cat(values) for values in zip(*parts, strict=True)))
-        nats = float(scores.log_prob.mean())
-        found = {"surprise": overall(scores.surprise), "nats_per_sample": nats, "bits_per_sample": float(bits_per_sample(nats))}
+        parts = await self.collect(score_samples(model, audio, mel, speaker))
+        by_frame, surprise = torch.cat([nats.mean(dim=1) for nats, _ in parts]), torch.cat([part for _, part in parts])
+        nats = float(by_frame.mean())
+        found = {"surprise": overall(surprise), "nats_per_sample": nats, "bits_per_sample": float(bits_per_sample(nats))}
         hop = model.hop_length / model.sample_rate
-        frames = {"seconds_per_frame": hop, "nats": scores.log_prob.tolist(), "surprise": scores.surprise.tolist()}
+        frames = {"seconds_per_frame": hop, "nats": by_frame.tolist(), "surprise": surprise.tolist()}
         return JSONResponse({**found, "frames": frames})
 
     async def page(self) -> str:

@@ -40,13 +40,13 @@ def fit_all(
     noise: float = 0.0,
     progress: Progress = lambda items, name: items,
 ) -> Fitted:
-    """Fits one flow per fold.
+    """Fits one flow per fold; fold i takes seed + i.
 
     Args:
         data: The rows.
         flow: Configuration of `densities.density`.
         options: Settings of `fitting.fit`.
-        seed: Of weights and batches; fold i takes seed + i.
+        seed: Of weights and batches.
         noise: Standard deviation of the Gaussian noise on each batch, in those of the columns: it blunts the spikes that a
             flow puts on repeated values. Pictures have noise of their own.
         progress: Wraps the numbers of the epochs, given a name to show.
@@ -55,7 +55,7 @@ def fit_all(
     for i, fold in enumerate(data.folds):
         torch.manual_seed(seed + i)
         model = density(flow, len(data.columns), data.levels)
-        train, validation, test = (column(x) for x in fold)
+        train, validation, test = (x.to(torch.get_default_dtype())[..., None] for x in fold)  # (N, D, 1)
         known = torch.cat([dequantize(train, data.levels), validation])
         model.initialize(known)
         jitter = functools.partial(blur, spread=noise * known.std(dim=0)) if noise else None
@@ -129,8 +129,3 @@ def dequantize(x: Tensor, levels: int | None) -> Tensor:
 def blur(x: Tensor, spread: Tensor) -> Tensor:
     """Returns x with fresh Gaussian noise of a standard deviation."""
     return x + spread * torch.randn_like(x)
-
-
-def column(x: Tensor) -> Tensor:
-    """Rows (N, D) in the layout of flows, (N, D, 1), and in torch's default precision."""
-    return x.to(torch.get_default_dtype())[..., None]

@@ -11,16 +11,16 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wavflow.files import atomic_write
 from wavflow.flows import Chain, Flow, Permutation, Reverse, Transform
+from wavflow.reporting.pictures import write_figure
 from wavflow.tabular.fitting import History, log_likelihoods
 from wavflow.tabular.shapes import Shape
 
-MAX_PANELS = 12
+DPI, MAX_PANELS = 100, 12
 
 
 def density_picture(path: str | Path, model: Flow, shape: Shape, test: Tensor, pixels: int = 200) -> None:
-    """Draws a density in the plane beside the true one, in one range of colours, and samples beside true ones (N, 2)."""
+    """Draws a density in the plane beside the true one, in one range of colors, and samples beside true ones (N, 2)."""
     axis = (torch.arange(pixels) + 0.5) / pixels * 2 * shape.extent - shape.extent
     grid = torch.cartesian_prod(axis, axis)
     maps = {"the truth": shape.log_prob(grid).exp(), "the flow": log_likelihoods(model, grid[..., None]).exp()}
@@ -33,7 +33,7 @@ def density_picture(path: str | Path, model: Flow, shape: Shape, test: Tensor, p
     for panel, points in zip(axes[2:], (test, samples(model, len(test), 2)), strict=True):
         panel.scatter(*points.T.numpy(), s=1, linewidths=0, alpha=0.5, color="black")
         panel.set(xlim=extent[:2], ylim=extent[2:], aspect="equal")
-    _write(figure, path)
+    write_figure(path, figure, DPI)
 
 
 def layers_picture(path: str | Path, model: Flow, lines: int = 25, extent: float = 2.5) -> None:
@@ -56,10 +56,10 @@ def layers_picture(path: str | Path, model: Flow, lines: int = 25, extent: float
     for panel, i in zip(axes, kept, strict=False):
         name, x = stages[i]
         for k, line in enumerate(x.reshape(2 * lines, -1, 2)):
-            colour = ("tab:blue", "tab:orange")[k // lines]
-            panel.plot(*line.T.numpy(), color=colour, linewidth=0.6)
+            color = ("tab:blue", "tab:orange")[k // lines]
+            panel.plot(*line.T.numpy(), color=color, linewidth=0.6)
         panel.set(title="noise" if i == 0 else f"{i}: {name}", aspect="equal", adjustable="datalim")
-    _write(figure, path)
+    write_figure(path, figure, DPI)
 
 
 def jacobian_picture(path: str | Path, model: Flow, rows: Tensor) -> None:
@@ -71,7 +71,7 @@ def jacobian_picture(path: str | Path, model: Flow, rows: Tensor) -> None:
     image = panel.imshow(size.clamp(min=1e-3).log10().numpy(), cmap="magma", vmin=-3)
     panel.set(title="log10 |dz / dx|", xlabel="x", ylabel="z")
     figure.colorbar(image, ax=panel)
-    _write(figure, path)
+    write_figure(path, figure, DPI)
 
 
 def samples_picture(path: str | Path, model: Flow, test: Tensor, columns: list[str], levels: int | None) -> None:
@@ -90,11 +90,11 @@ def samples_picture(path: str | Path, model: Flow, test: Tensor, columns: list[s
         for i, (panel, name) in enumerate(zip(axes, columns, strict=False)):
             low, high = test[:, i].quantile(0.005).item(), test[:, i].quantile(0.995).item()
             bins = np.linspace(low, high if high > low else low + 1, 40)
-            for x, colour in ((test, "tab:gray"), (sampled, "tab:orange")):
-                panel.hist(x[:, i].numpy(), bins=bins, density=True, histtype="step", color=colour)
+            for x, color in ((test, "tab:gray"), (sampled, "tab:orange")):
+                panel.hist(x[:, i].numpy(), bins=bins, density=True, histtype="step", color=color)
             panel.set_title(name, fontsize=9, parse_math=False)
         figure.legend(["data", "samples"], loc="outside lower center", ncols=2)
-    _write(figure, path)
+    write_figure(path, figure, DPI)
 
 
 def curve_picture(path: str | Path, history: History) -> None:
@@ -109,7 +109,7 @@ def curve_picture(path: str | Path, history: History) -> None:
     margin = 0.05 * (max(ends) - min(ends)) + 0.01
     panel.set(xlabel="epoch", ylabel="-log p, nats per row, in the data's units", ylim=(min(ends) - margin, max(ends) + margin))
     panel.legend()
-    _write(figure, path)
+    write_figure(path, figure, DPI)
 
 
 @torch.no_grad()
@@ -134,8 +134,3 @@ def _panels(n: int, columns: int) -> tuple[Figure, list]:
     for panel in axes[n:]:
         panel.set_visible(False)
     return figure, list(axes[:n])
-
-
-def _write(figure: Figure, path: str | Path) -> None:
-    with atomic_write(path) as part:
-        figure.savefig(part, format="png", dpi=100)

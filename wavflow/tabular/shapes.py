@@ -114,7 +114,7 @@ def checkerboard() -> Shape:
 
 
 def banana() -> Shape:
-    """`x0 ~ N(0, 1), x1 ~ N(x0^2 - 1, 0.5^2)`: what one affine autoregressive map can be."""
+    """`x0 ~ N(0, 1), x1 ~ N(x0^2 - 1, 0.5^2)`: one affine autoregressive map can fit it exactly."""
 
     def log_prob(x: Tensor) -> Tensor:
         z = (x[:, 1] - x[:, 0].square() + 1) / 0.5

@@ -27,9 +27,9 @@ class Fold(NamedTuple):
 class Data(NamedTuple):
     """A data set of the bench.
 
-    `standardized` says that its log-densities are of columns brought to mean 0 and deviation 1 on the rows that are not tested,
-    as the custom is for tables. `levels` is the number of grey levels of a picture, whose columns hold level / levels: it
-    takes noise of one level before it has a density, and its rows but those of `train` hold it already. `shape` is the truth.
+    `standardized`: log-densities are reported of columns brought to mean 0 and deviation 1 on the rows that are not tested, as
+    is usual for tables. `levels`: the grey levels of pictures, whose columns hold level / levels; noise of one level makes them
+    continuous, and all rows but those of `train` have it already. `shape`: the true density, where it is known.
     """
 
     name: str
@@ -128,7 +128,7 @@ def check(values: Tensor, columns: list[str], path: str) -> None:
 
 
 def decorrelated(values: Tensor, columns: list[str]) -> tuple[Tensor, list[str]]:
-    """Returns the columns but the later one of each pair whose correlation is beyond .98, which tells nothing new."""
+    """Drops the later column of each pair with a correlation beyond .98."""
     correlation = torch.corrcoef(values.T).abs().reshape(len(columns), -1)
     kept: list[int] = []
     for column in range(len(columns)):

@@ -16,7 +16,7 @@ PROMINENT = {"loss": 0, "bits": 1, "kl": 1, "nats": 2, "spectral": 2}  # their o
 
 
 class Scatter(NamedTuple):
-    """A comparison of runs: one point (name, x, y) each."""
+    """A comparison of runs: one point (name, x, y) each, finite, at least one."""
 
     title: str
     x_label: str
@@ -47,34 +47,17 @@ class Axis(NamedTuple):
 
 
 def curve_charts(name: str, csv_path: str | Path) -> dict[str, str]:
-    """Draws the curves of a run's `metrics.csv`; training and validation of a value share a chart.
+    """Draws the curves of a run's `metrics.csv`: value to SVG, the prominent ones first; empty if nothing was logged.
 
     Columns are named `train/<value>` and `validation/<value>`, Lightning's endings `_step` and `_epoch` aside; others
-    are left out. Rows are sparse: an empty cell means that nothing was logged there.
-
-    Args:
-        name: Of the run.
-        csv_path: Its `metrics.csv`.
-
-    Returns:
-        Value to SVG, the prominent ones first; empty if nothing was logged.
-
-    Raises:
-        FileNotFoundError: If the file is missing.
+    are left out. Both of a value share a chart. Rows are sparse: an empty cell means that nothing was logged there.
     """
     return {value: _curve_chart(f"{name}, {value}, by step", parts) for value, parts in _read_curves(csv_path).items()}
 
 
 def scatter_chart(scatter: Scatter) -> str:
-    """Draws runs as named points, as SVG; an axis that spans more than a factor of 30 is logarithmic.
-
-    Raises:
-        ValueError: If no point is finite.
-    """
-    points = [point for point in scatter.points if math.isfinite(point[1]) and math.isfinite(point[2])]
-    if not points:
-        raise ValueError(f"`scatter` must hold at least one finite point, got none in {scatter.title!r}: leave it out.")
-    names, *values = zip(*points, strict=True)
+    """Draws runs as named points, as SVG; an axis that spans more than a factor of 30 is logarithmic."""
+    names, *values = zip(*scatter.points, strict=True)
     x, y = _margins(values[0], 60, 420, 0.18), _margins(values[1], 210, 10, 0.18)
     places = zip(names, x.place(np.array(values[0])), y.place(np.array(values[1])), strict=True)
     marks = (
@@ -89,8 +72,6 @@ def scatter_chart(scatter: Scatter) -> str:
 
 def _read_curves(csv_path: str | Path) -> dict[str, dict[str, np.ndarray]]:
     """Value to part (`train`, `validation`) to points (n, 2) of step and value."""
-    if not Path(csv_path).is_file():
-        raise FileNotFoundError(f"`csv_path` must name a metrics.csv, got {csv_path}, which is not there: train first.")
     points: dict[str, dict[str, list[tuple[float, float]]]] = {}
     with open(csv_path, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):

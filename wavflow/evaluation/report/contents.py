@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wavflow.evaluation.comparison import METRICS, RECORDING, SILENT, Evaluation, Metric, compare, summarize
+from torch import Tensor
+
+from wavflow.evaluation.comparison import METRICS, RECORDING, SILENT, Evaluation, Metric, Progress, compare, summarize
 from wavflow.evaluation.folders import read_folders
-from wavflow.evaluation.pitch import HOP_LENGTH
 from wavflow.evaluation.report.charts import Scatter
 from wavflow.evaluation.report.folder import Report
-from wavflow.evaluation.report.listening import LOWEST_RATE, write_listening_test
+from wavflow.evaluation.report.listening import write_listening_test
 from wavflow.evaluation.systems import ENVELOPE, PULSES, WHITENING, WORLD, Clip, divergences, likelihoods, render
 from wavflow.vocoder import PASSES, Vocoder
 
-Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 QUALITY = "M-STFT"  # what the comparison plots show: needs no library and tells trained from untrained
 MOST = 8  # sounds on a screen of a listening test, beside its low anchor
 SHOWN = 20  # clips that a page plays: each takes about a megabyte of it
@@ -36,10 +36,10 @@ def report_on_models(
     temperature: float = 1.0,
     voicing: bool = True,
     jobs: int | None = None,
-    progress: Progress = lambda items, name: items,
+    progress: Progress = lambda clips, task: clips,
     passes: int = PASSES,
 ) -> Report:
-    """Renders, compares and scores the clips with every model and anchor.
+    """Renders, compares and scores held-out clips with every model and anchor; see `render`, `compare` and `likelihoods`.
 
     Args:
         clips: Held-out recordings, of one mel convention.
@@ -48,7 +48,7 @@ def report_on_models(
         teacher: The KL of the models that sample in parallel is to it; None for none.
         temperature: Of the noise.
         voicing: Whether to track the pitch by pYIN.
-        jobs: Processes that compare; all processors if None.
+        jobs: Processes; all processors if None.
         progress: Wraps what takes long, with its name.
         passes: Of the `MelEqualizer` that models and pulses go through.
     """
@@ -56,9 +56,7 @@ def report_on_models(
     sounds = {clip.name: {name: rendering.audio[i] for name, rendering in renderings.items()} for i, clip in enumerate(clips)}
     first = next(iter(models.values()))
     paired = first.mel.n_mels > 0  # if not, a sample is no version of the recording
-    evaluation = compare(
-        sounds, first.sample_rate, voicing and paired, jobs=jobs, progress=lambda items: progress(items, "comparing")
-    )
+    evaluation = compare(sounds, first.sample_rate, voicing and paired, jobs=jobs, progress=progress)
     if not paired:
         rows = [{name: row[name] for name in ("clip", "system", "level dB")} for row in evaluation.rows]
         evaluation = evaluation._replace(rows=rows)
@@ -81,17 +79,16 @@ def report_on_models(
         notes.append(f"{PULSES}: a pulse for each period of the mel's pitch, and noise, through the same: an untrained student")
     longest = max(clip.audio.shape[-1] for clip in clips) / first.sample_rate
     notes.append(f"{len(clips)} test clips of at most {longest:.3g} s, temperature {temperature:g}, on {first.device.type}")
-    return Report(
+    return _report(
+        sounds,
+        first.sample_rate,
+        evaluation,
+        notes,
+        [] if WORLD in renderings else [WORLD],
         title=" and ".join(models).capitalize() if len(models) < 3 else f"{len(models)} models",
-        sample_rate=first.sample_rate,
         summary=summary,
         tables=tables,
-        clips=evaluation.rows,
-        left_out=evaluation.left_out,
-        notes=notes + _missing(evaluation, [] if WORLD in renderings else [WORLD]) + _shown(sounds),
-        sounds=dict(itertools.islice(sounds.items(), SHOWN)),
         log_probs=log_probs,
-        pitch=_pitch(evaluation, first.sample_rate),
         curves={name: path for name, path in logs.items() if path.is_file()},
         models=models,
         scatters=_scatters(summary, models),
@@ -105,25 +102,45 @@ def report_on_folders(
     limit: int | None = None,
     voicing: bool = True,
     jobs: int | None = None,
-    progress: Progress = lambda items, name: items,
+    progress: Progress = lambda clips, task: clips,
 ) -> Report:
     """Compares folders of sounds with a folder of recordings; see `read_folders`. The lag of each sound is taken out."""
     sounds = read_folders(reference, generated, limit)
-    evaluation = compare(
-        sounds.clips, sounds.sample_rate, voicing, align=True, jobs=jobs, progress=lambda items: progress(items, "comparing")
-    )
+    evaluation = compare(sounds.clips, sounds.sample_rate, voicing, align=True, jobs=jobs, progress=progress)
     if not evaluation.rows:
         raise ValueError(f"`reference`: no clip of {reference} can be compared. The first: {evaluation.left_out[0]['why']}.")
     notes = [f"recordings: {reference}", *(f"{system}: {folder}" for system, folder in generated.items()), *sounds.notes]
-    return Report(
+    return _report(
+        sounds.clips,
+        sounds.sample_rate,
+        evaluation._replace(left_out=sounds.left_out + evaluation.left_out),
+        notes,
         title=f"{', '.join(generated)} beside the recordings",
-        sample_rate=sounds.sample_rate,
         summary=summarize(evaluation.rows, [RECORDING, *generated]),
+    )
+
+
+def _report(
+    sounds: Mapping[str, Mapping[str, Tensor]],
+    sample_rate: int,
+    evaluation: Evaluation,
+    notes: list[str],
+    missing: Sequence[str] = (),
+    **contents: Any,
+) -> Report:
+    """A report that plays the first clips; its notes say so, and what was not computed."""
+    if missing := [*evaluation.missing, *missing]:
+        notes.append(f"not computed, for want of a library: {', '.join(missing)} (pip install 'wavflow[eval]')")
+    if len(sounds) > SHOWN:
+        notes.append(f"the first {SHOWN} of {len(sounds)} clips can be heard here; the metrics are of all")
+    return Report(
+        sample_rate=sample_rate,
         clips=evaluation.rows,
-        left_out=sounds.left_out + evaluation.left_out,
-        notes=notes + _missing(evaluation) + _shown(sounds.clips),
-        sounds=dict(itertools.islice(sounds.clips.items(), SHOWN)),
-        pitch=_pitch(evaluation, sounds.sample_rate),
+        left_out=evaluation.left_out,
+        notes=notes,
+        sounds=dict(itertools.islice(sounds.items(), SHOWN)),
+        pitch=evaluation.tracks,
+        **contents,
     )
 
 
@@ -149,8 +166,7 @@ def write_listening_page(path: str | Path, report: Report) -> None:
             length = min(len(sounds[name]) for name in chosen)
             clips[clip] = {name: sounds[name][:length] for name in chosen}
     pairs = [(recording, name) for name in models] + list(itertools.pairwise(models))
-    low_anchor = report.sample_rate > LOWEST_RATE
-    write_listening_test(path, clips, report.sample_rate, recording, low_anchor=low_anchor, pairs=pairs, title=report.title)
+    write_listening_test(path, clips, report.sample_rate, pairs, report.title)
 
 
 def _facts(name: str, model: Vocoder) -> dict[str, Any]:
@@ -171,24 +187,6 @@ def _in_words(info: Mapping[str, Any]) -> list[str]:
     words += [f"{info['seconds'] / 60:.3g} min"] if info.get("seconds") else []
     others = {name: value for name, value in info.items() if name not in ("steps", "seconds", "stage", "split")}
     return words + [f"{len(v)} {name}" if isinstance(v, list) else f"{name}: {v}" for name, v in others.items()]
-
-
-def _missing(evaluation: Evaluation, anchors: Sequence[str] = ()) -> list[str]:
-    names = [*evaluation.missing, *anchors]
-    return [f"not computed, for want of a library: {', '.join(names)} (pip install 'wavflow[eval]')"] if names else []
-
-
-def _shown(sounds: Mapping[str, Any]) -> list[str]:
-    return (
-        [f"the first {SHOWN} of {len(sounds)} clips can be heard here; the metrics are of all"] if len(sounds) > SHOWN else []
-    )
-
-
-def _pitch(evaluation: Evaluation, sample_rate: int) -> dict[str, dict[str, tuple[Any, float]]]:
-    return {
-        clip: {system: (track, HOP_LENGTH / sample_rate) for system, track in tracks.items()}
-        for clip, tracks in evaluation.tracks.items()
-    }
 
 
 def _scatters(summary: Sequence[Mapping[str, Any]], models: Mapping[str, Vocoder]) -> list[Scatter]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
+from wavflow.evaluation.pitch import HOP_LENGTH
 from wavflow.reporting.intervals import Interval
 from wavflow.reporting.tables import Row
 
@@ -34,14 +35,7 @@ def likelihood_lane(log_probs: Mapping[str, Tensor], hop_length: int, sample_rat
     Of a frame the mean is a line, down to the 5th percentile a band. The page's script draws the samples, at any zoom, on a
     canvas of each model that holds them as bytes: 255 is the top.
 
-    Args:
-        log_probs: Model to nats per sample (T,).
-        hop_length: Samples per frame.
-        sample_rate: In Hz.
-        seconds: Length of the lane.
-
-    Returns:
-        "" if nothing is finite; what is not is drawn at the bottom.
+    `log_probs` maps a model to nats per sample (T,); what is not finite is drawn at the bottom, and "" if nothing is.
     """
     nats = {name: log_prob.detach().cpu().double().numpy() for name, log_prob in log_probs.items()}
     every = np.concatenate([*nats.values()])
@@ -73,26 +67,20 @@ def likelihood_lane(log_probs: Mapping[str, Tensor], hop_length: int, sample_rat
     )
 
 
-def pitch_lane(tracks: Mapping[str, tuple[np.ndarray, float]], seconds: float) -> str:
-    """F0 tracks on a logarithmic axis, one path per system, named in `data-name`.
+def pitch_lane(tracks: Mapping[str, np.ndarray], sample_rate: int, seconds: float) -> str:
+    """F0 tracks on a logarithmic axis, one path per system, named in `data-name`; "" if nothing is voiced.
 
-    Args:
-        tracks: System to F0 in Hz per frame (nan where unvoiced), and seconds per frame; the first is the recording.
-        seconds: Length of the lane.
-
-    Returns:
-        "" if nothing is voiced.
+    `tracks` maps a system to F0 in Hz, as `pyin_track` returns it; the first is the recording.
     """
-    voiced = [np.asarray(track)[np.isfinite(track)] for track, _ in tracks.values()]
-    if not any(len(track) for track in voiced):
+    hertz = np.concatenate([track[np.isfinite(track)] for track in tracks.values()])
+    if not len(hertz):
         return ""
-    hertz = np.concatenate(voiced)
     low, high = math.log(hertz.min() / 1.06), math.log(hertz.max() * 1.06)
     ticks = [tick for tick in (60, 80, 100, 150, 200, 300, 400, 600, 800) if low <= math.log(tick) <= high]
     axis = [(f"{tick} Hz", float(_scaled(math.log(tick), low, high))) for tick in ticks]
     paths = []
-    for i, (name, (track, hop)) in enumerate(tracks.items()):
-        track = np.asarray(track, dtype=np.float64)
+    hop = HOP_LENGTH / sample_rate
+    for i, (name, track) in enumerate(tracks.items()):
         ends = np.flatnonzero(np.diff(np.isfinite(track), prepend=False, append=False)).reshape(-1, 2)
         # A lone voiced frame is a point: drawn a hundredth of a second long, with round ends.
         runs = [[(hop * j, float(_scaled(math.log(track[j]), low, high))) for j in range(*end)] for end in ends]

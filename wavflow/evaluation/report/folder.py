@@ -14,7 +14,6 @@ from wavflow.evaluation.comparison import METRICS, Metric
 from wavflow.evaluation.report.charts import Scatter
 from wavflow.evaluation.report.page import render_page
 from wavflow.files import write_text
-from wavflow.mel import MelSpectrogram
 from wavflow.reporting.tables import Row, csv_table, markdown_table, plain_rows
 from wavflow.vocoder import Vocoder
 from wavflow.writing import write_audio
@@ -29,7 +28,6 @@ class Report:
     Args:
         title: Heading of the page.
         sample_rate: Of all sounds, in Hz.
-        mel: What the spectrograms show; the full band by default.
         summary: One row per system: recording, anchors, teacher, student.
         tables: Further tables: heading to rows; a column "bits/sample" is also drawn.
         clips: One row per clip and system, in the columns "clip", "system" and the metrics.
@@ -38,7 +36,7 @@ class Report:
         links: Other pages to name at the top: title to address, relative to the report.
         sounds: Clip to system to audio (T,) in [-1, 1); the first system is the recording, with which others are compared.
         log_probs: Clip to model to log-density of the recording, (T,), nats per sample.
-        pitch: Clip to system to F0 in Hz per frame (nan where unvoiced), and seconds per frame.
+        pitch: Clip to system to F0 in Hz (nan where unvoiced), as `pyin_track` returns it.
         curves: Run to its `metrics.csv`.
         models: Name to model, whose configuration is shown.
         scatters: Comparisons of runs.
@@ -47,7 +45,6 @@ class Report:
 
     title: str
     sample_rate: int
-    mel: MelSpectrogram | None = None
     summary: Sequence[Row] = ()
     tables: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     clips: Sequence[Row] = ()
@@ -56,7 +53,7 @@ class Report:
     links: Mapping[str, str] = field(default_factory=dict)
     sounds: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     log_probs: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
-    pitch: Mapping[str, Mapping[str, tuple[np.ndarray, float]]] = field(default_factory=dict)
+    pitch: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
     curves: Mapping[str, str | Path] = field(default_factory=dict)
     models: Mapping[str, Vocoder] = field(default_factory=dict)
     scatters: Sequence[Scatter] = ()
@@ -69,10 +66,6 @@ def write_report(folder: str | Path, report: Report) -> None:
     The page holds all that it shows and plays, so it may be sent and opened by itself. Sounds that are empty or not finite
     can't be played and are skipped, and with its recording a clip; `left_out` should say why. Sounds that an earlier report
     in the folder listed and this one does not hold are removed; other files there stay.
-
-    Args:
-        folder: Made if it is not there.
-        report: What to write.
 
     Raises:
         ValueError: If a sound is no clip (T,) of floats.

@@ -20,8 +20,9 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
-from wavflow.files import atomic_write, write_text
+from wavflow.files import write_text
 from wavflow.reporting.intervals import Interval, mean_interval
+from wavflow.reporting.pictures import write_figure
 from wavflow.reporting.tables import Row, csv_table, plain_rows
 
 COLUMNS = (
@@ -47,10 +48,8 @@ class Scores(NamedTuple):
 def score(paths: Iterable[str | Path]) -> Scores:
     """Reads results and brings them into tables.
 
-    A listener who rates the hidden reference under 90 in more than 15 % of the items is left out of MUSHRA's table.
-
-    Args:
-        paths: CSV files as the page saves them, all of one page. A session that an earlier file holds is left out.
+    The CSV files are as the page saves them, all of one page. A session that an earlier file holds is left out. A listener who
+    rates the hidden reference under 90 in more than 15 % of the items is left out of MUSHRA's table.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -246,8 +245,7 @@ def _picture(path: Path, scores: Scores) -> None:
         axes.set_xlim(*limits)
         if guessing is not None:
             axes.axvline(guessing, color="0.5", linewidth=1, linestyle="--")
-    with atomic_write(path) as part:
-        figure.savefig(part, format="png", dpi=110)
+    write_figure(path, figure)
 
 
 def _bar(name: str, interval: Interval) -> tuple[str, float, float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from string import Template
 from typing import TYPE_CHECKING, Any
 
@@ -25,25 +25,28 @@ if TYPE_CHECKING:
     from wavflow.evaluation.report.folder import Report
 
 RANGE = 8.0  # nepers of a mel spectrogram that are shown: 70 dB
-DIFFERENCE = 2.5  # nepers at which a difference has its last colour: 22 dB
+DIFFERENCE = 2.5  # nepers at which a difference has its last color: 22 dB
 DECIBEL = 8.686  # per neper
 
 
 def render_page(report: Report) -> str:
     """Returns the page, sounds and pictures included."""
     recording = next(iter(next(iter(report.sounds.values()), {})), None)
-    mel = report.mel or judging_mel(report.sample_rate)
+    mel = judging_mel(report.sample_rate)
     axis, better = mel_axis(mel), {name: metric.better for name, metric in report.legend.items()}
-    comparisons = {scatter.title: scatter_chart(scatter) for scatter in report.scatters if scatter.points}
+    comparisons = [
+        f'<div class="card"><h3>{html.escape(scatter.title)}</h3>{scatter_chart(scatter)}</div>' for scatter in report.scatters
+    ]
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in report.notes)
     contents: list[tuple[str, list[str]]] = [
-        ("Listen and look", _clips(report, mel) if report.sounds else []),
+        ("Listen and look", [_clip(report, mel, i, clip) for i, clip in enumerate(report.sounds)]),
         ("Systems", [html_table(report.summary, better, recording), _legend(report)] if report.summary else []),
         *((heading, [ladder(rows), html_table(rows, better)] if rows else []) for heading, rows in report.tables.items()),
-        ("Comparison", [_cards(comparisons)] if comparisons else []),
+        ("Comparison", [f'<div class="cards">{"".join(comparisons)}</div>'] if comparisons else []),
         ("Training", _training(report) if report.curves else []),
         ("Models", [_settings(report)] if report.models else []),
         ("Left out", [html_table(report.left_out)] if report.left_out else []),
-        ("Notes", [_list(report.notes)] if report.notes else []),
+        ("Notes", [f"<ul>{notes}</ul>"] if report.notes else []),
     ]
     sections = [(f"section-{i}", heading, parts) for i, (heading, parts) in enumerate(contents) if parts]
     first = '<b class="first"></b>'
@@ -76,18 +79,9 @@ def _links(links: Mapping[str, str]) -> str:
     return f'<p class="links">See also: {", ".join(named)}</p>' if links else ""
 
 
-def _cards(contents: Mapping[str, str]) -> str:
-    cards = (f'<div class="card"><h3>{html.escape(name)}</h3>{content}</div>' for name, content in contents.items())
-    return f'<div class="cards">{"".join(cards)}</div>'
-
-
-def _list(items: Sequence[str]) -> str:
-    return "<ul>" + "".join(f"<li>{html.escape(item)}</li>" for item in items) + "</ul>"
-
-
 def _legend(report: Report) -> str:
     """What each column of the summary means and which way is better."""
-    aims = {"low": "lower is better", "high": "higher is better", "zero": "nearest to 0 is best", "one": "nearest to 1 is best"}
+    aims = {"low": "lower is better", "high": "higher is better", "zero": "nearest to 0 is best"}
     entries = [
         f"<dt>{html.escape(name)}</dt><dd>{html.escape(metric.meaning)}. <em>{aims[metric.better].capitalize()}.</em></dd>"
         for name, metric in report.legend.items()
@@ -100,33 +94,29 @@ def _legend(report: Report) -> str:
     return f'{intro}<details class="legend"><summary>What the metrics mean</summary><dl>{"".join(entries)}</dl></details>'
 
 
-def _clips(report: Report, mel: MelSpectrogram) -> list[str]:
-    """One card per clip: all versions with sound and pictures, from which the script makes one player."""
-    return [_clip(report, mel, i, clip, systems) for i, (clip, systems) in enumerate(report.sounds.items())]
-
-
-def _clip(report: Report, mel: MelSpectrogram, index: int, clip: str, sounds: Mapping[str, Tensor]) -> str:
+def _clip(report: Report, mel: MelSpectrogram, index: int, clip: str) -> str:
+    """A clip's card: all versions with sound and pictures, from which the script makes one player."""
+    sounds = report.sounds[clip]
     longest = max(len(audio) for audio in sounds.values())
     seconds = longest / report.sample_rate
     pictures = _pictures(mel, sounds, longest)
-    sources = {system: _uri("audio/flac", encode_audio(audio, report.sample_rate)) for system, audio in sounds.items()}
     versions = [
         f'<figure data-name="{html.escape(system)}"><figcaption>{html.escape(system)}</figcaption>'
-        f'<audio controls preload="none" src="{sources[system]}" '
+        f'<audio controls preload="none" src="{_uri("audio/flac", encode_audio(audio, report.sample_rate))}" '
         f'aria-label="{html.escape(f"{clip}, {system}")}"></audio>'
         + "".join(
             f'<img class="{kind}" src="{uri}" alt="{html.escape(f"{words} of {system}")}">'
             for kind, words, uri in pictures[system]
         )
         + "</figure>"
-        for system in sounds
+        for system, audio in sounds.items()
     ]
     rows = [{k: v for k, v in row.items() if k != "clip"} for row in report.clips if row.get("clip") == clip]
     recording, better = next(iter(sounds)), {name: metric.better for name, metric in report.legend.items()}
     log_probs, tracks = report.log_probs.get(clip), report.pitch.get(clip)
     lanes = [
         likelihood_lane(log_probs, mel.hop_length, report.sample_rate, seconds) if log_probs else "",
-        pitch_lane(tracks, seconds) if tracks else "",
+        pitch_lane(tracks, report.sample_rate, seconds) if tracks else "",
     ]
     frames = -(-longest // mel.hop_length)
     return (
