@@ -243,6 +243,7 @@ def unharmed(server: Running, caplog: pytest.LogCaptureFixture) -> Iterator[None
     assert (server.service.requests.taken, server.service.streams.slots.taken) == (0, 0)
     assert server.post("/v1/synthesize?passes=0", npy(np.full((8, 4), -6.0, np.float32))).status_code == 200
     records = [*caplog.get_records("call"), *caplog.records]  # of the test, and of what came after it
+    records = [record for record in records if not record.name.startswith("websockets")]  # the test's own client
     assert not [record for record in records if record.exc_info or record.levelname == "ERROR"]
 
 
@@ -470,6 +471,7 @@ def test_a_token_is_asked_for() -> None:
 
 @pytest.mark.slow
 def test_sigterm_ends_a_stream_with_the_audio_of_what_was_sent(tmp_path: Path) -> None:
+    torch.set_default_dtype(torch.float32)  # as in the server's process, which rounds the mel's filters so
     student, mel = tiny_student(0.1).float(), random_log_mel(50).float()
     wavflow.save_model(student, tmp_path / "tiny.safetensors")
     command = [sys.executable, "-m", "wavflow.serve", "model=tiny.safetensors", "port=0", "threads=1"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from wavflow.reporting.tables import csv_table, markdown_table, plain_rows
 from wavflow.tabular import bench, densities, pictures
 from wavflow.tabular.tables import Data
 
-progress = partial(tqdm, unit="epoch", leave=False)  # takes epochs and what is done in them
 EXAMPLES = 8  # rows that the Jacobian's pattern is a mean of
 
 
@@ -39,6 +38,11 @@ def run(cfg: DictConfig) -> None:
     densities.save(fitted.models[0], folder / "model.safetensors", config)
     draw_pictures(folder, data, fitted)
     print((folder / "results.md").read_text())
+
+
+def progress(items: Iterable[int], name: str) -> Iterable[int]:
+    """Shows a bar of the epochs."""
+    return tqdm(items, name, unit="epoch", leave=False)
 
 
 def write(folder: Path, table: list[dict[str, Any]], fitted: bench.Fitted, config: dict[str, Any]) -> None:
