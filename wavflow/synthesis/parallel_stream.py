@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from wavflow.synthesis.parallel import ParallelEngine
 
 PIECE = 256  # frames drawn at once, at most
-STRIDES = 16  # parts of a piece that threads work on at the same time, each by another stage
-THREADED = 16  # frames below which one thread is faster than several
+STRIDES = 16  # parts of a piece, where threads share it; a thread takes one part through one stage at a time
+THREADED = 16  # frames from which on threads share a piece; of fewer, a part is hardly worth a thread's waking
 ROOM = 256  # time steps kept beyond the past of a layer before that moves back to the front
 
 
@@ -140,11 +140,9 @@ class ParallelStream:
         if not frames:
             return np.zeros((self.batch, 0), np.float32), np.zeros((self.batch, 0), np.float32)
         z, layers = noise(frames * hop), len(engine.net.dilations)
-        log_prob, none = (
-            engine.vocoder.flow.base_log_prob(z.unsqueeze(1)),
-            np.zeros(engine.projection.shape[0] * TILE, np.float32),
-        )
-        projected = [_multiply(with_spare(item), engine.projection, none, frames + 2) for item in features]
+        log_prob = engine.vocoder.flow.base_log_prob(z.unsqueeze(1))
+        no_bias = np.zeros(engine.projection.shape[0] * TILE, np.float32)
+        projected = [_multiply(with_spare(item), engine.projection, no_bias, frames + 2) for item in features]
         u = np.array(to_numpy(z), np.float32, order="C").reshape(self.batch, frames, hop)  # a copy: stages change it
         piece = Piece(
             np.ascontiguousarray(mels),
@@ -163,7 +161,7 @@ class ParallelStream:
     def _run(self, stages: list[Stage], piece: Piece, frames: int) -> None:
         """Takes a piece through all stages: each takes the frames in order, after the stage before it.
 
-        Threads share the work, some frames of a stage at a time:
+        Threads share the work. Each takes the next part of any stage that is ready, so that none waits while there is one:
 
             stage 1    0 1 2 3 4 5
             stage 2      0 1 2 3 4 ...
