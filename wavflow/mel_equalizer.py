@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 
 import numpy as np
@@ -178,6 +179,14 @@ class EqualizerStream:
         whole = audio.shape[-1] // self.hop_length * self.hop_length
         self.rest = audio[:, whole:]
         return audio[:, :whole]
+
+    def push_pieces(self, pieces: Iterable[tuple[Tensor, bool]], mel: Tensor, last: bool = False) -> Tensor:
+        """`push` for audio piece by piece, each as soon as it is there, and whether it is the last piece."""
+        ready = []
+        for audio, end in pieces:
+            ready.append(self.push(audio, mel, last and end))
+            mel = mel[..., :0]  # it came with the first piece
+        return torch.cat(ready, dim=-1)
 
 
 class _Pass:

@@ -256,12 +256,13 @@ class Vocoder(nn.Module):
         warn_of_log10(mel, self.mel, stacklevel=3)
         noise, sampler = temperature * noise, self._sampler(dtype, fast, segment_frames)
         if lengths is None:
-            return self.equalizer(sampler.sample(mel, noise, speaker), mel, passes)
+            return self.equalizer.stream(passes).push_pieces(sampler.pieces(mel, noise, speaker), mel, last=True)
         audio = torch.zeros_like(noise)
         for i, n in enumerate(lengths.tolist()):
             item, samples = slice(i, i + 1), n * self.hop_length
             frames, who = mel[item, :, :n], None if speaker is None else speaker[item]
-            audio[item, :samples] = self.equalizer(sampler.sample(frames, noise[item, :samples], who), frames, passes)
+            pieces = sampler.pieces(frames, noise[item, :samples], who)
+            audio[item, :samples] = self.equalizer.stream(passes).push_pieces(pieces, frames, last=True)
         return audio
 
     def stream(

@@ -67,5 +67,5 @@ class VocoderStream:
 
     @torch.no_grad()
     def _push(self, chunk: Tensor, last: bool) -> Tensor:
-        drawn = self.stream.push(chunk, partial(self.draw, self.none), last=last)[0]
-        return self.equalized.push(drawn, chunk, last=last)
+        pieces = self.stream.pieces(chunk, partial(self.draw, self.none), last)
+        return self.equalized.push_pieces(((audio, end) for audio, _, end in pieces), chunk, last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -32,12 +33,12 @@ class EagerSampler:
     def __init__(self, vocoder: Vocoder, engine: StepEngine | None = None, segment_frames: int = 128) -> None:
         self.vocoder, self.engine, self.segment_frames = vocoder, engine, segment_frames
 
-    def sample(self, mel: Tensor, noise: Tensor, speaker: Tensor | None = None) -> Tensor:
-        """Returns audio (B, T) of a mel (B, n_mels, F) and noise (B, T), temperature included."""
+    def pieces(self, mel: Tensor, noise: Tensor, speaker: Tensor | None = None) -> Iterator[tuple[Tensor, bool]]:
+        """Yields audio (B, T) of a mel (B, n_mels, F) and noise (B, T), temperature included: all of it, the last piece."""
         z, _ = self.vocoder.add_pulses(noise.unsqueeze(1), mel)
         cond = self.vocoder.conditioning(mel, speaker)
         u = self._in_segments(z, cond) if self.engine is None else self.engine.sample(z, cond)
-        return self.vocoder.unwhiten(u, mel)[0]
+        yield self.vocoder.unwhiten(u, mel)[0], True
 
     def stream(self, batch: int = 1, speaker: Tensor | None = None) -> StudentStream:
         """Returns an empty stream for so many items at once; raises ValueError for a model that is no student."""

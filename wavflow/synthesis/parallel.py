@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -106,9 +107,10 @@ class ParallelEngine:
         """Returns audio (B, T) of a mel (B, n_mels, F) and noise (B, T), temperature included, and its log-density (B, T)."""
         return self.stream(len(mel), speaker).push(mel, Noise(noise), last=True)
 
-    def sample(self, mel: Tensor, noise: Tensor, speaker: Tensor | None = None) -> Tensor:
-        """Returns the audio alone, see `sample_and_log_prob`."""
-        return self.sample_and_log_prob(mel, noise, speaker)[0]
+    def pieces(self, mel: Tensor, noise: Tensor, speaker: Tensor | None = None) -> Iterator[tuple[Tensor, bool]]:
+        """Yields the audio alone (B, n), piece by piece, and whether it is the last piece; see `ParallelStream.pieces`."""
+        for audio, _, last in self.stream(len(mel), speaker).pieces(mel, Noise(noise), last=True):
+            yield audio, last
 
     def _pack_frames(self, steps: list[Autoregressive]) -> None:
         """Packs what is done at frame rate: the upsampler, and the projections to all layers side by side."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from wavflow.synthesis.packing import ROWS, TILE, to_numpy, whole
+from wavflow.synthesis.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from wavflow.synthesis.parallel import ParallelEngine
@@ -25,16 +26,19 @@ ROOM = 256  # time steps kept beyond the past of a layer before that moves back 
 class Piece(NamedTuple):
     """Arrays of a piece of F frames, which the stages of a draw share."""
 
+    frames: int  # F
+    last: bool  # of the frames that came with it
     mels: np.ndarray  # (B, F + 2, n_mels), from the frame before the first one to that after the last
     projected: list[np.ndarray]  # of each item, features of these frames for all layers
     u: np.ndarray  # (B, F, hop_length) noise; then what the stages make of it
     log_scale: np.ndarray  # (B, F, hop_length) log |du/dz|
+    log_prob: Tensor  # (B, F * hop_length) of the noise
     pitch: np.ndarray  # (B, F, blocks of a frame, 2), see `unwhitening.pitches`
     audio: np.ndarray  # (B, F, hop_length)
     log_gain: np.ndarray  # (B, F, hop_length) log |daudio/du|
 
 
-Stage = Callable[[Piece, int, slice], None]  # of an item, on some frames
+Stage = Callable[[int, tuple[Piece, slice]], None]  # on an item, some of its frames
 
 
 class ParallelStream:
@@ -70,17 +74,25 @@ class ParallelStream:
         self.features = np.zeros((batch, 0, whole(vocoder.upsampler.channels, TILE)), np.float32)
         self.started = self.ended = False
 
-    @torch.no_grad()
     def push(self, mel: Tensor, noise: Callable[[int], Tensor], last: bool = False) -> tuple[Tensor, Tensor]:
-        """Takes further frames (B, n_mels, F) and draws what can be drawn.
+        """Takes further frames (B, n_mels, F) and draws what can be drawn, as `pieces`.
+
+        Returns:
+            Audio (B, n), the next n samples, and its log-density (B, n) in nats per sample.
+        """
+        audio, log_prob, _ = zip(*self.pieces(mel, noise, last), strict=True)
+        return torch.cat(audio, dim=1), torch.cat(log_prob, dim=1)
+
+    @torch.no_grad()
+    def pieces(self, mel: Tensor, noise: Callable[[int], Tensor], last: bool = False) -> Iterator[tuple[Tensor, Tensor, bool]]:
+        """Takes further frames (B, n_mels, F); yields audio (B, n), log-density (B, n), and whether this piece is the last one.
+
+        Where several threads share the work, they draw the next pieces while the caller has this one.
 
         Args:
             mel: Frames; may be none at all.
             noise: Called with a number of samples; returns so much noise (B, n), temperature included.
             last: Whether no more frames will come.
-
-        Returns:
-            Audio (B, n), the next n samples, and its log-density (B, n) in nats per sample.
 
         Raises:
             ValueError: After the last frame, or with another number of items.
@@ -91,13 +103,31 @@ class ParallelStream:
             raise ValueError(f"`mel` must have the stream's {self.batch} items, got {len(mel)}.")
         self.ended = last
         frames = np.ascontiguousarray(to_numpy(mel.transpose(1, 2)))
-        pieces = [frames[:, i : i + PIECE] for i in range(0, frames.shape[1], PIECE)] or [frames]
-        drawn = [self._push(piece, noise, last and i == len(pieces) - 1) for i, piece in enumerate(pieces)]
-        audio, log_prob = (torch.from_numpy(np.concatenate(parts, axis=1)) for parts in zip(*drawn, strict=True))
-        return audio, log_prob
+        threads = torch.get_num_threads() if frames.shape[1] >= THREADED else 1
+        parts = self._parts(frames, noise, last, threads)
+        chains = [[partial(stage, item) for stage in self._stages()] for item in range(self.batch)]
+        for piece, here in parts if threads == 1 else Pipeline(parts, chains, self.engine.pool, threads):
+            if threads == 1 and piece.frames:
+                for stage in itertools.chain.from_iterable(chains):
+                    stage((piece, here))
+            if here.stop == piece.frames:
+                audio, log_scale = (x.reshape(self.batch, -1) for x in (piece.audio, piece.log_scale + piece.log_gain))
+                yield torch.from_numpy(audio), piece.log_prob - torch.from_numpy(log_scale), piece.last
 
-    def _push(self, mels: np.ndarray, noise: Callable[[int], Tensor], last: bool) -> tuple[np.ndarray, np.ndarray]:
-        """`push` for (B, F, n_mels) of at most a piece.
+    def _parts(
+        self, mels: np.ndarray, noise: Callable[[int], Tensor], last: bool, threads: int
+    ) -> Iterator[tuple[Piece, slice]]:
+        """Yields what is to be drawn of further mels (B, F, n_mels): pieces, and the frames of each that are one part."""
+        pieces = [mels[:, i : i + PIECE] for i in range(0, mels.shape[1], PIECE)] or [mels]
+        for i, frames in enumerate(pieces):
+            end = i == len(pieces) - 1
+            piece = self._prepare(frames, noise, last and end)._replace(last=end)
+            size = max(1, piece.frames if threads == 1 else -(-piece.frames // STRIDES))
+            for start in range(0, max(1, piece.frames), size):
+                yield piece, slice(start, min(start + size, piece.frames))
+
+    def _prepare(self, mels: np.ndarray, noise: Callable[[int], Tensor], last: bool) -> Piece:
+        """Returns the frames that can be drawn once (B, F, n_mels) have come, at most a piece.
 
         mels      f-1  f  f+1 ...      held from one before the frame f that is drawn next, as features are;
         features  f-1  f  f+1 ...      each is made of three mels, each sample of three features
@@ -116,7 +146,7 @@ class ParallelStream:
             features = np.concatenate([features, features[:, -1:]], axis=1)
         ready = max(features.shape[1] - 2, 0)
         self.mels, self.features = mels[:, ready:], features[:, ready:]
-        return self._draw(mels[:, : ready + 2], features[:, : ready + 2], ready, noise)
+        return self._piece(mels[:, : ready + 2], features[:, : ready + 2], ready, noise)
 
     def _upsample(self, mels: np.ndarray) -> np.ndarray:
         """Makes features (B, F, channels) of mels (B, F + 2, n_mels)."""
@@ -132,83 +162,35 @@ class ParallelStream:
                 features[item, :, : self.embedding.shape[1]] += self.embedding[item]
         return features
 
-    def _draw(
-        self, mels: np.ndarray, features: np.ndarray, frames: int, noise: Callable[[int], Tensor]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Draws so many frames; mels and features go from one before to one after them."""
+    def _piece(self, mels: np.ndarray, features: np.ndarray, frames: int, noise: Callable[[int], Tensor]) -> Piece:
+        """Returns so many frames before any stage; mels and features go from one before to one after them."""
         engine, hop = self.engine, self.engine.vocoder.hop_length
-        if not frames:
-            return np.zeros((self.batch, 0), np.float32), np.zeros((self.batch, 0), np.float32)
         z, layers = noise(frames * hop), len(engine.net.dilations)
-        log_prob = engine.vocoder.flow.base_log_prob(z.unsqueeze(1))
         no_bias = np.zeros(engine.projection.shape[0] * TILE, np.float32)
         projected = [_multiply(with_spare(item), engine.projection, no_bias, frames + 2) for item in features]
         u = np.array(to_numpy(z), np.float32, order="C").reshape(self.batch, frames, hop)  # a copy: stages change it
-        piece = Piece(
+        return Piece(
+            frames,
+            False,
             np.ascontiguousarray(mels),
             [item.reshape(-1, layers, 2 * engine.net.channels) for item in projected],
             u,
             np.zeros_like(u),
+            engine.vocoder.flow.base_log_prob(z.unsqueeze(1)),
             np.empty((self.batch, frames, engine.filters.kernel.shape[1], 2) if engine.filters else 0),
             np.empty_like(u) if engine.filters else u,
             np.zeros_like(u),
         )
-        stages: list[Stage] = [partial(self._apply_flow, flow) for flow in range(engine.flows)]
-        self._run([self._add_pulses, *stages, self._unwhiten] if engine.filters else stages, piece, frames)
-        audio, log_scale = (x.reshape(self.batch, -1) for x in (piece.audio, piece.log_scale + piece.log_gain))
-        return audio, to_numpy(log_prob) - log_scale
 
-    def _run(self, stages: list[Stage], piece: Piece, frames: int) -> None:
-        """Takes a piece through all stages: each takes the frames in order, after the stage before it.
+    def _stages(self) -> list[Stage]:
+        flows = [partial(self._apply_flow, flow) for flow in range(self.engine.flows)]
+        return [self._add_pulses, *flows, self._unwhiten] if self.engine.filters else [*flows]
 
-        Threads share the work. Each takes the next part of any stage that is ready, so that none waits while there is one:
-
-            stage 1    0 1 2 3 4 5
-            stage 2      0 1 2 3 4 ...
-            stage 3        0 1 2 3 ...
-        """
-        if (threads := torch.get_num_threads()) == 1 or frames < THREADED:
-            for stage in stages:
-                for item in range(self.batch):
-                    stage(piece, item, slice(0, frames))
-            return
-        stride = -(-frames // STRIDES)
-        parts = [slice(start, min(start + stride, frames)) for start in range(0, frames, stride)]
-        order = [(n, item) for n in reversed(range(len(stages))) for item in range(self.batch)]  # the last stage first
-        done = dict.fromkeys(order, 0) | {(-1, item): len(parts) for item in range(self.batch)}
-        busy: set[tuple[int, int]] = set()
-        changed, failed = threading.Condition(), threading.Event()
-
-        def work() -> None:
-            with changed:
-                while not failed.is_set() and any(done[task] < len(parts) for task in order):
-                    task = next((t for t in order if t not in busy and done[t] < done[t[0] - 1, t[1]]), None)
-                    if task is None:
-                        changed.wait()
-                        continue
-                    busy.add(task)
-                    changed.release()
-                    try:
-                        stages[task[0]](piece, task[1], parts[done[task]])
-                    except BaseException:
-                        failed.set()
-                        raise
-                    finally:
-                        changed.acquire()
-                        busy.remove(task)
-                        done[task] += 1
-                        changed.notify_all()
-
-        others = [self.engine.pool.submit(work) for _ in range(threads - 1)]
-        work()
-        for other in others:
-            other.result()
-
-    def _add_pulses(self, piece: Piece, item: int, here: slice) -> None:
+    def _add_pulses(self, item: int, part: tuple[Piece, slice]) -> None:
         """Reads the pitch of some frames, and adds pulses to their noise."""
         from wavflow.synthesis import unwhitening
 
-        filters, source = self.engine.filters, self.engine.vocoder.source
+        (piece, here), filters, source = part, self.engine.filters, self.engine.vocoder.source
         pitch = unwhitening.pitches(filters, piece.mels[item, here.start : here.stop + 2])
         piece.pitch[item, here] = pitch.reshape(piece.pitch[item, here].shape)
         if source is not None:
@@ -216,11 +198,11 @@ class ParallelStream:
             phase = self.phase[item]
             self.phase[item] = unwhitening.add_pulses(filters, pitch, source.share, source.width, phase, noise, log_sigma)
 
-    def _apply_flow(self, flow: int, piece: Piece, item: int, here: slice) -> None:
+    def _apply_flow(self, flow: int, item: int, part: tuple[Piece, slice]) -> None:
         """Takes some frames of noise through a flow, in place."""
         from wavflow.synthesis import blocks
 
-        engine = self.engine
+        (piece, here), engine = part, self.engine
         blocks.draw(
             engine.net,
             (flow, flow + 1, engine.flows),
@@ -234,10 +216,11 @@ class ParallelStream:
             *(x[item, here].reshape(-1, engine.group) for x in (piece.u, piece.log_scale)),
         )
 
-    def _unwhiten(self, piece: Piece, item: int, here: slice) -> None:
+    def _unwhiten(self, item: int, part: tuple[Piece, slice]) -> None:
         """Unwhitens some frames."""
         from wavflow.synthesis import unwhitening
 
+        piece, here = part
         mels, pitch = piece.mels[item, here.start : here.stop + 2], piece.pitch[item, here].reshape(-1, 2)
         u, audio, log_gain = (x[item, here].reshape(-1) for x in (piece.u, piece.audio, piece.log_gain))
         unwhitening.unwhiten(self.engine.filters, mels, pitch, u, self.comb[item], self.audio[item], audio, log_gain)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -160,6 +160,10 @@ class StudentStream:
         audio, log_prob, self.state = self.step(self.mel, samples, self.state, self.speaker)
         self.mel = self.mel[..., frames:]
         return audio, log_prob
+
+    def pieces(self, mel: Tensor, noise: Callable[[int], Tensor], last: bool = False) -> Iterator[tuple[Tensor, Tensor, bool]]:
+        """`push`, as a single piece of `ParallelStream.pieces`."""
+        yield *self.push(mel, noise, last), True
 
 
 def inverse_flows(vocoder: Vocoder) -> list[Autoregressive]:
