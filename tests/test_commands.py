@@ -119,13 +119,17 @@ def test_training_goes_on_from_a_model(chain: Chain, tmp_path: Path, stage: str)
     start = {"teacher": chain.teacher, "student": chain.student}
     options = [f"stage={stage}", f"teacher={chain.teacher}", *TRAIN, f"data.path={chain.sounds}", "~callbacks.listen"]
     out = tmp_path / "further"
-    # The net is the model's, whatever net=... says; at a learning rate of 0 its weights stay.
-    given = [*options, f"start={start[stage]}", "net.channels=16", "stage.optimizer.lr=0", f"output={out}"]
+    # The net is the model's but for what is typed; at a learning rate of 0 its weights stay.
+    name, value = {"teacher": ("dilation_cycle", 1), "student": ("pulses", 0.5)}[stage]
+    given = [*options, f"start={start[stage]}", "stage.optimizer.lr=0"]
+    words = "`start`: the weights of | are not those of net.layers=2 net.channels=16"
+    is_refused(tmp_path, "train", *given, "net.channels=16", f"output={tmp_path / 'no'}", words=words)
+    given += [f"net.{name}={value}", f"output={out}"]
     assert "after 2 steps" in succeeds("train", *given).out
     before, after = (safetensors.torch.load_file(path) for path in (start[stage], out / "model.safetensors"))
     assert before.keys() == after.keys()
     assert all(torch.allclose(before[name], after[name], atol=1e-7) for name in before)
-    assert wavflow.load_model(out / "model.safetensors").config == wavflow.load_model(start[stage]).config
+    assert wavflow.load_model(out / "model.safetensors").config == wavflow.load_model(start[stage]).config | {name: value}
     further = [option for option in options if not option.startswith("teacher=")]
     succeeds("train", *further, f"output={out}", "resume=auto", "trainer.max_steps=3")  # whose net and teacher are on record
     assert f"start: {start[stage]}" in (out / "config.yaml").read_text()

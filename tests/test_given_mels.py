@@ -149,6 +149,8 @@ def test_mels_of_another_convention_or_of_other_audio_are_refused(folders: tuple
     torch.testing.assert_close(scaled.given.read(files[0]), known["a"], rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match="`mel_scale`, `mel_mean` and `mel_std` are of given mels, but none are"):
         AudioDataModule(tiny_mel(), wavs, mel_scale="db").setup()
+    with pytest.raises(ValueError, match="`mel_scale`, `mel_mean` and `mel_std` are of given mels, but none are"):
+        prepare(wavs, tmp_path / "shards", tiny_mel(), mel_scale="db")
     with pytest.raises(FileNotFoundError, match="`mels` must name a folder of mels, but there is no folder"):
         AudioDataModule(tiny_mel(), wavs, mels=tmp_path / "none").setup()
     with pytest.raises(ValueError, match=r"of 7 files none has one\. The first: there is no mel of that name"):

@@ -87,7 +87,7 @@ def prepare(
         raise ValueError(f"`source` must hold usable audio, but {source} holds none. The first: {next(iter(skipped.values()))}")
     given, scale = None, read_scale(mel_scale, mel_mean, mel_std)
     settings = {"mel": mel.spec, "with_mel": with_mel, "trim": trim, "level": level, "seconds": seconds}
-    if paths := find_mels(list(lengths), source, mels, table):
+    if paths := find_mels(list(lengths), source, mels, table, scale):
         if trim is not None or level is not None:
             raise ValueError("`trim` and `level` must be left out with `mels`, which are of the audio as it is.")
         given = GivenMels(paths, mel, scale)

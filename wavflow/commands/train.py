@@ -54,6 +54,7 @@ def run(cfg: DictConfig) -> None:
     config = chosen_net(cfg, record, start, teacher)
     if start is not None:
         check_start(cfg, start, config, teacher)
+        config |= (typed := {name: value for name, value in as_dict(cfg.net).items() if given(f"net.{name}")})
     with about("audio", *cfg.audio, within=True):
         mel = MelSpectrogram(**config["mel"])
     if speaks(cfg):
@@ -73,7 +74,11 @@ def run(cfg: DictConfig) -> None:
         net = build(config)
     task = instantiate(cfg.stage, net=net, seed=cfg.seed, **({} if teacher is None else {"teacher": teacher}))
     if start is not None:  # only now: a new student's task takes over parts of the teacher's
-        net.load_state_dict(start.state_dict())
+        weights = start.state_dict()
+        if {name: value.shape for name, value in net.state_dict().items()} != {name: w.shape for name, w in weights.items()}:
+            asked = " ".join(f"net.{name}={value}" for name, value in typed.items())
+            raise ValueError(f"`start`: the weights of {cfg.start} are not those of {asked}: leave out what the file decides.")
+        net.load_state_dict(weights)
     data.setup()
     if net.speakers is not None:
         net.info["speakers"] = data.speakers if teacher is None else speaker_names(teacher)

@@ -177,11 +177,9 @@ class AudioDataModule(Batches):
             with about("data.path", "folder", "paths"):
                 found = find_files(self.path, self.table, self.corpus, self.part, self.download)
                 files = usable_files(list(found))
-            if paths := find_mels(files, self.path, self.mels, self.table):
+            if paths := find_mels(files, self.path, self.mels, self.table, self.scale):
                 self.given = GivenMels(paths, self.mel, self.scale)
                 files = list(self.given.frames)
-            elif self.scale is not None:
-                raise ValueError("`mel_scale`, `mel_mean` and `mel_std` are of given mels, but none are: name them by `mels`.")
             self._speakers = {path: name for path in files if (name := found[path]) is not None}
             self._split = split_files(files, self.validation, self.test, self.seed, self.path)
             if self._stored is not None:

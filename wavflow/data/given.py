@@ -134,6 +134,7 @@ def find_mels(
     path: str | os.PathLike[str],
     folder: str | os.PathLike[str] | None = None,
     table: str | os.PathLike[str] | None = None,
+    scale: MelScale | None = None,
 ) -> dict[Path, Path | None]:
     """Finds the mel of each audio file: what the column `mel` of a table says, if there is one, else by the name in `folder`.
 
@@ -143,9 +144,14 @@ def find_mels(
         folder: Of mels, each below it where its audio is below `path`, and of the same name but for the ending; or what
             the table's paths are relative to, which is `path` if it is None.
         table: See `read_table`.
+        scale: Of these mels; None for the model's.
 
     Returns:
         File to mel, None where there is none of that name; nothing where neither a folder nor a column is given.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: A scale is given, and no mels.
     """
     if folder is not None and not Path(folder).is_dir():
         raise FileNotFoundError(f"`mels` must name a folder of mels, but there is no folder {folder}: check the name.")
@@ -154,6 +160,8 @@ def find_mels(
         return {file: Path(folder or path, str(column[file])) for file in files}
     found: dict[Path, Path | None] = {}
     if folder is None:
+        if scale is not None:
+            raise ValueError("`mel_scale`, `mel_mean` and `mel_std` are of given mels, but none are: name them by `mels`.")
         return found
     for file in files:
         stem = Path(folder, file.relative_to(path) if file.is_relative_to(path) else file.name)
