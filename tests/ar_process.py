@@ -7,11 +7,11 @@ import torch
 from scipy.signal import lfilter
 from torch import Tensor, nn
 
+from wavflow.audio_density import Draw
 from wavflow.distributions import Gaussian
 from wavflow.flows import Affine, Autoregressive, Chain, Flow, Inverse, Inverted
 from wavflow.flows.elementwise import LOG_SCALE_BOUND
 from wavflow.nn import WaveNet
-from wavflow.vocoder import Draw
 
 # x[t] = 2 r cos(w) x[t-1] - r^2 x[t-2] + SCALE z[t]: a resonance whose impulse response rings for some 30 samples.
 COEFFICIENTS = (2 * 0.85 * math.cos(0.7), -(0.85**2))

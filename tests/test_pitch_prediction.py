@@ -25,13 +25,13 @@ from helpers import (
 from torch import Tensor
 
 from wavflow import MelSpectrogram, read_audio
+from wavflow.audio_density import check_pair
 from wavflow.data import bundled_speech
 from wavflow.evaluation import level_db, pyin_track, voicing_f1
 from wavflow.flows import LinearPrediction, MelPitch, PitchPrediction
 from wavflow.flows.base import Transform
 from wavflow.flows.whitening import Whitening
 from wavflow.nn import Upsampler
-from wavflow.vocoder import check_pair
 
 # The smallest mel that resolves harmonics: 8 kHz, windows of 64 ms, 30 bands below 1.2 kHz, frames of 8 ms.
 VOICE = {"sample_rate": 8000, "n_fft": 512, "hop_length": 64, "win_length": 512, "n_mels": 60, "f_max": 4000.0}

@@ -20,6 +20,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from wavflow import MelSpectrogram, models
+from wavflow.audio_density import check_pair
 from wavflow.callbacks import Listen, MovingAverage, SaveModel, SkipNonFinite, warm_ema
 from wavflow.checkpoints import KeepCheckpoint
 from wavflow.data import AudioDataModule
@@ -28,7 +29,7 @@ from wavflow.models import fingerprint
 from wavflow.progress import ProgressBar
 from wavflow.training import DistillationTask, LikelihoodTask, Task
 from wavflow.training.measures import clamp_fraction, interval
-from wavflow.vocoder import Vocoder, check_pair
+from wavflow.vocoder import Vocoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MEL = {"sample_rate": 8000, "n_fft": 256, "hop_length": 64, "win_length": 256, "n_mels": 12, "f_max": 4000.0}

@@ -12,12 +12,12 @@ from commands import TRAIN, contents, is_refused, make_sounds, succeeds
 from helpers import MEL, assert_log_det_is_exact, random_log_mel, refused, tiny_flow, tiny_mel, tiny_student, tiny_teacher
 
 import wavflow
+from wavflow.audio_density import check_pair
 from wavflow.data import AudioDataModule
 from wavflow.flows.linear_prediction import LinearPrediction
 from wavflow.synthesis.parallel import ParallelEngine
 from wavflow.synthesis.steps import StepEngine
 from wavflow.training.distillation import share_upsampler
-from wavflow.vocoder import check_pair
 
 NO_MEL = {"mel": MEL | {"n_mels": 0}}
 BUILDS = {

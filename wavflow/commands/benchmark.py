@@ -16,6 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from wavflow.arguments import about, choose
+from wavflow.audio_density import check_pair
 from wavflow.benchmarking.machine import machine
 from wavflow.benchmarking.memory import synthesis_costs
 from wavflow.benchmarking.synthesis import synthesis
@@ -25,7 +26,7 @@ from wavflow.devices import pick_device
 from wavflow.files import write_text
 from wavflow.models import build, load_model, released_models, save_model
 from wavflow.reporting.tables import plain_rows, text_table
-from wavflow.vocoder import Vocoder, check_pair
+from wavflow.vocoder import Vocoder
 
 PARTS = ["synthesis", "memory", "training", "data"]
 Job = Callable[[Meter], list[Row]]

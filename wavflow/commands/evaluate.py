@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from wavflow.arguments import about
+from wavflow.audio_density import check_pair
 from wavflow.cli import listed, named, newest_model, number, output_folder
 from wavflow.data import AudioDataModule, ClipDataset
 from wavflow.data.split import read_split
@@ -32,7 +33,7 @@ from wavflow.files import printable
 from wavflow.models import load_model
 from wavflow.reporting.tables import text_table
 from wavflow.speakers import speaker_names
-from wavflow.vocoder import Vocoder, check_pair
+from wavflow.vocoder import Vocoder
 
 progress = partial(tqdm, unit="clip")  # takes clips and what is done with them
 LIKELIHOOD = {"bits/sample": "bits", "KL": "KL"}

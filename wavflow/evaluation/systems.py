@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from wavflow.audio_density import check_pair
 from wavflow.clips import MissingLibraryError
 from wavflow.evaluation.anchors import griffin_lim, random_phase, world
 from wavflow.evaluation.comparison import RECORDING, Progress, parallel
@@ -23,7 +24,7 @@ from wavflow.losses import DensityDistillation
 from wavflow.mel import MelSpectrogram
 from wavflow.models import build
 from wavflow.reporting.intervals import Interval, mean_interval
-from wavflow.vocoder import PASSES, Vocoder, check_pair
+from wavflow.vocoder import PASSES, Vocoder
 
 GRIFFIN_LIM, WORLD, RANDOM_PHASE = "Griffin-Lim", "WORLD", "random phase"
 ENVELOPE = "envelope alone"  # the whitening without its pitch: noise through it whispers

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from wavflow.arguments import at_least
+from wavflow.audio_density import Draw
 from wavflow.distributions import Gaussian, gaussian_kl
 from wavflow.flows.autoregressive import Autoregressive
 from wavflow.flows.base import Chain, Flow, Inverse
 from wavflow.flows.elementwise import Affine
-from wavflow.vocoder import Draw
 
 FORMS = ("closed", "rao_blackwell", "path")
 

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from wavflow.arguments import about, at_least
+from wavflow.audio_density import check_pair
 from wavflow.losses import ContrastiveDivergence, DensityDistillation
 from wavflow.models import fingerprint
 from wavflow.training.measures import clamp_fraction, interval, largest, masked_mean, rms
 from wavflow.training.task import Batch, OptimizerFactory, Task, seed_of
-from wavflow.vocoder import Vocoder, check_pair
+from wavflow.vocoder import Vocoder
 
 
 class DistillationTask(Task):
