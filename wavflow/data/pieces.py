@@ -48,24 +48,30 @@ def bucket_and_folder(url: str) -> tuple[str, str]:
     return bucket, folder.strip("/")
 
 
+_CHECKS = {
+    "s3://": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL, and that the server runs",
+    "gs://": "GOOGLE_APPLICATION_CREDENTIALS, and that the key may read it",
+}
+
+
 @contextlib.contextmanager
 def one_error(path: str, needed: str = "`path` must name shards that can be read") -> Iterator[None]:
-    """Turns the errors that three libraries raise for a bucket into one OSError, and hides what litdata prints."""
-    if not path.startswith("s3://"):
+    """Turns the errors that other libraries raise for a bucket into one OSError, and hides what litdata prints."""
+    checks = next((words for start, words in _CHECKS.items() if path.startswith(start)), None)
+    if checks is None:
         yield
         return
-    from boto3.exceptions import Boto3Error  # litdata needs both
-    from botocore.exceptions import BotoCoreError, ClientError
-
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
-    except (BotoCoreError, Boto3Error, ClientError, RuntimeError, OSError) as error:
+    except ImportError:
+        raise
+    except Exception as error:
+        libraries = ("boto3.", "botocore.", "google.")  # whose errors have no class in common
+        if not isinstance(error, RuntimeError | OSError) and not type(error).__module__.startswith(libraries):
+            raise
         reason = str(error.__cause__ or error).strip().splitlines()[0].rstrip(".")
-        raise OSError(
-            f"{needed}, but {path} can't be ({reason}): check the name, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
-            "AWS_ENDPOINT_URL, and that the server runs."
-        ) from error
+        raise OSError(f"{needed}, but {path} can't be ({reason}): check the name, {checks}.") from error
 
 
 class Shards:
