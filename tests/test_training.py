@@ -1,6 +1,7 @@
 """Both stages by Lightning, on tiny nets and a tiny folder of sound."""
 
 import math
+import time
 from collections.abc import Callable
 from functools import partial
 from itertools import islice, pairwise
@@ -524,3 +525,7 @@ def test_the_bar_counts_minutes_where_time_is_the_limit(
     assert [total for _, total in seen.seen] == pytest.approx([120.0] * 3, abs=0.01)
     assert all(0 < n < 10 for n, _ in seen.seen)
     assert "of 120.0 minutes, step=3" in capsys.readouterr().out
+    late = AfterEachStep(lambda _: time.sleep(0.6))
+    trainer(tmp_path / "late", 9, [late, bar], max_time="00:00:00:01", enable_progress_bar=True).fit(task, data(folder, task))
+    assert len(late.seen) < 9
+    assert bar.train_progress_bar.n == bar.train_progress_bar.total

@@ -55,7 +55,7 @@ class ProgressBar(TQDMProgressBar):
         bar, (n, total) = self.train_progress_bar, self._place(trainer)
         if self._should_update(trainer.fit_loop.total_batch_idx + 1, bar.total) or n == total:
             if not bar.disable:
-                bar.n = n
+                bar.n = n if bar.total is None else min(n, bar.total)  # the last step ends a little late
             bar.set_postfix(self.get_metrics(trainer, pl_module))
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
