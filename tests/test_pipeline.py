@@ -63,3 +63,11 @@ def test_who_stops_early_leaves_no_thread_behind(pool: ThreadPoolExecutor) -> No
     everyone = threading.Barrier(3)  # of the pool's threads
     for waiting in [pool.submit(everyone.wait, 10) for _ in range(3)]:
         waiting.result()
+
+
+def test_a_busy_pool_is_not_waited_for(pool: ThreadPoolExecutor) -> None:
+    release = threading.Event()
+    others = [pool.submit(release.wait) for _ in range(3)]
+    assert list(Pipeline(iter(range(5)), [[lambda part: None]], pool, 3)) == list(range(5))
+    release.set()
+    assert all(other.result() for other in others)

@@ -69,7 +69,8 @@ class Pipeline:
         finally:
             self._set(stopped=True)
             for other in others:
-                other.result()
+                if not other.cancel():  # one that the pool has not begun
+                    other.result()
 
     def _set(self, **values: Any) -> None:
         with self.changed:
