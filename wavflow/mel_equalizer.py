@@ -32,8 +32,8 @@ class MelEqualizer(ExactBuffers):
         y' = y + overlap-add(irfft(S (exp(G) - 1)) w) / overlap-add(w^2)
 
     which is the weighted inverse STFT of S exp(G); c is 1 in the last pass and `OVERSHOOT` in those before it. Phases, fine
-    structure and all above f_max stay those of the draw. Each pass comes nearer. Differentiable; of
-    linear time; finite for any finite mel.
+    structure and all above f_max stay those of the draw. Each pass comes nearer. Differentiable; of linear time; finite for
+    any finite mel.
 
     The result has no density of its own: `Vocoder.log_prob` is that of the draw before it.
 
