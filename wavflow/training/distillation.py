@@ -49,7 +49,7 @@ class DistillationTask(Task):
         spectral: nn.Module | None = None,
         power: nn.Module | None = None,
         contrastive: ContrastiveDivergence | None = None,
-        density_weight: float = 1.0,
+        density_weight: float = 5.0,
         spectral_weight: float = 1.0,
         power_weight: float = 0.5,
         contrastive_weight: float = 0.3,
