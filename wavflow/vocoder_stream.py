@@ -68,4 +68,4 @@ class VocoderStream:
     @torch.no_grad()
     def _push(self, chunk: Tensor, last: bool) -> Tensor:
         pieces = self.stream.pieces(chunk, partial(self.draw, self.none), last)
-        return self.equalized.push_pieces(((audio, end) for audio, _, end in pieces), chunk, last)
+        return self.equalized.push_pieces(pieces, chunk, last)

@@ -53,8 +53,7 @@ def run(cfg: DictConfig) -> None:
     teacher, start = load_models(cfg, record)
     config = chosen_net(cfg, record, start, teacher)
     if start is not None:
-        check_start(cfg, start, config, teacher)
-        config |= (typed := {name: value for name, value in as_dict(cfg.net).items() if given(f"net.{name}")})
+        check_start(cfg, start, teacher)
     with about("audio", *cfg.audio, within=True):
         mel = MelSpectrogram(**config["mel"])
     if speaks(cfg):
@@ -74,11 +73,7 @@ def run(cfg: DictConfig) -> None:
         net = build(config)
     task = instantiate(cfg.stage, net=net, seed=cfg.seed, **({} if teacher is None else {"teacher": teacher}))
     if start is not None:  # only now: a new student's task takes over parts of the teacher's
-        weights = start.state_dict()
-        if {name: value.shape for name, value in net.state_dict().items()} != {name: w.shape for name, w in weights.items()}:
-            asked = " ".join(f"net.{name}={value}" for name, value in typed.items())
-            raise ValueError(f"`start`: the weights of {cfg.start} are not those of {asked}: leave out what the file decides.")
-        net.load_state_dict(weights)
+        take_weights(net, start, cfg)
     data.setup()
     if net.speakers is not None:
         net.info["speakers"] = data.speakers if teacher is None else speaker_names(teacher)
@@ -136,8 +131,10 @@ def load_models(cfg: DictConfig, record: dict[str, Any]) -> tuple[Vocoder | None
 
 def chosen_net(cfg: DictConfig, record: dict[str, Any], start: Model | None, teacher: Vocoder | None) -> dict[str, Any]:
     """Returns the net's configuration: of the model to begin with, or as asked for; ValueError where the stage has no such."""
-    if start is not None or record.get("start"):
-        return net_config(record["net"] if start is None else config_of(start), teacher)
+    if start is not None:
+        return net_config(config_of(start) | typed_of_net(cfg), teacher)
+    if record.get("start"):
+        return net_config(record["net"], teacher)
     asked = HydraConfig.get().runtime.choices
     made = cfg.net._target_.rpartition(".")[2]
     of_the_other = made == ("student" if teacher is None else "teacher")  # other flows may learn from a teacher too
@@ -157,6 +154,11 @@ def net_config(config: dict[str, Any], teacher: Vocoder | None) -> dict[str, Any
     """Completes a student's configuration by what it takes from its teacher: mel, whitening, speakers."""
     shared = ("mel", "whitening", "pitch", "n_speakers")
     return config if teacher is None else config | {name: config_of(teacher)[name] for name in shared}
+
+
+def typed_of_net(cfg: DictConfig) -> dict[str, Any]:
+    """Returns the options of the net that were named in the command."""
+    return {name: value for name, value in as_dict(cfg.net).items() if given(f"net.{name}")}
 
 
 def speaks(cfg: DictConfig) -> bool:
@@ -245,14 +247,24 @@ def load_teacher(path: str | Path, audio: dict[str, Any]) -> Vocoder:
     return teacher
 
 
-def check_start(cfg: DictConfig, start: Model, config: dict[str, Any], teacher: Vocoder | None) -> None:
+def check_start(cfg: DictConfig, start: Model, teacher: Vocoder | None) -> None:
     """Raises ValueError unless a model to begin with fits the stage, the audio and what a student takes from its teacher."""
     if isinstance(start, Vocoder) and start.scores_in_parallel != (teacher is None):
         kind = "a teacher" if start.scores_in_parallel else "a student"
         raise ValueError(f"`start`: {cfg.start} is {kind}: choose its stage.")
-    for there, here in ((start.mel.spec, as_dict(cfg.audio)), (config_of(start), config)):
+    own = config_of(start)
+    for there, here in ((start.mel.spec, as_dict(cfg.audio)), (own, net_config(own, teacher))):
         if differs := differences(there, here):
             raise ValueError(f"`start`: {cfg.start} has {differs}: choose audio=... and teacher=... as there.")
+
+
+def take_weights(net: Model, start: Model, cfg: DictConfig) -> None:
+    """Loads the weights of the model to begin with; raises ValueError where options of the net ask for others."""
+    shapes, needed = ({name: value.shape for name, value in model.state_dict().items()} for model in (start, net))
+    if shapes != needed:
+        typed = " ".join(f"net.{name}={value}" for name, value in typed_of_net(cfg).items())
+        raise ValueError(f"`start`: the weights of {cfg.start} are not those of {typed}: leave out what the file decides.")
+    net.load_state_dict(start.state_dict())
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:

@@ -64,8 +64,6 @@ def one_error(path: str, needed: str = "`path` must name shards that can be read
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
-    except ImportError:
-        raise
     except Exception as error:
         libraries = ("boto3.", "botocore.", "google.")  # whose errors have no class in common
         if not isinstance(error, RuntimeError | OSError) and not type(error).__module__.startswith(libraries):

@@ -108,9 +108,8 @@ class ParallelEngine:
         return self.stream(len(mel), speaker).push(mel, Noise(noise), last=True)
 
     def pieces(self, mel: Tensor, noise: Tensor, speaker: Tensor | None = None) -> Iterator[tuple[Tensor, bool]]:
-        """Yields the audio alone (B, n), piece by piece, and whether it is the last piece; see `ParallelStream.pieces`."""
-        for audio, _, last in self.stream(len(mel), speaker).pieces(mel, Noise(noise), last=True):
-            yield audio, last
+        """Yields the audio alone, see `ParallelStream.pieces`."""
+        return self.stream(len(mel), speaker).pieces(mel, Noise(noise), last=True)
 
     def _pack_frames(self, steps: list[Autoregressive]) -> None:
         """Packs what is done at frame rate: the upsampler, and the projections to all layers side by side."""

@@ -26,8 +26,6 @@ ROOM = 256  # time steps kept beyond the past of a layer before that moves back 
 class Piece(NamedTuple):
     """Arrays of a piece of F frames, which the stages of a draw share."""
 
-    frames: int  # F
-    last: bool  # of the frames that came with it
     mels: np.ndarray  # (B, F + 2, n_mels), from the frame before the first one to that after the last
     projected: list[np.ndarray]  # of each item, features of these frames for all layers
     u: np.ndarray  # (B, F, hop_length) noise; then what the stages make of it
@@ -36,6 +34,11 @@ class Piece(NamedTuple):
     pitch: np.ndarray  # (B, F, blocks of a frame, 2), see `unwhitening.pitches`
     audio: np.ndarray  # (B, F, hop_length)
     log_gain: np.ndarray  # (B, F, hop_length) log |daudio/du|
+    last: bool = False  # of those that one push brings
+
+    @property
+    def frames(self) -> int:
+        return self.u.shape[1]
 
 
 Stage = Callable[[int, tuple[Piece, slice]], None]  # on an item, some of its frames
@@ -75,28 +78,32 @@ class ParallelStream:
         self.started = self.ended = False
 
     def push(self, mel: Tensor, noise: Callable[[int], Tensor], last: bool = False) -> tuple[Tensor, Tensor]:
-        """Takes further frames (B, n_mels, F) and draws what can be drawn, as `pieces`.
-
-        Returns:
-            Audio (B, n), the next n samples, and its log-density (B, n) in nats per sample.
-        """
-        audio, log_prob, _ = zip(*self.pieces(mel, noise, last), strict=True)
-        return torch.cat(audio, dim=1), torch.cat(log_prob, dim=1)
-
-    @torch.no_grad()
-    def pieces(self, mel: Tensor, noise: Callable[[int], Tensor], last: bool = False) -> Iterator[tuple[Tensor, Tensor, bool]]:
-        """Takes further frames (B, n_mels, F); yields audio (B, n), log-density (B, n), and whether this piece is the last one.
-
-        Where several threads share the work, they draw the next pieces while the caller has this one.
+        """Takes further frames (B, n_mels, F) and draws what can be drawn.
 
         Args:
             mel: Frames; may be none at all.
             noise: Called with a number of samples; returns so much noise (B, n), temperature included.
             last: Whether no more frames will come.
 
+        Returns:
+            Audio (B, n), the next n samples, and its log-density (B, n) in nats per sample.
+
         Raises:
             ValueError: After the last frame, or with another number of items.
         """
+        audio, log_prob, _ = zip(*self._drawn(mel, noise, last), strict=True)
+        return torch.cat(audio, dim=1), torch.cat(log_prob, dim=1)
+
+    def pieces(self, mel: Tensor, noise: Callable[[int], Tensor], last: bool = False) -> Iterator[tuple[Tensor, bool]]:
+        """Yields the audio of `push` (B, n) piece by piece, and whether the piece is the last one.
+
+        Where several threads share the work, they draw the next pieces while the caller has this one.
+        """
+        return ((audio, end) for audio, _, end in self._drawn(mel, noise, last))
+
+    @torch.no_grad()
+    def _drawn(self, mel: Tensor, noise: Callable[[int], Tensor], last: bool) -> Iterator[tuple[Tensor, Tensor, bool]]:
+        """Yields audio (B, n), log-density (B, n), and whether the piece is the last one."""
         if self.ended:
             raise ValueError("`mel`: this stream has ended: start another.")
         if len(mel) != self.batch:
@@ -107,7 +114,7 @@ class ParallelStream:
         parts = self._parts(frames, noise, last, threads)
         chains = [[partial(stage, item) for stage in self._stages()] for item in range(self.batch)]
         for piece, here in parts if threads == 1 else Pipeline(parts, chains, self.engine.pool, threads):
-            if threads == 1 and piece.frames:
+            if threads == 1 and piece.frames:  # a pipeline would make a stream of single frames 10 % slower
                 for stage in itertools.chain.from_iterable(chains):
                     stage((piece, here))
             if here.stop == piece.frames:
@@ -170,8 +177,6 @@ class ParallelStream:
         projected = [_multiply(with_spare(item), engine.projection, no_bias, frames + 2) for item in features]
         u = np.array(to_numpy(z), np.float32, order="C").reshape(self.batch, frames, hop)  # a copy: stages change it
         return Piece(
-            frames,
-            False,
             np.ascontiguousarray(mels),
             [item.reshape(-1, layers, 2 * engine.net.channels) for item in projected],
             u,

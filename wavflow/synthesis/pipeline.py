@@ -65,17 +65,16 @@ class Pipeline:
                 if self._finished() == self.given:
                     break
                 yield self.parts.pop(self.given)
-                self._set(given=self.given + 1)
+                with self.changed:
+                    self.given += 1
+                    self.changed.notify_all()
         finally:
-            self._set(stopped=True)
+            with self.changed:
+                self.stopped = True
+                self.changed.notify_all()
             for other in others:
                 if not other.cancel():  # one that the pool has not begun
                     other.result()
-
-    def _set(self, **values: Any) -> None:
-        with self.changed:
-            vars(self).update(values)
-            self.changed.notify_all()
 
     def _finished(self) -> int:
         return min(stage.done for stage in self.ends)

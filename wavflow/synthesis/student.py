@@ -161,9 +161,9 @@ class StudentStream:
         self.mel = self.mel[..., frames:]
         return audio, log_prob
 
-    def pieces(self, mel: Tensor, noise: Callable[[int], Tensor], last: bool = False) -> Iterator[tuple[Tensor, Tensor, bool]]:
-        """`push`, as a single piece of `ParallelStream.pieces`."""
-        yield *self.push(mel, noise, last), True
+    def pieces(self, mel: Tensor, noise: Callable[[int], Tensor], last: bool = False) -> Iterator[tuple[Tensor, bool]]:
+        """Yields the audio of `push` as a single piece, see `ParallelStream.pieces`."""
+        yield self.push(mel, noise, last)[0], True
 
 
 def inverse_flows(vocoder: Vocoder) -> list[Autoregressive]:
