@@ -234,7 +234,7 @@ def test_figures_of_the_eight_clips(float32: None) -> None:
         stated(r"\n\| \.\.\. and its pitch.*\| ([\d.]+) \| [\d.]+ \|"), abs=0.006
     )
     assert kl(student, teacher, eight) == pytest.approx(stated(r"\n\| student,.*\| ([\d.]+) \|\n"), abs=0.002)
-    fast = stated(r"\n\| .*`lj-student-fast`, .17 M parameters.*\| ([\d.]+) \|\n")
+    fast = stated(r"\n\| .*`lj-student-fast`, .43 M parameters.*\| ([\d.]+) \|\n")
     assert kl(wavflow.load_model("lj-student-fast"), teacher, eight) == pytest.approx(fast, abs=0.002)
     plain = stated(r"\n\| \.\.\. and its pitch.*\| ([\d.]+) \|\n")
     assert kl(without_pulses(student), teacher, eight) == pytest.approx(plain, abs=0.002)
