@@ -158,11 +158,11 @@ def find_mels(
     column = {} if table is None else read_table(table, path, "mel")
     if any(column.values()):
         return {file: Path(folder or path, str(column[file])) for file in files}
-    found: dict[Path, Path | None] = {}
     if folder is None:
         if scale is not None:
             raise ValueError("`mel_scale`, `mel_mean` and `mel_std` are of given mels, but none are: name them by `mels`.")
-        return found
+        return {}
+    found: dict[Path, Path | None] = {}
     for file in files:
         stem = Path(folder, file.relative_to(path) if file.is_relative_to(path) else file.name)
         named = (stem.with_suffix(f".{ending}") for ending in MEL_FORMATS)

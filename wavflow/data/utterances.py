@@ -166,7 +166,7 @@ class TextDataModule(AudioDataModule):
         return table
 
     def train_dataloader(self) -> DataLoader:
-        files, times = self.train_files, len(self.speeds)
+        files, times = self.files("train"), len(self.speeds)
         if times > 1 and self.ids is None:
             raise ValueError(
                 "`data.speeds` makes further voices: say net.n_speakers=auto, or data.speeds=[] for a model of one voice."
@@ -177,7 +177,7 @@ class TextDataModule(AudioDataModule):
         return self.loader(utterances, self.batch_size, self.order())
 
     def clips(self, part: str) -> Utterances:
-        files = self._files(part)
+        files = self.files(part)
         return Utterances(files, self._numbers(files), self.mel, self.speaker_ids(files))
 
     def _numbers(self, files: Sequence[Path]) -> list[list[int]]:
