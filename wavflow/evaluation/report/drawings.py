@@ -91,11 +91,11 @@ def pitch_lane(tracks: Mapping[str, np.ndarray], sample_rate: int, seconds: floa
     return lane(title, axis, _lane_svg("F0 of each version", seconds, axis, "".join(paths)), "pitch")
 
 
-def ladder(rows: Sequence[Row], column: str = "bits/sample") -> str:
-    """Likelihoods as dots on one line each, with their intervals; the first column names the row. "" without such a column."""
+def ladder(rows: Sequence[Row]) -> str:
+    """Bits per sample as dots on one line each, with their intervals; the first column names the row. "" if no row has any."""
     entries = []
     for row in rows:
-        value = row.get(column)
+        value = row.get("bits/sample")
         mean, half = (value.mean, value.half_width) if isinstance(value, Interval) else (float(value or math.nan), math.nan)
         if math.isfinite(mean):
             entries.append((str(next(iter(row.values()))), mean, half if math.isfinite(half) else 0.0))
