@@ -44,9 +44,8 @@ class AudioDataModule(Batches):
         download: Whether to fetch the corpus into `path` if it is not there.
         resident: Whether the audio and the mels to train on lie in the memory of the device; see `ResidentCrops`.
         split: A JSON file of lists of names to split by, such as a run's split.json; see `follow_split`.
-        mels: A folder of mels, so that none are computed. They are named as the audio below `path`, or by the column `mel` of
-            `table`, whose paths are relative to this folder, or to `path` where it is None. See `GivenMels`.
-        mel_scale: The scale that these mels have, see `MelScale`, as for the next two.
+        mels: A folder of mels, so that none are computed; see `find_mels` and `GivenMels`.
+        mel_scale: The scale of these mels, as `mel_mean` and `mel_std`; see `read_scale`.
         mel_mean: A number, or a file.
         mel_std: A number, or a file.
         crops: The other options of `Batches`.
@@ -150,8 +149,8 @@ class AudioDataModule(Batches):
 
         Args:
             stored: Without `train`, all files that are not held out are trained on.
-            must_fit: Whether it is an error if it names no file that is there. If it is none, the files are then split by hash,
-                and a split that the constructor was given is preferred.
+            must_fit: Whether it is an error that `stored` names no file that is there. If not, such files are split by hash,
+                and a split that the constructor was given is preferred to `stored`.
         """
         if must_fit or self._stored is None:
             self._stored, self._must_fit = read_split(stored), must_fit
