@@ -1,6 +1,6 @@
 """How well a text model speaks: word error rates of a recognizer, and whether the model itself knows which text was said.
 
-    pip install pocketsphinx
+    pip install pocketsphinx torchaudio
     python scripts/intelligibility.py --run runs/text/voice --path corpus/ --table list.csv --speaker kathleen
 
 For the held-out files of a run, it prints the word error rate of the recordings, of the vocoder from their mels (copy
@@ -8,7 +8,6 @@ synthesis), and of the spoken texts; and how often the right text is more likely
 few words: it compares, its rates say little. How near the mels are is told by `text_metrics.py`.
 """
 
-import math
 import re
 import time
 
@@ -16,10 +15,11 @@ import numpy as np
 import torch
 from pocketsphinx import Decoder
 from text_runs import load, options
+from torchaudio.functional import edit_distance
 
 import wavflow
 from wavflow.data.utterances import even_frames
-from wavflow.resampling import resample
+from wavflow.resampling import ratio, resample
 from wavflow.text.numbers import spelled_out
 
 
@@ -28,20 +28,9 @@ def words(text: str) -> list[str]:
     return re.findall(r"[a-z']+", spelled_out(text).lower())
 
 
-def errors(said: list[str], heard: list[str]) -> int:
-    """Returns the least number of words to change, add or leave out."""
-    row = list(range(len(heard) + 1))
-    for i, word in enumerate(said, 1):
-        before, row[0] = row[0], i
-        for j, other in enumerate(heard, 1):
-            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (word != other))
-    return row[-1]
-
-
 def recognize(decoder: Decoder, audio: torch.Tensor, sample_rate: int) -> list[str]:
     """Returns the words that the recognizer hears in audio (T,)."""
-    divisor = math.gcd(sample_rate, 16_000)
-    samples = resample(audio.double().numpy(), 16_000 // divisor, sample_rate // divisor).clip(-1, 1)
+    samples = resample(audio.double().numpy(), *ratio(16_000, sample_rate)).clip(-1, 1)
     decoder.start_utt()
     decoder.process_raw((32767 * samples).astype(np.int16).tobytes(), full_utt=True)
     decoder.end_utt()
@@ -74,7 +63,7 @@ def main() -> None:
         said = words(text)
         counted += len(said)
         for name, sound in zip(totals, (audio, copy, spoken), strict=True):
-            totals[name] += errors(said, recognize(decoder, sound, rate))
+            totals[name] += edit_distance(said, recognize(decoder, sound, rate))
         with torch.inference_mode():
             fitting = [symbols for symbols in texts if model.states * symbols.shape[1] <= mel.shape[-1]]
             scores = [model.log_prob(mel, symbols, voice).log_prob.sum().item() for symbols in fitting]

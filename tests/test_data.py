@@ -22,6 +22,7 @@ from wavflow.data import (
     find_audio,
     usable_files,
 )
+from wavflow.data.split import SPLITS
 from wavflow.mel import MelSpectrogram
 from wavflow.mel_files import read_with_mel
 
@@ -314,7 +315,7 @@ def test_data_module_splits_and_batches(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"1 of 21 .*broken\.wav"):
         data.setup("fit")
     data.setup("test")
-    parts = (data.train_files, data.validation_files, data.test_files)
+    parts = [data.files(part) for part in SPLITS]
     assert [len(part) for part in parts] == [17, 1, 2]
     train = list(islice(data.train_dataloader(), 3))
     assert [batch["audio"].shape for batch in train] == [(3, 512)] * 3
@@ -333,7 +334,7 @@ def test_training_reads_the_crops_in_their_order_from_where_it_stood(tmp_path: P
     for rank in range(processes):
         data.trainer = SimpleNamespace(world_size=processes, global_rank=rank, fit_loop=SimpleNamespace(total_batch_idx=4))
         read.append(torch.cat([batch["audio"] for batch in islice(data.train_dataloader(), 3)]))
-    crops = CropDataset(data.train_files, tiny_mel(), 512)
+    crops = CropDataset(data.files("train"), tiny_mel(), 512)
     expected = torch.stack([crops[i]["audio"] for i in range(5 * 2 * processes, 8 * 2 * processes)])
     torch.testing.assert_close(torch.stack(read, dim=1).flatten(0, 1), expected, atol=0, rtol=0)
     assert len(expected.unique(dim=0)) == 6 * processes
@@ -347,7 +348,7 @@ def test_bundled_speech_is_the_default() -> None:
     data = AudioDataModule(MelSpectrogram(), batch_size=2)
     batch = next(iter(data.train_dataloader()))
     assert data.path == bundled_speech()
-    assert len(data.train_files) > len(data.test_files) >= len(data.validation_files) >= 1
+    assert len(data.files("train")) > len(data.files("test")) >= len(data.files("validation")) >= 1
     assert batch["audio"].shape == (2, 8192)
     assert batch["audio"].std() > 0.005, "speech, not silence"
 
@@ -368,7 +369,7 @@ def test_a_resumed_training_goes_on_with_the_next_crop_whatever_its_batches(tmp_
     fit_loop.total_batch_idx = 2  # three batches of 4
     assert first.state_dict() == {"crops": 12}
     second = run(2, 2, first.state_dict())
-    crops = CropDataset(first.train_files, tiny_mel(), 512)
+    crops = CropDataset(first.files("train"), tiny_mel(), 512)
     assert torch.equal(second.batch["audio"], torch.stack([crops[i]["audio"] for i in (12, 14)]))
     fit_loop.total_batch_idx = 4  # and two of 2 in each of two processes
     assert second.state_dict() == {"crops": 20}

@@ -224,7 +224,7 @@ def test_data_of_a_table_or_a_corpus_holds_its_files_alone(tmp_path: Path) -> No
     )
     data = AudioDataModule(tiny_mel(), tmp_path, table=tmp_path / "list.csv")
     with pytest.warns(UserWarning, match=r"1 of 5 .*9\.wav"):
-        files = [*data.train_files, *data.validation_files, *data.test_files]
+        files = [*data.files("train"), *data.files("validation"), *data.files("test")]
     assert sorted(path.name for path in files) == [f"{i}.wav" for i in range(1, 5)]
     assert data.speakers == ["a", "b"], "of the files that can be used"
     assert AudioDataModule(tiny_mel(), tmp_path).speakers == []

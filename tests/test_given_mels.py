@@ -114,7 +114,7 @@ def test_data_of_a_folder_or_a_table_from_files_or_memory(folders: tuple, tmp_pa
         data = stood_at(AudioDataModule(tiny_mel(), wavs, segment_length=512, batch_size=4, **options), 0)
         batches.append(list(islice(data.train_dataloader(), 6)))
         assert data.contents == (3, "wav, 8000 Hz, mels given")
-        assert len({*data.train_files, *data.validation_files, *data.test_files}) == 5
+        assert len({*data.files("train"), *data.files("validation"), *data.files("test")}) == 5
         for loader in (data.val_dataloader(), data.test_dataloader()):
             path = loader.dataset.files[0]
             torch.testing.assert_close(next(iter(loader))["mel"][0], data.given.read(path), rtol=0, atol=0)

@@ -360,4 +360,4 @@ def test_notes_survive_a_line_cut_short(tmp_path: Path) -> None:
 
 def test_what_needs_files_is_told_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="`data`: shards hold pieces, not files"):
-        _ = ShardDataModule(tiny_mel(), tmp_path).test_files
+        _ = ShardDataModule(tiny_mel(), tmp_path).files("test")

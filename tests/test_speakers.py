@@ -55,7 +55,7 @@ def data_of(place: Place) -> AudioDataModule:
 def test_items_hold_their_speakers_number_once_they_are_numbered(place: Place) -> None:
     data = data_of(place)
     assert "speaker" not in next(iter(data.train_dataloader()))
-    assert data.speaker_ids(data.train_files) is None
+    assert data.speaker_ids(data.files("train")) is None
     data.number_speakers(["zoe", "bob", "ann"])
     number = {"ann": 2, "bob": 1}
     for batch in islice(data.train_dataloader(), 4):
@@ -84,7 +84,7 @@ def test_speakers_that_do_not_fit_are_named(place: Place) -> None:
 
 def test_speakers_that_are_all_held_out_are_told(place: Place) -> None:
     data = data_of(place)
-    held_out = {*data.validation_files, *data.test_files}
+    held_out = {*data.files("validation"), *data.files("test")}
     table = place.root / "rare.csv"
     table.write_text(
         "path,speaker\n"

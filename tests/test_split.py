@@ -151,7 +151,7 @@ def test_models_are_tested_on_what_all_of_them_held_out(tmp_path: Path) -> None:
     data = AudioDataModule(tiny_mel(), tmp_path, segment_length=160)
     with pytest.warns(UserWarning, match="old.safetensors does not tell which clips were held out"):
         hold_out(data, models, paths)
-    assert [path.stem for path in data.test_files] == ["4", "2"]
+    assert [path.stem for path in data.files("test")] == ["4", "2"]
     models["two"].info["split"]["test"] = ["3"]
     with pytest.raises(ValueError, match=r"`model`: no clip was held out from the training of all of one\.safetensors, two"):
         hold_out(data, models, paths)

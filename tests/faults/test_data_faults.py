@@ -43,8 +43,9 @@ def test_a_file_that_vanishes_in_training_is_named_and_left_out(
 ) -> None:
     options = [*teacher_options(sounds), "data.validation=0.2", "trainer.max_steps=12", "trainer.val_check_interval=20"]
     data = AudioDataModule(tiny_mel(), sounds, segment_length=1024, validation=0.2)
-    break_after(monkeypatch, 2, data.train_files[0].unlink)
-    with pytest.warns(UserWarning, match=f"dropped from training: .*there is no .*{data.train_files[0].name}") as caught:
+    first = data.files("train")[0]
+    break_after(monkeypatch, 2, first.unlink)
+    with pytest.warns(UserWarning, match=f"dropped from training: .*there is no .*{first.name}") as caught:
         succeeds("train", *options, f"output={tmp_path / 'run'}")
     assert len([each for each in caught if "dropped" in str(each.message)]) == 1
     assert len([row for row in trace(tmp_path / "run") if "train/loss" in row]) == 12

@@ -170,7 +170,7 @@ def hold_out(data: AudioDataModule, models: dict[str, Vocoder], paths: dict[str,
 
 def test_clips(cfg: DictConfig, data: AudioDataModule, device: torch.device, speakers: list[str]) -> list[Clip]:
     """Reads the first test clips of the data, with the place of each one's speaker among `speakers`."""
-    files = data.test_files[: at_least_one(cfg, "clips") or 8]
+    files = data.files("test")[: at_least_one(cfg, "clips") or 8]
     if speakers:
         data.number_speakers(speakers)
     dataset = ClipDataset(files, data.mel, cfg.seconds, data.given, seed=cfg.seed, speakers=data.speaker_ids(files))

@@ -21,8 +21,7 @@ STOPS = [each for each in signal.Signals if each.name in ("SIGINT", "SIGTERM", "
 class Batches(pl.LightningDataModule):
     """Random crops without end to train on; whole clips, one per batch, to validate and test with.
 
-    Batch i, counted over the whole training, is always the same, so a resumed training goes on with the batch that would have
-    come.
+    Batch i, counted over the whole training, is always the same, so a resumed training goes on as if it had not stopped.
 
     Args:
         mel: The spectrogram that conditions the models; its sample rate is the data's.

@@ -153,7 +153,7 @@ def read_table(
 
     Raises:
         FileNotFoundError: There is no such table.
-        ValueError: It can't be read, has no column `path`, no lines, or lines that say nothing or contradict another.
+        ValueError: It can't be read, or has no column `path`, no lines, or a line that lacks a value or contradicts another.
     """
     if not Path(table).is_file():
         raise FileNotFoundError(f"`table` must name a CSV file, but there is no {table}: check the name.")

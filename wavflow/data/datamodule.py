@@ -16,7 +16,7 @@ from wavflow.data.batches import Batches
 from wavflow.data.corpora import find_files
 from wavflow.data.datasets import ClipDataset, CropDataset
 from wavflow.data.given import GivenMels, find_mels
-from wavflow.data.resident import ResidentCrops, as_is
+from wavflow.data.resident import ResidentCrops
 from wavflow.data.split import SPLITS, Split, file_name, follow_split, read_split, split_files
 from wavflow.mel import MelSpectrogram
 from wavflow.mel_files import read_scale
@@ -44,9 +44,8 @@ class AudioDataModule(Batches):
         download: Whether to fetch the corpus into `path` if it is not there.
         resident: Whether the audio and the mels to train on lie in the memory of the device; see `ResidentCrops`.
         split: A JSON file of lists of names to split by, such as a run's split.json; see `follow_split`.
-        mels: A folder of mels, so that none are computed. They are named as the audio below `path`, or by the column `mel` of
-            `table`, whose paths are relative to this folder, or to `path` where it is None. See `GivenMels`.
-        mel_scale: The scale that these mels have, see `MelScale`, as for the next two.
+        mels: A folder of mels, so that none are computed; see `find_mels` and `GivenMels`.
+        mel_scale: The scale of these mels, as `mel_mean` and `mel_std`; see `read_scale`.
         mel_mean: A number, or a file.
         mel_std: A number, or a file.
         crops: The other options of `Batches`.
@@ -93,16 +92,16 @@ class AudioDataModule(Batches):
 
     @property
     def contents(self) -> tuple[int, str]:
-        first = self.train_files[0]
+        files = self.files("train")
         mels = "" if self.given is None else ", mels given"
-        return len(self.train_files), f"{first.suffix[1:]}, {audio_rate(first)} Hz{mels}"
+        return len(files), f"{files[0].suffix[1:]}, {audio_rate(files[0])} Hz{mels}"
 
     @property
     def summary(self) -> str:
         files, speakers = self._all_files(), self.speakers
         minutes = sum(audio_length(path, self.mel.sample_rate) for path in files) / self.mel.sample_rate / 60
         length = f"{minutes:.1f} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"
-        train, validation, test = (len(self._files(part)) for part in SPLITS)
+        train, validation, test = (len(self.files(part)) for part in SPLITS)
         voices = f"; {len(speakers)} speakers" if speakers else ""
         return f"{len(files)} files, {length}: {train} to train on, {validation} to validate, {test} held out to test{voices}"
 
@@ -118,28 +117,22 @@ class AudioDataModule(Batches):
                 f"The first: {next(iter(low))}"
             )
         for part, doing in (("validation", "validate"), ("test", "test"), ("train", "train")):
-            short = [path for path in self._files(part) if audio_length(path, rate) < self.mel.n_fft]
+            short = [path for path in self.files(part) if audio_length(path, rate) < self.mel.n_fft]
             if short:
                 remarks.append(
-                    f"{len(short)} of {len(self._files(part))} files to {doing} with are shorter than {self.mel.n_fft} "
+                    f"{len(short)} of {len(self.files(part))} files to {doing} with are shorter than {self.mel.n_fft} "
                     f"samples, a window of the mel: {', '.join(map(str, short[:3]))}{', ...' * (len(short) > 3)}"
                 )
         return remarks
 
     def _all_files(self) -> list[Path]:
-        return list(dict.fromkeys(path for part in SPLITS for path in self._files(part)))
+        return list(dict.fromkeys(path for part in SPLITS for path in self.files(part)))
 
-    @property
-    def train_files(self) -> list[Path]:
-        return self._files("train")
-
-    @property
-    def validation_files(self) -> list[Path]:
-        return self._files("validation")
-
-    @property
-    def test_files(self) -> list[Path]:
-        return self._files("test")
+    def files(self, part: str) -> list[Path]:
+        """Returns the files to train, validate or test with, by the name of the part in `SPLITS`."""
+        self.setup()
+        assert self._split is not None
+        return self._split[SPLITS.index(part)]
 
     @property
     def speakers(self) -> list[str]:
@@ -149,15 +142,15 @@ class AudioDataModule(Batches):
 
     @property
     def split(self) -> Split:
-        return {part: [file_name(path, self.path) for path in self._files(part)] for part in SPLITS}
+        return {part: [file_name(path, self.path) for path in self.files(part)] for part in SPLITS}
 
     def follow(self, stored: Mapping[str, Any], must_fit: bool = False) -> None:
         """Splits as an earlier run did, whose `split` this is.
 
         Args:
             stored: Without `train`, all files that are not held out are trained on.
-            must_fit: Whether it is an error if it names no file that is there. If it is none, the files are then split by hash,
-                and a split that the constructor was given is preferred.
+            must_fit: Whether it is an error that `stored` names no file that is there. If not, such files are split by hash,
+                and a split that the constructor was given is preferred to `stored`.
         """
         if must_fit or self._stored is None:
             self._stored, self._must_fit = read_split(stored), must_fit
@@ -189,21 +182,17 @@ class AudioDataModule(Batches):
                 self._split = stored or self._split
 
     def train_dataloader(self) -> DataLoader:
-        ids = self.speaker_ids(self.train_files)
-        if ids is not None and (unheard := sorted(set(self.speakers) - {self._speakers[path] for path in self.train_files})):
+        files = self.files("train")
+        ids = self.speaker_ids(files)
+        if ids is not None and (unheard := sorted(set(self.speakers) - {self._speakers[path] for path in files})):
             warnings.warn(f"Nothing is left to train on of {len(unheard)} speakers: {', '.join(unheard)}", stacklevel=2)
-        what, options = (self.train_files, self.mel, self.segment_length, self.given), self.options(ids)
+        what, options = (files, self.mel, self.segment_length, self.given), self.options(ids)
         if self.resident:
             device = self.trainer.strategy.root_device if self.trainer else "cpu"
             crops = ResidentCrops(device, *what, **options)
-            return DataLoader(crops, self.batch_size, sampler=self.order(), collate_fn=as_is)
+            return DataLoader(crops, self.batch_size, sampler=self.order(), collate_fn=lambda batch: batch)
         return self.loader(CropDataset(*what, **options), self.batch_size, self.order())
 
     def clips(self, part: str) -> Any:
-        files = self._files(part)
+        files = self.files(part)
         return ClipDataset(files, self.mel, self.max_clip_seconds, self.given, **self.options(self.speaker_ids(files)))
-
-    def _files(self, part: str) -> list[Path]:
-        self.setup()
-        assert self._split is not None
-        return self._split[SPLITS.index(part)]

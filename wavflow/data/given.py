@@ -1,8 +1,8 @@
 """Mels that are given with the audio and not computed from it: predicted by an acoustic model, aligned with the recording.
 
 A predicted mel is smoother than the recording's own, and errs. So a vocoder for predicted mels is best trained further on pairs
-of recording and predicted mel. Frame f must condition the samples
-`f * hop_length` to `(f + 1) * hop_length`, as frames of the model's own mel do.
+of recording and predicted mel. Frame f must condition the samples `f * hop_length` to `(f + 1) * hop_length`, as in the model's
+own mel.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from wavflow.mel_files import MEL_FORMATS, load_mel, mel_frames, stored_mel
 from wavflow.mel_scale import SCALES, MelScale
 
 SLACK = 2
-"""By how many frames a mel may be longer or shorter than its audio; the frames of both are used."""
+"""By how many frames a mel may be longer or shorter than its audio; only the frames that both have are used."""
 
 FAR = 1.5
 """By how many nats mels may differ from their audio's on average: predicted mels do by about .5, mels of other audio by 2."""
@@ -141,8 +141,8 @@ def find_mels(
     Args:
         files: Audio files.
         path: The folder that they are below.
-        folder: Of mels, each below it where its audio is below `path`, and of the same name but for the ending; or what
-            the table's paths are relative to, which is `path` if it is None.
+        folder: Of mels, each with the path that its audio has below `path`, but for the ending; or what the table's paths are
+            relative to (`path` if it is None).
         table: See `read_table`.
         scale: Of these mels; None for the model's.
 
@@ -158,11 +158,11 @@ def find_mels(
     column = {} if table is None else read_table(table, path, "mel")
     if any(column.values()):
         return {file: Path(folder or path, str(column[file])) for file in files}
-    found: dict[Path, Path | None] = {}
     if folder is None:
         if scale is not None:
             raise ValueError("`mel_scale`, `mel_mean` and `mel_std` are of given mels, but none are: name them by `mels`.")
-        return found
+        return {}
+    found: dict[Path, Path | None] = {}
     for file in files:
         stem = Path(folder, file.relative_to(path) if file.is_relative_to(path) else file.name)
         named = (stem.with_suffix(f".{ending}") for ending in MEL_FORMATS)

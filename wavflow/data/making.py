@@ -35,8 +35,8 @@ class Maker:
         source: The folder that the files are named from in the shards.
         pieces: File, first sample and length of each, at the mel's rate.
         notes: A folder.
-        mel: Gives the sample rate; its frames are stored where `with_mel` is true.
-        with_mel: See there.
+        mel: Gives the sample rate.
+        with_mel: Whether to compute and store the mels.
         trim: Silence is taken off the ends of a piece: what lies that many dB below its loudest; `None` keeps it.
         level: Loudness in LKFS that each piece is brought to; `None` leaves it.
         speakers: File to speaker, of those whose speaker is known.

@@ -84,8 +84,3 @@ class ResidentCrops(CropDataset):
         if self._audio.device.type == "cuda":
             tensor = tensor.pin_memory()
         return tensor.to(self._audio.device, non_blocking=True)
-
-
-def as_is(batch: Any) -> Any:
-    """Collates what is a batch already."""
-    return batch

@@ -145,8 +145,7 @@ class ShardDataModule(Batches):
         pieces = ", ".join(f"{len(self._shards[split])} pieces to {split}" for split in SPLITS)
         return f"{count} {kind}: {pieces.replace('validation', 'validate')}"
 
-    @property
-    def test_files(self) -> list[Path]:
+    def files(self, part: str) -> list[Path]:
         """There are none: what needs files must be given the folder that the shards were made of."""
         raise ValueError(
             f"`data`: shards hold pieces, not files ({self.path}): use data=folder data.path=<what they were made of>."

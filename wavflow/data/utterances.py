@@ -32,9 +32,9 @@ class Utterances(Dataset[dict[str, Any]]):
         symbols: The numbers of the symbols of each.
         mel: Its settings are used.
         speakers: Ids, one for each file.
-        speeds: How much faster and higher each file is played; as they are where left out.
-        batch_size: Of a training: numbers go on for ever then, and those of a batch are about as long as each other. 0 for
-            each file once, in order.
+        speeds: How much faster and higher each file is played; None for as it is.
+        batch_size: Of a training, whose items go on for ever; those of a batch are about equally long. 0 for each file once, in
+            order.
         seed: Of the order.
     """
 
@@ -111,7 +111,7 @@ class TextDataModule(AudioDataModule):
 
     Args:
         speeds: Each adds a copy of the training data, faster and higher (above 1) or slower and lower (below), as further
-            voices: a model of minutes of speech would memorize the recordings.
+            voices: without them a model of minutes of speech would memorize the recordings.
 
     Attributes:
         written: The symbols of each file's text, once `use_symbols` was called.
@@ -141,7 +141,7 @@ class TextDataModule(AudioDataModule):
     def use_symbols(self, alphabet: str, symbols: Sequence[str] | None = None, states: int = 1) -> list[str]:
         """Chooses the alphabet, and returns the table of symbols: the given one, or all that the training texts hold.
 
-        Texts are left out whose symbols would not find `states` frames each.
+        It leaves out texts that are too long for their audio: each symbol needs `states` frames.
         """
         files = self._all_files()
         texts = find_texts(files, self.path, self.table)
@@ -166,7 +166,7 @@ class TextDataModule(AudioDataModule):
         return table
 
     def train_dataloader(self) -> DataLoader:
-        files, times = self.train_files, len(self.speeds)
+        files, times = self.files("train"), len(self.speeds)
         if times > 1 and self.ids is None:
             raise ValueError(
                 "`data.speeds` makes further voices: say net.n_speakers=auto, or data.speeds=[] for a model of one voice."
@@ -177,7 +177,7 @@ class TextDataModule(AudioDataModule):
         return self.loader(utterances, self.batch_size, self.order())
 
     def clips(self, part: str) -> Utterances:
-        files = self._files(part)
+        files = self.files(part)
         return Utterances(files, self._numbers(files), self.mel, self.speaker_ids(files))
 
     def _numbers(self, files: Sequence[Path]) -> list[list[int]]:

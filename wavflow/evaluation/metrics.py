@@ -1,9 +1,9 @@
 """Distances between two clips: level and spectra.
 
 Each takes a generated clip and the recording, `reference`: (T,) floats in [-1, 1), aligned and equally long
-(wavflow/evaluation/alignment.py); at these hops 64 samples of lag cost more than most models differ by. ValueError says which
-clip is otherwise. Where a metric has no value (silence, nothing voiced) it is `nan`, and `mean_interval` leaves it out. Sample
-rates are in Hz.
+(wavflow/evaluation/alignment.py): 64 samples of lag cost more than most models differ by. A ValueError names a clip of another
+kind. Where a metric has no value (silence, nothing voiced) it is `nan`, and `mean_interval` leaves it out. Sample rates are in
+Hz.
 """
 
 import functools

@@ -4,8 +4,8 @@ A file holds a stream of bytes for each channel: its coarse mel, then its sample
 
     "wavflow2" | length of the header | header, JSON | stream of each channel | CRC-32 of all before
 
-A chunk of 1,024 samples is stored as it is where coding would take more than 16 bits a sample. So is a whole channel: a stream
-as long as the samples is the samples. So no file is longer than its samples and its header.
+A chunk of 1,024 samples is stored as it is where coding would take more than 16 bits a sample. So is a channel whose stream
+would be as long as its samples or longer; a reader knows it by its length. No file is longer than its samples and its header.
 
 Decoding repeats the encoder's arithmetic, which is the same on every machine, see `wavflow.likelihood.arithmetic`. A checksum
 guards the samples: wrong audio never comes out.

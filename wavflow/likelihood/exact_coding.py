@@ -63,7 +63,6 @@ def follow(
     values: np.ndarray,
     intervals: np.ndarray,
     coder: Coder,
-    reads: bool,
 ) -> bool:
     """Goes through a chunk sample by sample: each one's density, then the sample itself.
 
@@ -72,10 +71,9 @@ def follow(
         bijection: Components (0: affine), the bound of the log-scales, the kind of the density.
         memory: Is updated.
         chunk: What the mel tells of the chunk.
-        values: int16 (n,); filled by a reader.
+        values: int16 (n,): given, or read where the coder is a reader.
         intervals: int64 (n, 2): is written, for values that are given.
-        coder: A reader.
-        reads: Whether the values are to be read from it.
+        coder: Values that are given are not written to it.
 
     Returns:
         Whether all parameters are finite.
@@ -108,7 +106,7 @@ def follow(
         recent[0], recent[1], recent[2] = linear, linear + gain * periodic, gain
         if not describe(params, bijection, recent[1] * FULL_SCALE, gain * FULL_SCALE, mixture):
             return False
-        if reads:
+        if coder.reads:
             values[i] = code(coder, 0, LOWEST, HIGHEST, mixture, bijection[2])
         else:
             value = int(values[i])

@@ -22,7 +22,7 @@ from wavflow.flows.pitch_prediction import PitchPrediction
 from wavflow.likelihood.arithmetic import add_products
 from wavflow.likelihood.exact_coding import LOWEST, Chunk, Memory, Net, follow
 from wavflow.likelihood.exact_whitening import ExactWhitening, Filters
-from wavflow.likelihood.range_coding import GAUSSIAN, LOGISTIC, PRECISION, Coder, code_evenly, code_rare, put_all, reader
+from wavflow.likelihood.range_coding import GAUSSIAN, LOGISTIC, PRECISION, Coder, code_evenly, code_rare, put_all, writer
 from wavflow.nn.wavenet import WaveNet
 from wavflow.vocoder import Vocoder
 
@@ -58,7 +58,7 @@ class ExactDensity:
         self._frames = -(-CHUNK // self._hop_length)
         self._block_length = self._frames * self._hop_length if linear is None else linear.block_length
         self._no_filters = Filters(np.zeros((1, 0)), np.ones(1), np.zeros((1, 0), np.int64), np.zeros((1, 0)))
-        self._no_reader = reader(b"")
+        self._no_reader = writer(0)
         self._spans = (self._net.gates.shape[1] - 1) * self._net.dilations
         length = self._frames * self._hop_length
         ends = np.cumsum(self._spans + length)
@@ -109,8 +109,7 @@ class ExactDensity:
         projected = sums.astype(np.float32).reshape(frames + 2, len(self._net.dilations), -1)
         filters = self._no_filters if self._whitening is None else self._whitening.filters(self._mel[around])
         chunk = Chunk(projected, self._kernel, self._block_length, *filters)
-        reads = coder is not None
-        if not follow(self._net, self._bijection, memory, chunk, values, intervals, coder or self._no_reader, reads):
+        if not follow(self._net, self._bijection, memory, chunk, values, intervals, coder or self._no_reader):
             raise ValueError("`teacher` must tell finite parameters, got NaN or infinity: train it again.")
         return intervals
 

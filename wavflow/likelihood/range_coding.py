@@ -32,12 +32,12 @@ class Coder(NamedTuple):
 
 
 def writer(size: int) -> Coder:
-    """Returns one with room for so many bytes, and the few that end them."""
+    """Returns a writer with room for so many bytes, and the few that end them."""
     return Coder(np.zeros(size + 16, np.uint8), np.zeros(1, np.int64), np.array([0, 2**64 - 1], np.uint64), False)
 
 
 def reader(data: bytes) -> Coder:
-    """Returns one; after the data there are zeros."""
+    """Returns a reader of data, which reads zeros after their end."""
     start = int.from_bytes(data[:8].ljust(8, b"\0"), "big")
     return Coder(np.frombuffer(data, np.uint8).copy(), np.array([8]), np.array([start, 2**64 - 1], np.uint64), True)
 

@@ -1,12 +1,13 @@
 """How surprising a recording is to a model: log-likelihood, and by how much it is not what the model itself expects.
 
-Nats per sample tell the content first of all: noise costs more than silence, and a mel that follows a fault tells the model of
-it. What does not depend on content is the noise z that the model's flow makes of the audio: of audio from the model's own
-density it is base noise, loud or soft, and then `-log base(z)` has the base's entropy as its mean. So a frame's surprise is
+Nats per sample depend on the content first of all: noise costs more than silence, and a fault that shows in the mel is what
+the model expects. The noise z that the model's flow makes of the audio does not depend on the content: for audio from the
+model's own density it is base noise, loud or soft, and the mean of `-log base(z)` is the base's entropy. So the surprise of a
+frame is
 
     sum_t (-log base(z[t]) - entropy) / sqrt(T * variance),
 
-in standard deviations; negative where the audio is more regular than it should be, as in a dropout.
+in standard deviations. It is negative where the audio is more regular than it should be, as in a dropout.
 """
 
 from __future__ import annotations
@@ -108,8 +109,8 @@ def check_scores(model: Vocoder) -> None:
 def overall(surprise: Tensor) -> float:
     """Returns one score of a recording: the geometric mean of its strangest frames, from the second on to the sixth.
 
-    Faults make several frames strange, be they few (a dropout) or all a little (noise). The strangest frame of all tells less:
-    clean recordings have a lone one too, where the reader's lips part or a table creaks.
+    A fault makes several frames strange: a few very much (a dropout), or all a little (noise). A single strange frame tells
+    less: clean recordings have one, too, where the reader's lips part or a table creaks.
     """
     strangest = surprise.abs().sort(descending=True).values
     strangest = strangest[LONE:] if len(strangest) > LONE else strangest

@@ -32,8 +32,8 @@ def lane(title: str, axis: Axis, content: str, kind: str) -> str:
 def likelihood_lane(log_probs: Mapping[str, Tensor], hop_length: int, sample_rate: int, seconds: float) -> str:
     """Log-likelihood of the recording along its time, of each sample and by frame.
 
-    Of a frame the mean is a line, down to the 5th percentile a band. The page's script draws the samples, at any zoom, on a
-    canvas of each model that holds them as bytes: 255 is the top.
+    A line is the mean of each frame, and a band reaches down to its 5th percentile. A canvas for each model holds the samples
+    as bytes, 255 at the top; the page's script draws them there, at any zoom.
 
     `log_probs` maps a model to nats per sample (T,); what is not finite is drawn at the bottom, and "" if nothing is.
     """
@@ -91,11 +91,11 @@ def pitch_lane(tracks: Mapping[str, np.ndarray], sample_rate: int, seconds: floa
     return lane(title, axis, _lane_svg("F0 of each version", seconds, axis, "".join(paths)), "pitch")
 
 
-def ladder(rows: Sequence[Row], column: str = "bits/sample") -> str:
-    """Likelihoods as dots on one line each, with their intervals; the first column names the row. "" without such a column."""
+def ladder(rows: Sequence[Row]) -> str:
+    """Bits per sample as dots on one line each, with their intervals; the first column names the row. "" if no row has any."""
     entries = []
     for row in rows:
-        value = row.get(column)
+        value = row.get("bits/sample")
         mean, half = (value.mean, value.half_width) if isinstance(value, Interval) else (float(value or math.nan), math.nan)
         if math.isfinite(mean):
             entries.append((str(next(iter(row.values()))), mean, half if math.isfinite(half) else 0.0))

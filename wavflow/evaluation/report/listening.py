@@ -120,9 +120,6 @@ def _page(title: str, sample_rate: int, data: Mapping[str, object]) -> str:
         title=html.escape(title),
         sample_rate=sample_rate,
         style=asset("page.css") + asset("listen.css"),
-        theme=asset("theme.js"),
-        player=asset("player.js"),
-        session=asset("listen-session.js"),
-        script=asset("listen.js"),
+        script="\n".join(asset(name) for name in ("theme.js", "player.js", "listen-session.js", "listen.js")),
         data=json.dumps(data).replace("<", "\\u003c"),  # no name may end the script element
     )

@@ -6,7 +6,7 @@
 //   version B -> gain 1 ---+-> loudspeaker      all sources start at one instant of the audio clock; choosing another
 //   version C -> gain 0 --'                     version only moves the gains, so the position stays, to the sample
 //
-// Events: "change" (play, pause, seek, select, load), "time" (each animation frame while playing), "end".
+// Events: "change" (play, pause, end, seek, select, load), "time" (each animation frame while playing).
 class Deck extends EventTarget {
   static #context = null; // one per page, made at the first gesture, as browsers demand
   static #current = null; // the deck that plays, or will once it is loaded: at most one
@@ -14,7 +14,7 @@ class Deck extends EventTarget {
 
   // Of decoding and playing alike: a source at another rate than its context would be interpolated linearly, audibly.
   static get sampleRate() {
-    return Number(document.documentElement.dataset.sampleRate) || 48000;
+    return Number(document.documentElement.dataset.sampleRate);
   }
 
   static get #audio() {
@@ -152,7 +152,6 @@ class Deck extends EventTarget {
     Deck.#current = null;
     this.#offset = this.duration;
     this.#tell("change");
-    this.#tell("end");
   }
 
   #level(name) {

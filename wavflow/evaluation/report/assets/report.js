@@ -167,8 +167,7 @@ class Player {
   show() {
     const { section, deck, view } = this;
     const width = view.end - view.start;
-    const play = this.find(".play");
-    play.textContent = deck.playing ? "Pause" : "Play";
+    this.find(".play").textContent = deck.playing ? "Pause" : "Play";
     this.buttons.forEach((button, i) => button.setAttribute("aria-pressed", deck.names[i] === deck.selected));
     this.find(".loop").setAttribute("aria-pressed", this.looping);
     for (const label of section.querySelectorAll(".selected")) label.textContent = deck.selected;
