@@ -6,6 +6,7 @@ import functools
 import importlib
 import io
 import os
+import runpy
 import sys
 import warnings
 from collections.abc import Callable
@@ -48,6 +49,12 @@ def defaults(config: str, groups: tuple[str, ...]) -> Any:
 def call(command: str, *options: str | Path) -> Outcome:
     """Calls `python -m wavflow.<command> <options>`."""
     return outcome_of(importlib.import_module(f"wavflow.{command}").main, f"wavflow.{command}", *options)
+
+
+def script(name: str, *options: str | Path) -> Outcome:
+    """Calls `python scripts/<name>.py <options>`."""
+    path = Path(__file__).parents[1] / "scripts" / f"{name}.py"
+    return outcome_of(lambda: runpy.run_path(str(path), run_name="__main__"), path, *options)
 
 
 def outcome_of(main: Callable[[], object], *words: str | Path) -> Outcome:

@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import soundfile
 import torch
-from commands import TRAIN, Outcome, contents, curves, is_refused, make_sounds, succeeds, tone
+from commands import TRAIN, Outcome, contents, curves, is_refused, make_sounds, script, succeeds, tone
 from helpers import tiny_flow
 
 import wavflow
@@ -353,3 +353,18 @@ def test_a_teacher_of_another_density_trains_and_teaches(chain: Chain, tmp_path:
     distil.append(f"output={tmp_path / 's'}")
     is_refused(tmp_path, "train", *distil, words="`stage.density.form` 'closed'|use 'rao_blackwell'")
     assert "after 2 steps: kl " in succeeds("train", *distil, "stage.density.form=rao_blackwell").out
+
+
+def test_the_plain_script_makes_what_the_command_makes(chain: Chain, tmp_path: Path) -> None:
+    recording, made = chain.sounds / "0.wav", tmp_path / "script.wav"
+    done = script("synthesize", chain.student, recording, made, "--seed", "5", "--temperature", "0.7", "--device", "cpu")
+    assert done.status == 0, done.err
+    assert "x real time" in done.out
+    options = [f"model={chain.student}", f"input={recording}", f"output={tmp_path / 'command.wav'}"]
+    succeeds("synthesize", *options, "seed=5", "temperature=0.7")
+    np.testing.assert_array_equal(read(made), read(tmp_path / "command.wav"))
+    failed = script("synthesize", chain.student, recording, tmp_path / "other.wav", "--device", "abacus")
+    assert failed.status == 1
+    assert failed.err.startswith("wavflow: `device` 'abacus' can't be used here")
+    assert failed.err.count("\n") == 1
+    assert contents(tmp_path) == {"script.wav", "command.wav"}
