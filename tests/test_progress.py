@@ -57,9 +57,10 @@ def test_a_net_of_another_stage_is_refused_in_one_line(stage: str, net: str, tmp
     assert outcome.err.count("\n") == 1
 
 
-def test_the_newest_model_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "teacher" / "mine" / "model.safetensors"
+def test_the_newest_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path("runs/teacher/mine/model.safetensors")
     path.parent.mkdir(parents=True)
     path.touch()
-    assert newest_model("teacher", "model", tmp_path) == path
-    assert capsys.readouterr().err == f"No teacher was named: model={path}, the newest of {tmp_path}/teacher.\n"
+    assert newest_model("teacher", "model") == path
+    assert capsys.readouterr().err == f"No teacher was named: model={path}, the newest of runs/teacher.\n"

@@ -21,12 +21,13 @@ import pytest
 import requests
 import soundfile
 import torch
-from helpers import random_log_mel, tiny_student
+from helpers import random_log_mel, tiny_student, tiny_teacher
 from served import LIMITS, Running, drawn, serving, wav
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 import wavflow
+from wavflow.commands.serve import load
 from wavflow.likelihood.scoring import read, score
 from wavflow.speech import spoken
 from wavflow.writing import encode_audio, quantized
@@ -36,6 +37,13 @@ from wavflow.writing import encode_audio, quantized
 def server() -> Iterator[Running]:
     torch.manual_seed(0)
     yield from serving(hosts=["wavflow.test"])
+
+
+def test_the_models_keep_the_order_in_which_they_were_named(tmp_path: Path) -> None:
+    """The first that fits is the one for a request that names none."""
+    wavflow.save_model(tiny_teacher(), tmp_path / "own.safetensors")
+    models = load([str(tmp_path / "own.safetensors"), "lj-teacher"], torch.device("cpu"))
+    assert list(models) == ["own", "lj-teacher"]
 
 
 def npy(array: np.ndarray) -> bytes:

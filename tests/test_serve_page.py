@@ -5,9 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from served import Running, serving, wav
-
-from wavflow.serving.limits import Limits
+from served import LIMITS, Running, serving, wav
 
 pytest_plugins = ["browser"]
 pytestmark = pytest.mark.slow
@@ -19,7 +17,7 @@ VERSIONS = ["1recording", "2student, 0 passes", "3student", "4Griffin-Lim"]
 def server(chromium: Any) -> Iterator[Running]:
     """It takes the browser so that no server is started where there is none."""
     torch.manual_seed(0)
-    for running in serving(Limits(body_mb=1.0, seconds=2.0, idle_seconds=20.0), token="secret"):
+    for running in serving(LIMITS._replace(idle_seconds=20.0), token="secret"):
         running.post("/v1/report", wav(), headers={"Authorization": "Bearer secret"})  # the first one imports and compiles
         yield running
 

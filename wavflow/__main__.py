@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version
+
+from wavflow import __version__
 
 COMMANDS = {
     "train": "train a teacher, distil a student from one, or train a flow or a text model in one stage",
@@ -24,7 +25,7 @@ COMMANDS = {
 def main() -> None:
     """Prints the commands or the version."""
     if "--version" in sys.argv:
-        print(f"wavflow {version('wavflow')}")
+        print(f"wavflow {__version__}")
         return
     print("wavflow: mel spectrograms to audio, with exact densities. Its commands, each with --help:\n")
     for name, text in COMMANDS.items():

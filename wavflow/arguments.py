@@ -36,13 +36,19 @@ def as_tensor(name: str, value: Tensor | np.ndarray, device: torch.device | None
 
 
 def check_speaker(speaker: Tensor | None, count: int) -> None:
-    """Raises ValueError where ids of so many speakers are missing or unknown, or given where there are none."""
-    known = True
-    if speaker is not None and count and not torch.compiler.is_compiling():
-        known = bool(((speaker >= 0) & (speaker < count)).all())
-    if (speaker is None) != (not count) or not known:
+    """Raises ValueError unless a model of so many speakers can take `speaker`: ids below `count`, or None where that is 0."""
+    if speaker is None or not count:
+        fits = speaker is None and not count
+    else:
+        fits = torch.compiler.is_compiling() or bool(((speaker >= 0) & (speaker < count)).all())
+    if not fits:
         needed = f"speaker ids (B,) below {count}" if count else "no speaker"
         raise ValueError(f"`speaker`: this model takes {needed}, got {speaker}.")
+
+
+def reason(error: BaseException) -> str:
+    """Returns what another library says is wrong, as one line that is not too long, to be put in brackets."""
+    return " ".join(str(error).split())[:300].rstrip(" .:")
 
 
 @contextmanager

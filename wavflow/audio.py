@@ -6,7 +6,6 @@ band magnitudes, and its frame f conditions the samples `f * hop_length … (f +
 
 import os
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import BinaryIO
 
 import numpy as np
@@ -14,6 +13,7 @@ import soundfile as sf
 import torch
 from torch import Tensor
 
+from wavflow.files import in_a_file
 from wavflow.headers import fault, with_its_length
 from wavflow.resampling import ratio, resample, resampled_length, source_segment
 
@@ -57,7 +57,11 @@ def read_audio(path: str | os.PathLike[str] | bytes | BinaryIO, sample_rate: int
         ValueError: The file is empty, cut short, damaged or not audio, or holds NaN.
     """
     if isinstance(path, bytes) or hasattr(path, "read"):
-        return _read_bytes(path if isinstance(path, bytes) else path.read(), sample_rate)
+        data = path if isinstance(path, bytes) else path.read()
+        if not isinstance(data, bytes):
+            raise ValueError(f"`path` must be open for reading bytes, got {type(data).__name__}: open it with mode 'rb'.")
+        with in_a_file(data, "audio", "what was given") as file:  # since all checks are of files
+            return read_audio(file, sample_rate)
     with open_audio(Path(path)) as file:
         rate = file.samplerate if sample_rate is None else sample_rate
         length = resampled_length(file.frames, *_ratio(file, rate))
@@ -161,19 +165,6 @@ def open_audio(path: Path) -> sf.SoundFile:
     return file
 
 
-def _read_bytes(data: bytes, sample_rate: int | None) -> tuple[Tensor, int]:
-    """Reads bytes as `read_audio` does, by way of a file, since all checks are of files."""
-    if not isinstance(data, bytes):
-        raise ValueError(f"`path` must be open for reading bytes, got {type(data).__name__}: open it with mode 'rb'.")
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "audio"
-        path.write_bytes(data)
-        try:
-            return read_audio(path, sample_rate)
-        except ValueError as error:
-            raise ValueError(str(error).replace(str(path), f"what was given ({len(data)} bytes)")) from error
-
-
 def _lie(file: sf.SoundFile, size: int) -> str | None:
     """Returns what can't be true in the header of a file of `size` bytes; None if all can."""
     if not 0 < file.frames < 2**48:  # libsndfile's way to say "unknown" is 2**63 - 1
@@ -216,6 +207,6 @@ def _read_frames(file: sf.SoundFile, first: int, last: int, exact: bool = True) 
 
 
 def _ratio(file: sf.SoundFile, sample_rate: int | None) -> tuple[int, int]:
-    if sample_rate is not None and sample_rate < 100:
-        raise ValueError(f"`sample_rate` must be at least 100 Hz, got {sample_rate}: give the rate that you need.")
+    if sample_rate is not None and sample_rate < _RATES[0]:
+        raise ValueError(f"`sample_rate` must be at least {_RATES[0]} Hz, got {sample_rate}: give the rate that you need.")
     return ratio(file.samplerate if sample_rate is None else sample_rate, file.samplerate)

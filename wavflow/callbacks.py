@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 
+from wavflow.arguments import at_least
 from wavflow.models import save_model
 from wavflow.reporting.pictures import alignment_picture, spectrogram_picture
 from wavflow.training.task import Task
@@ -132,8 +133,7 @@ class SkipNonFinite(pl.Callback):
     """
 
     def __init__(self, limit: int = 20) -> None:
-        if limit < 1:
-            raise ValueError(f"`limit` must be at least 1, got {limit}: raise it.")
+        at_least(1, limit=limit)
         self.limit = limit
         self.skipped, self.in_a_row = 0, 0
         self._loss: Tensor | float = 0.0

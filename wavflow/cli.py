@@ -16,7 +16,6 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from tqdm import tqdm
 
+from wavflow import __version__
 from wavflow.files import lock, unlock_all
 from wavflow.help import help_text
 from wavflow.options import as_dict, check_places, flat, overrides
@@ -64,7 +64,7 @@ def command(name: str, lists: tuple[str, ...] = (), plain: str | None = None) ->
         try:
             with one_line_errors(), quiet():
                 if "--version" in typed:
-                    return print(f"wavflow {version('wavflow')}")
+                    return print(f"wavflow {__version__}")
                 asked = {"-h", "--help"}.intersection(typed)
                 options = overrides([item for item in typed[1:] if item not in asked], lists, plain)
                 if asked:
@@ -206,7 +206,7 @@ def quiet() -> Iterator[None]:
             warnings.formatwarning = form
 
 
-def newest_model(stage: str, key: str | None = None, runs: str | Path = "runs") -> Path:
+def newest_model(stage: str, key: str | None = None) -> Path:
     """Returns the model file of the newest run of a stage; `key` is the option that names another, `stage` if not given.
 
     A line on stderr names it. Where there is no run, the option `model` takes that of the package. Other options do not: one
@@ -217,18 +217,18 @@ def newest_model(stage: str, key: str | None = None, runs: str | Path = "runs") 
     """
     from wavflow.models import released_models  # torch takes seconds, and `--help` needs none of it
 
-    key = key or stage
-    models = sorted(Path(runs).glob(f"{stage}/*/model.safetensors"), key=lambda path: path.stat().st_mtime)
+    key, runs = key or stage, Path("runs", stage)
+    models = sorted(runs.glob("*/model.safetensors"), key=lambda path: path.stat().st_mtime)
     for name, path in released_models().items() if not models and key == "model" else ():
         if name.endswith(f"-{stage}"):
-            print(f"No model was named and there is none in {runs}/{stage}: model={name}, of one voice.", file=sys.stderr)
+            print(f"No model was named and there is none in {runs}: model={name}, of one voice.", file=sys.stderr)
             return path
     if not models:
         raise FileNotFoundError(
-            f"`{key}`: no {stage} was named and there is none in {runs}/{stage}: "
+            f"`{key}`: no {stage} was named and there is none in {runs}: "
             f"train one with `python -m wavflow.train stage={stage}`, or name one with {key}=<model.safetensors>."
         )
-    print(f"No {stage} was named: {key}={models[-1]}, the newest of {runs}/{stage}.", file=sys.stderr)
+    print(f"No {stage} was named: {key}={models[-1]}, the newest of {runs}.", file=sys.stderr)
     return models[-1]
 
 
@@ -264,9 +264,9 @@ def output_folder(path: str | Path, new: bool = False, shared: bool = False) -> 
     """
     path = Path(path)
     try:
-        for number in itertools.count(2):
+        for number in itertools.count(1):
             path.parent.mkdir(parents=True, exist_ok=True)
-            folder = path if number == 2 else path.with_name(f"{path.name}-{number - 1}")
+            folder = path if number == 1 else path.with_name(f"{path.name}-{number}")
             with contextlib.suppress(*([FileExistsError] if new else [])):
                 folder.mkdir(exist_ok=not new)
                 break

@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 UNFINISHED = f".*.{'[0-9a-f]' * 12}.part"
@@ -39,6 +40,47 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes bytes, as `atomic_write`; an OSError names the path."""
+    try:
+        with atomic_write(path) as part:
+            part.write_bytes(data)
+    except OSError as error:
+        raise OSError(f"`path` must be writable, got {path} ({error.strerror}): choose another place.") from error
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes `printable` text, as UTF-8 and `atomic_write`."""
+    with atomic_write(path) as part:
+        part.write_text(printable(text), encoding="utf-8")
+
+
+def printable(text: str) -> str:
+    """Returns text that UTF-8 can hold: a byte of a file name in another encoding becomes `\\udcXX`, as in JSON."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def read_lines(path: str | os.PathLike[str]) -> list[Any]:
+    """Returns the lines of a file of JSON lines; one that was cut short as its process was killed is left out."""
+    found = []
+    for line in Path(path).read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return found
+
+
+@contextlib.contextmanager
+def in_a_file(data: bytes, name: str, words: str) -> Iterator[Path]:
+    """Yields a file of a name that holds some bytes, for what reads files alone; errors call it by `words`, not by its path."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(data)
+        try:
+            yield path
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(path), f"{words} ({len(data)} bytes)")) from error
 
 
 def sweep(*folders: str | os.PathLike[str], idle: float = 0.0) -> None:
@@ -96,32 +138,3 @@ def unlock_all() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=unlock_all)  # a worker that outlives this process must not keep its locks
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes `printable` text, as UTF-8 and `atomic_write`."""
-    with atomic_write(path) as part:
-        part.write_text(printable(text), encoding="utf-8")
-
-
-def read_lines(path: str | os.PathLike[str]) -> list[Any]:
-    """Returns the lines of a file of JSON lines; one that was cut short as its process was killed is left out."""
-    found = []
-    for line in Path(path).read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            found.append(json.loads(line))
-    return found
-
-
-def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Writes bytes, as `atomic_write`; an OSError names the path."""
-    try:
-        with atomic_write(path) as part:
-            part.write_bytes(data)
-    except OSError as error:
-        raise OSError(f"`path` must be writable, got {path} ({error.strerror}): choose another place.") from error
-
-
-def printable(text: str) -> str:
-    """Returns text that UTF-8 can hold: a byte of a file name in another encoding becomes `\\udcXX`, as in JSON."""
-    return text.encode(errors="backslashreplace").decode()

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from wavflow.arguments import about
+from wavflow.arguments import about, reason
 from wavflow.files import write_text
 from wavflow.models import load_model, released_models, save_model
 from wavflow.vocoder import Vocoder
@@ -90,7 +90,7 @@ def push_to_hub(
                 repo_id=name, folder_path=folder, commit_message=message, revision=revision, ignore_patterns=kept
             )
         except (OSError, ValueError, hub.errors.HTTPError) as error:
-            raise OSError(f"`name`: the hub did not take {name} ({_reason(error)}): see `hf auth login`.") from error
+            raise OSError(f"`name`: the hub did not take {name} ({reason(error)}): see `hf auth login`.") from error
     return str(commit.commit_url)
 
 
@@ -130,7 +130,7 @@ def _download(name: str, revision: str | None) -> Path:
         at = "" if revision is None else f" at revision {revision}"
         raise FileNotFoundError(
             f"`name`: there is no folder {name}, and no {WEIGHTS} was had from the hub repository of that name{at} "
-            f"({_reason(error)}): correct the name, or try again with a network."
+            f"({reason(error)}): correct the name, or try again with a network."
         ) from error
 
 
@@ -140,7 +140,3 @@ def _library() -> Any:
     except ImportError as error:
         raise ValueError("`name`: a hub repository needs huggingface_hub: pip install 'wavflow[hub]'.") from error
     return huggingface_hub
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200].rstrip(" .:")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from importlib.metadata import version
 
+from wavflow import __version__
 from wavflow.cli import one_line_errors, output_folder
 
 
@@ -13,7 +13,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m wavflow.listen", description=__doc__)
     parser.add_argument("results", nargs="+", metavar="results.csv", help="files that listen.html saved, all of one page")
     parser.add_argument("--output", metavar="FOLDER", help="also write scores.json, scores.png, mushra.csv and abx.csv there")
-    parser.add_argument("--version", action="version", version=f"wavflow {version('wavflow')}")
+    parser.add_argument("--version", action="version", version=f"wavflow {__version__}")
     with one_line_errors():
         options = parser.parse_args()
 

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from wavflow.arguments import about, at_least
+from wavflow.arguments import about, at_least, reason
 from wavflow.audio import OGG, audio_length, read_audio, read_segment
 from wavflow.mel import MelSpectrogram
 from wavflow.mel_scale import MelScale, check_scale, warn_of_log10
@@ -187,7 +187,7 @@ def _read_array(path: Path, name: str, what: str) -> tuple[Tensor, dict | None]:
     try:
         return _load_array(path)
     except (OSError, ValueError, EOFError, RuntimeError, KeyError, SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(f"`{name}`: {path} can't be read as {what} ({' '.join(str(error).split())[:200]}).") from error
+        raise ValueError(f"`{name}`: {path} can't be read as {what} ({reason(error)}).") from error
     except Exception as error:
         raise ValueError(f"`{name}`: {path} holds no plain tensor ({type(error).__name__}): save {what} as one.") from error
 

@@ -21,19 +21,19 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from wavflow.architectures import flowavenet, student, teacher, waveflow, waveglow
-from wavflow.arguments import choose
+from wavflow.arguments import choose, reason
 from wavflow.files import atomic_write
 from wavflow.mel import MelSpectrogram
 from wavflow.text_to_mel import TextToMel, text_to_mel
 from wavflow.vocoder import Vocoder
 
 FORMAT = "wavflow"
-FORMAT_VERSION = 1
+FORMAT_VERSION = "1"
 LARGEST_FFT = 2**15
 RELEASED = Path(__file__).parent / "assets" / "models"
 HALVES = (torch.float16, torch.bfloat16)
 
-MODELS = {f"{__name__}.{build.__name__}": build for build in (teacher, student, waveglow, flowavenet, waveflow, text_to_mel)}
+MODELS = {f"{__name__}.{make.__name__}": make for make in (teacher, student, waveglow, flowavenet, waveflow, text_to_mel)}
 Model = Vocoder | TextToMel
 M = TypeVar("M", Vocoder, TextToMel)
 KINDS = {Vocoder: "a vocoder", TextToMel: "a text model"}
@@ -97,7 +97,7 @@ def save_model(
     path = Path(path)
     metadata = {
         "format": FORMAT,
-        "format_version": str(FORMAT_VERSION),
+        "format_version": FORMAT_VERSION,
         "config": json.dumps(model.config),
         "info": json.dumps(model.info | (info or {})),
     }
@@ -127,10 +127,8 @@ def load_model(
     path = Path(path) if Path(path).is_file() else released_models().get(os.fspath(path), Path(path))
     metadata, weights = _read(path)
     version = metadata.get("format_version", "")
-    if version not in [str(known) for known in range(1, FORMAT_VERSION + 1)]:
-        raise ValueError(
-            f"`path`: {path} is of model format {version!r}, this wavflow reads up to {FORMAT_VERSION}: update wavflow."
-        )
+    if version != FORMAT_VERSION:
+        raise ValueError(f"`path`: {path} is of model format {version!r}, this wavflow reads {FORMAT_VERSION}: update wavflow.")
     try:
         config, info = json.loads(metadata["config"]), json.loads(metadata.get("info", "{}"))
         _check_numbers(config, info, len(weights))
@@ -143,8 +141,9 @@ def load_model(
         model.load_state_dict(weights)
         model.info = info
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"`path`: {path} does not hold what its configuration says ({reason}): get it again.") from error
+        raise ValueError(
+            f"`path`: {path} does not hold what its configuration says ({reason(error)}): get it again."
+        ) from error
     if not isinstance(model, kind):
         raise ValueError(f"`path`: {path} holds {KINDS[type(model)]}, and {KINDS[kind]} is needed: name one.")
     return model.to(device).eval().requires_grad_(False)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 from hydra import compose, initialize_config_module
 
+from wavflow import __version__
 from wavflow.cli import one_line_errors, quiet
 from wavflow.options import as_dict
 from wavflow.threads import processors
@@ -51,7 +51,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "command goes on where it was.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"wavflow {version('wavflow')}")
+    parser.add_argument("--version", action="version", version=f"wavflow {__version__}")
     parser.add_argument("source", help="folder of audio, of any rates, searched with all below it")
     parser.add_argument("output", help="folder for the shards")
     parser.add_argument("--audio", default="22k", help="sample rate and mel: an option of conf/audio, as in training")

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from wavflow.audio_files import some
 from wavflow.options import flat
 
 FIXED = (
@@ -47,7 +48,7 @@ def changed_options(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     # Options of a net or a mel may be left out; the shapes of the weights show later whether their defaults changed.
     fixed = [name for name in differ if _below(name, FIXED) and ((name in old and name in new) or not _below(name, FIXED[:2]))]
     if fixed:
-        first, more = fixed[0], f", nor can {', '.join(fixed[1:4])}{' and others' * (len(fixed) > 4)}" if len(fixed) > 1 else ""
+        first, more = fixed[0], f", nor can {some(fixed[1:], 3)}" if fixed[1:] else ""
         raise ValueError(
             f"`{first}` can't change in a run that goes on, from {old.get(first)} to {new.get(first)}{more}: give the "
             "options of that run (its config.yaml), or begin another one, with start=<its model.safetensors> if that fits."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 import pickle
 import warnings
@@ -47,24 +48,19 @@ def find_checkpoint(resume: str | None, folder: str | Path, task: nn.Module) -> 
     """
     if resume is None:
         return None
-    paths = [Path(resume)]
-    if resume == "auto":
-        paths = [
-            path for path in (Path(folder) / "checkpoints" / name for name in ("last.ckpt", "previous.ckpt")) if path.is_file()
-        ]
-        if not paths:
-            return None
-    while True:
-        path = paths.pop(0)
+    saved = [Path(folder, "checkpoints", name) for name in ("last.ckpt", "previous.ckpt")]
+    paths = [path for path in saved if path.is_file()] if resume == "auto" else [Path(resume)]
+    for path, before in itertools.zip_longest(paths, paths[1:]):
         if not path.is_file():
             raise FileNotFoundError(f"`resume`: there is no checkpoint {path}: name a .ckpt file, or auto.")
         try:
             return Checkpoint(path, _check(path, task))
         except _Damaged as error:
-            if not paths:
+            if before is None:
                 raise
             path.rename(path.with_suffix(".damaged"))  # or it would take the place of the whole one before it
-            warnings.warn(f"{error} The one before it is taken, {paths[0]}.", stacklevel=2)
+            warnings.warn(f"{error} The one before it is taken, {before}.", stacklevel=2)
+    return None
 
 
 class _Damaged(ValueError):

@@ -10,11 +10,13 @@ from wavflow.text_to_mel import TextToMel
 from wavflow.vocoder import Vocoder
 
 
-def speaker_id(speaker: int | str, vocoder: Vocoder | TextToMel) -> torch.Tensor:
-    """Returns the id of a speaker, given by name or id, as the model takes it, (1,).
+def speaker_id(speaker: int | str | None, vocoder: Vocoder | TextToMel) -> torch.Tensor | None:
+    """Returns the id of a speaker, given by name or id, as the model takes it, (1,); None for none, where it takes none.
 
     Where names are numbers themselves, as LibriTTS's, a number is a name.
     """
+    if speaker is None and vocoder.speakers is None:
+        return None
     known = 0 if vocoder.speakers is None else vocoder.speakers.num_embeddings
     names = vocoder.info.get("speakers", []) if known else []
     if str(speaker) in names:
@@ -24,6 +26,11 @@ def speaker_id(speaker: int | str, vocoder: Vocoder | TextToMel) -> torch.Tensor
         needed = f"be one of {', '.join(names)}" if names else needed
         raise ValueError(f"`speaker` must {needed}, got {speaker!r}.")
     return torch.tensor([speaker], device=vocoder.device)
+
+
+def first_speaker(vocoder: Vocoder | TextToMel, batch: int = 1) -> torch.Tensor | None:
+    """Returns ids (B,) of the first speaker; None for a model without speakers."""
+    return None if vocoder.speakers is None else torch.zeros(batch, dtype=torch.long, device=vocoder.device)
 
 
 def speaker_names(vocoder: Vocoder | TextToMel) -> list[str]:

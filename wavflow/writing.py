@@ -30,9 +30,9 @@ def write_audio(path: str | os.PathLike[str], audio: Tensor | np.ndarray, sample
         OSError: The path can't be written.
     """
     path = Path(path)
-    _check_format(path)
+    file_format = _format_of(path)
     try:  # encoded in memory, so that a full disk is an OSError of ours and not libsndfile's
-        encoded = encode_audio(audio, sample_rate, path.suffix[1:].lower(), subtype)
+        encoded = encode_audio(audio, sample_rate, file_format, subtype)
     except ValueError as error:
         raise ValueError(f"{error} For {path} nothing was written.") from error
     write_bytes(path, encoded)
@@ -53,9 +53,8 @@ def write_chunks(path: str | os.PathLike[str], chunks: Iterable[Tensor], sample_
         ValueError: A chunk holds NaN or inf, there is none, or the format does not exist.
         OSError: The path can't be written.
     """
-    path = Path(path)
-    _check_format(path)
-    file_format, samples = path.suffix[1:].lower(), 0
+    path, samples = Path(path), 0
+    file_format = _format_of(path)
     subtype = _default_subtype(file_format)
     with atomic_write(path) as part:
         try:
@@ -72,9 +71,11 @@ def write_chunks(path: str | os.PathLike[str], chunks: Iterable[Tensor], sample_
     return samples
 
 
-def _check_format(path: Path) -> None:
-    if path.suffix[1:].lower() not in FORMATS:
+def _format_of(path: Path) -> str:
+    file_format = path.suffix[1:].lower()
+    if file_format not in FORMATS:
         raise ValueError(f"`path` must end in .{' or .'.join(FORMATS)}, got {str(path)!r}: choose one of these.")
+    return file_format
 
 
 def _default_subtype(file_format: str) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from wavflow import __version__
 
 
 def machine(device: torch.device, threads: int) -> dict[str, Any]:
@@ -27,6 +28,6 @@ def machine(device: torch.device, threads: int) -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "wavflow": version("wavflow"),
+        "wavflow": __version__,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
-from wavflow.benchmarking.timing import first_speaker, inputs
+from wavflow.benchmarking.timing import inputs
 from wavflow.models import load_model
+from wavflow.speakers import first_speaker
 
 STATUS = Path("/proc/self/status")
 """Linux's figures on the memory of this process."""

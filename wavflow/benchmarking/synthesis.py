@@ -9,8 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wavflow.benchmarking.timing import Meter, Row, first_speaker, inputs, operations_per_sample, times
+from wavflow.benchmarking.timing import Meter, Row, inputs, operations_per_sample, times
+from wavflow.speakers import first_speaker
 from wavflow.synthesis.parallel import dtypes
+from wavflow.synthesis.student import CONTEXT
 from wavflow.vocoder import PASSES, Vocoder
 
 SHORT = 512  # samples, at most, for a teacher in PyTorch, which samples some hundred in a second
@@ -59,8 +61,7 @@ def synthesis(name: str, vocoder: Vocoder, seconds: float, meter: Meter) -> list
                 "samples/s": noise.shape[-1] / taken.median,
             }
             if engine.stream:
-                # A student sees two frames ahead.
-                look_ahead = 2 * vocoder.hop_length + vocoder.equalizer.look_ahead(passes)
+                look_ahead = CONTEXT * vocoder.hop_length + vocoder.equalizer.look_ahead(passes)
                 row["first audio ms"] = 1000.0 * meter(partial(_first, engine.stream, mel, noise)).median
                 row["look-ahead ms"] = 1000.0 * look_ahead / vocoder.sample_rate
             if not passes:

@@ -14,9 +14,11 @@ from torch.utils.benchmark.utils.timer import timer as wall_clock
 from torch.utils.flop_counter import FlopCounterMode
 
 from wavflow.arguments import choose
+from wavflow.speakers import first_speaker
 from wavflow.vocoder import Vocoder
 
 Row = dict[str, Any]
+CLOCKS = {"wall": wall_clock, "processor": time.process_time}
 
 
 @dataclass
@@ -38,7 +40,7 @@ class Meter:
     peaks: dict[torch.dtype, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        choose("clock", self.clock, {"wall": None, "processor": None})
+        choose("clock", self.clock, CLOCKS)
         if self.clock == "processor" and (self.device.type != "cpu" or self.threads > 1):
             raise ValueError(
                 "`clock` processor needs device=cpu and threads=1: elsewhere it is not the time that the work takes."
@@ -46,8 +48,7 @@ class Meter:
 
     def __call__(self, run: Callable[[], Any]) -> Measurement:
         """Times `run` after a first call, which loads and compiles what is needed and is not counted."""
-        clock = time.process_time if self.clock == "processor" else wall_clock
-        timer = Timer("run()", timer=clock, globals={"run": run}, num_threads=self.threads)
+        timer = Timer("run()", timer=CLOCKS[self.clock], globals={"run": run}, num_threads=self.threads)
         return timer.blocked_autorange(min_run_time=self.budget)
 
     def peak(self, dtype: torch.dtype) -> float:
@@ -69,11 +70,6 @@ def inputs(vocoder: Vocoder, samples: float, batch: int = 1) -> tuple[Tensor, Te
     frames, generator = max(1, round(samples / vocoder.hop_length)), torch.Generator().manual_seed(0)
     mel = torch.randn(batch, vocoder.mel.n_mels, frames, generator=generator, dtype=torch.float32).sub(6.0).to(vocoder.device)
     return mel, vocoder.noise(mel, generator)
-
-
-def first_speaker(vocoder: Vocoder, batch: int = 1) -> Tensor | None:
-    """Returns ids (B,) for a model with speakers."""
-    return None if vocoder.speakers is None else torch.zeros(batch, dtype=torch.long, device=vocoder.device)
 
 
 @torch.no_grad()

@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import torch
 
-from wavflow.benchmarking.timing import Meter, Row, first_speaker, inputs, operations_per_sample, times
+from wavflow.benchmarking.timing import Meter, Row, inputs, operations_per_sample, times
 from wavflow.losses import DensityDistillation, MultiResolutionSTFTLoss
 from wavflow.losses.distillation import FORMS
 from wavflow.losses.spectral import PowerLoss
+from wavflow.speakers import first_speaker
 from wavflow.training import DistillationTask, LikelihoodTask
 from wavflow.training.task import Batch
 from wavflow.vocoder import Vocoder

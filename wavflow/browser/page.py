@@ -16,16 +16,13 @@ import subprocess
 import tempfile
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING
 
-import wavflow
+from wavflow import __version__
 from wavflow.distributions import Logistic
 from wavflow.files import write_text
 from wavflow.reporting.assets import asset
 from wavflow.synthesis.export import fewest_frames
-
-if TYPE_CHECKING:
-    from wavflow.vocoder import Vocoder
+from wavflow.vocoder import Vocoder
 
 PACKAGE = "onnxruntime-web@1.30.0"
 FILES = {"runtime": "ort.wasm.bundle.min.mjs", "wasm": "ort-wasm-simd-threaded.wasm"}
@@ -68,7 +65,7 @@ def write_page(
         "speakers": known,
     }
     page = Template(asset("index.html", "wavflow.browser")).substitute(
-        version=wavflow.__version__,
+        version=__version__,
         passes=passes,
         seconds=SECONDS,
         hidden="" if known else "hidden",

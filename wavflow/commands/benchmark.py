@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from hydra import compose
@@ -25,6 +24,7 @@ from wavflow.cli import given, listed, named, number, output_folder
 from wavflow.devices import pick_device
 from wavflow.files import write_text
 from wavflow.models import build, load_model, released_models, save_model
+from wavflow.options import as_dict
 from wavflow.reporting.tables import plain_rows, text_table
 from wavflow.vocoder import Vocoder
 
@@ -44,8 +44,8 @@ def run(cfg: DictConfig) -> None:
         print(f"measuring {table}: {name}", file=sys.stderr)
         tables.setdefault(table, []).extend(measure(meter))
     peaks = {str(dtype).removeprefix("torch."): peak for dtype, peak in meter.peaks.items()}
-    found = {"machine": facts, "settings": OmegaConf.to_container(cfg, resolve=True), "peak operations/s": peaks}
-    found |= {table: plain_rows(rows) for table, rows in tables.items()}
+    measured = {table: plain_rows(rows) for table, rows in tables.items()}
+    found = {"machine": facts, "settings": as_dict(cfg), "peak operations/s": peaks, **measured}
     write_text(folder / "benchmark.json", json.dumps(found, indent=1) + "\n")
     print(f"{facts['processor']}, {facts['device']}, {facts['threads']} thread(s), torch {facts['torch']}")
     for table, rows in tables.items():
@@ -109,8 +109,8 @@ def chosen(cfg: DictConfig) -> dict[str, Vocoder]:
     files = [name for name in names if name.endswith(".safetensors") or name in released_models()]
     models = dict[str, Vocoder]()
     for name in [name for name in names if name not in files]:
-        net: Any = OmegaConf.to_container(compose("train", [f"net={name}", "output=."]).net, resolve=True)
-        models[name] = with_random_weights(build(net | {"mel": OmegaConf.to_container(cfg.audio, resolve=True)}))
+        net = as_dict(compose("train", [f"net={name}", "output=."]).net)
+        models[name] = with_random_weights(build(net | {"mel": as_dict(cfg.audio)}))
     with about("model", "path"):
         return models | {name: load_model(path) for name, path in named(files, "model", models).items()}
 

@@ -43,10 +43,10 @@ def compress(cfg: DictConfig, source: Path, target: Path) -> None:
     pcm, sample_rate = read_pcm(source)
     step, stride = number("mel_step", cfg.mel_step, 0.05), number("mel_stride", cfg.mel_stride, 1)
     teacher = load_teacher(cfg)
-    speaker = None if cfg.speaker is None and teacher.speakers is None else int(speaker_id(cfg.speaker, teacher))
+    speaker = speaker_id(cfg.speaker, teacher)
     started = time.perf_counter()
     with tqdm(total=pcm.size, desc="coding", unit="sample", unit_scale=True, disable=None) as bar:
-        coded = encode(pcm, sample_rate, teacher, step, stride, speaker, bar.update)
+        coded = encode(pcm, sample_rate, teacher, step, stride, None if speaker is None else int(speaker), bar.update)
     elapsed = time.perf_counter() - started
     with about("output", "path"):
         write_bytes(target, coded.data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +32,12 @@ def run(cfg: DictConfig) -> None:
     densities.density(flow, len(data.columns), data.levels)  # refuses what can't be built before anything is trained or made
     # already here: minutes of work must not end in a folder that can't be written
     folder = output_folder(cfg.output, new=not given("output"))
-    fitted = bench.fit_all(data, flow, options, seed, noise, progress)
+    fitted = bench.fit_all(data, flow, options, seed, noise, partial(tqdm, unit="epoch", leave=False))
     write(folder, bench.rows(data, fitted), fitted, as_dict(cfg))
     config = {"flow": flow, "features": len(data.columns), "levels": data.levels}
     densities.save(fitted.models[0], folder / "model.safetensors", config)
     draw_pictures(folder, data, fitted)
     print((folder / "results.md").read_text())
-
-
-def progress(items: Iterable[int], name: str) -> Iterable[int]:
-    """Shows a bar of the epochs."""
-    return tqdm(items, name, unit="epoch", leave=False)
 
 
 def write(folder: Path, table: list[dict[str, Any]], fitted: bench.Fitted, config: dict[str, Any]) -> None:

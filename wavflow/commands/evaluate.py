@@ -129,8 +129,8 @@ def overview(report: Report, path: Path) -> str:
     headings = {name: short for name, short in BRIEF.items() if any(name in row for row in rows.values())}
     left_out = [f"{len(report.left_out)} sounds were left out: {path} says which and why"] if report.left_out else []
     lines = [f"- {note}" for note in (*report.notes, *left_out)]
-    about = f"Means over clips; their intervals, and all other metrics: {path}"
-    wrapped = (textwrap.fill(line, 100, subsequent_indent="  ", break_on_hyphens=False) for line in (about, *lines))
+    what = f"Means over clips; their intervals, and all other metrics: {path}"
+    wrapped = (textwrap.fill(line, 100, subsequent_indent="  ", break_on_hyphens=False) for line in (what, *lines))
     return "\n".join([report.title, "", text_table(list(rows.values()), {"system": "system"} | headings), *wrapped])
 
 

@@ -12,6 +12,7 @@ from wavflow.browser.page import runtime_files, write_page
 from wavflow.cli import newest_model
 from wavflow.evaluation.exported import check
 from wavflow.models import load_model
+from wavflow.speakers import first_speaker
 from wavflow.synthesis.export import export_library, export_sherpa, export_step, export_whole, quantize
 from wavflow.synthesis.student import inverse_flows
 
@@ -45,7 +46,7 @@ def run(cfg: DictConfig) -> None:
     length = vocoder.sample_rate // 2 // vocoder.hop_length * vocoder.hop_length
     mel = vocoder.mel(0.05 * torch.randn(1, length, generator=torch.Generator().manual_seed(0)))
     noise = vocoder.noise(mel, torch.Generator().manual_seed(0))
-    speaker = None if vocoder.speakers is None else torch.zeros(1, dtype=torch.long)
+    speaker = first_speaker(vocoder)
     for form in forms:
         path = output if forms == [form] or form == "whole" else output.with_suffix(".step.onnx")
         passes = 0

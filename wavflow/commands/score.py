@@ -35,7 +35,7 @@ def run(cfg: DictConfig) -> None:
     path, share = cfg.model or newest_model("teacher", key="model"), share_of(cfg.share)
     with about("model", "path"):
         model = load_model(path, nth_device(cfg.device, share.local))
-    speaker = None if cfg.speaker is None and model.speakers is None else speaker_id(cfg.speaker, model)
+    speaker = speaker_id(cfg.speaker, model)
     check_scores(model)
     folder = output_folder(cfg.output, shared=share.count > 1)
     sweep(*{folder, *((folder / kind / name).parent for name in files for kind in ("frames", "pictures"))}, idle=IDLE)
@@ -105,7 +105,7 @@ def row_of(scores: Scores, model: Vocoder) -> dict[str, Any]:
     return {
         "surprise": overall(scores.surprise),
         "nats/sample": nats,
-        "bits/sample": float(bits_per_sample(nats)),
+        "bits/sample": bits_per_sample(nats),
         "strangest frame": float(scores.surprise[strangest]),
         "at second": strangest * hop,
         "seconds": len(scores.surprise) * hop,
@@ -117,6 +117,6 @@ def frame_rows(scores: Scores, model: Vocoder) -> list[dict[str, float]]:
     hop = model.hop_length / model.sample_rate
     columns = zip(scores.log_prob.tolist(), scores.surprise.tolist(), strict=True)
     return [
-        {"second": i * hop, "nats/sample": nats, "bits/sample": float(bits_per_sample(nats)), "surprise": surprise}
+        {"second": i * hop, "nats/sample": nats, "bits/sample": bits_per_sample(nats), "surprise": surprise}
         for i, (nats, surprise) in enumerate(columns)
     ]

@@ -16,9 +16,10 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from wavflow.arguments import about
 from wavflow.cli import listed, named, number
 from wavflow.devices import pick_device
-from wavflow.models import load_model, released_models
+from wavflow.models import load_model
 from wavflow.serving.app import make_app
 from wavflow.serving.limits import Limits
+from wavflow.speakers import first_speaker
 from wavflow.text_to_mel import TextToMel
 from wavflow.vocoder import Vocoder
 
@@ -70,9 +71,9 @@ def run(cfg: DictConfig) -> None:
     """Serves until SIGTERM or Ctrl-C."""
     limits = Limits(*(number(name, cfg[name], least, isinstance(least, float)) for name, least in LEAST._asdict().items()))
     torch.set_num_threads(1)  # a request takes one thread, and another request the next
-    models = load(listed(cfg.model), pick_device(cfg.device))
-    token = cfg.token or os.environ.get("WAVFLOW_TOKEN")
-    text = None if cfg.text is None else load_text(cfg.text, models, pick_device(cfg.device))
+    device, token = pick_device(cfg.device), cfg.token or os.environ.get("WAVFLOW_TOKEN")
+    models = load(listed(cfg.model), device)
+    text = None if cfg.text is None else load_text(cfg.text, models, device)
     hosts = [str(cfg.host), *listed(cfg.hosts)]
     app = make_app(models, limits, number("threads", cfg.threads, 1), None if token is None else str(token), text, hosts)
     config = uvicorn.Config(
@@ -89,22 +90,18 @@ def run(cfg: DictConfig) -> None:
 
 
 def load(sources: list[str], device: torch.device) -> dict[str, Vocoder]:
-    """Loads models by name, and draws a little with each, so that its engine is there before the first request.
+    """Loads models by name, in their order, and draws a little with each, so that its engine is there before the first request.
 
     Raises:
         FileNotFoundError: When there is no such model.
-        ValueError: When a file is no model, or two have one name.
+        ValueError: When a file is no model, or one is named twice.
     """
-    released = released_models()
-    names = {source: source for source in sources if source in released}
-    files = named([source for source in sources if source not in released], "model", names)
     models = {}
-    for name, source in (names | files).items():
+    for name, source in named(sources, "model", ()).items():
         with about("model", "path"):
             models[name] = model = load_model(source, device)
         if model.draws_in_parallel and model.mel.n_mels:
-            speaker = None if model.speakers is None else torch.zeros(1, dtype=torch.long)
-            model.sample(torch.full((1, model.mel.n_mels, 8), -6.0), speaker=speaker)
+            model.sample(torch.full((1, model.mel.n_mels, 8), -6.0), speaker=first_speaker(model))
     return models
 
 

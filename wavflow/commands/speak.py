@@ -16,7 +16,7 @@ from wavflow.arguments import about
 from wavflow.cli import newest_model, number
 from wavflow.devices import pick_device
 from wavflow.models import load_model
-from wavflow.speakers import speaker_id
+from wavflow.speakers import first_speaker, speaker_id
 from wavflow.speech import spoken
 from wavflow.text import sentences
 from wavflow.text_to_mel import TextToMel
@@ -38,7 +38,7 @@ def run(cfg: DictConfig) -> None:
             f"`vocoder` must have the mel convention of the text model, {model.mel.spec}, got {cfg.vocoder} with "
             f"{vocoder.mel.spec}: name another one."
         )
-    voice = None if cfg.speaker is None and model.speakers is None else speaker_id(cfg.speaker or 0, model)
+    voice = first_speaker(model) if cfg.speaker is None else speaker_id(cfg.speaker, model)
     least = {"temperature": 0.0, "length_scale": 0.0, "guidance": 0.0, "pause": 0.0, "passes": 0, "seed": 0}
     options = {name: number(name, cfg[name], value, above=name == "length_scale") for name, value in least.items()}
     first: list[float] = []

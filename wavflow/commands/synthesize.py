@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from wavflow.arguments import about, choose
 from wavflow.audio import READABLE, UNREADABLE
-from wavflow.audio_files import files_below, name_unreadable
+from wavflow.audio_files import common_folder, files_below, name_unreadable
 from wavflow.cli import listed, newest_model, number
 from wavflow.devices import nth_device
 from wavflow.files import IDLE, sweep
@@ -70,12 +69,12 @@ def run(cfg: DictConfig) -> None:
             done = joblib.Parallel(count)(tasks)
     elapsed, seconds = time.perf_counter() - started, sum(each.seconds for each in done)
     skipped = {source: error for each in done for source, error in each.skipped.items()}
-    count = sum(map(len, parts))
-    if written := count - len(skipped):
+    files = sum(map(len, parts))
+    if written := files - len(skipped):
         print(
             f"{written} file(s), {seconds:.1f} s of audio in {elapsed:.1f} s, {seconds / elapsed:.2f} x real time: {cfg.output}"
         )
-    end_share(skipped, count)
+    end_share(skipped, files)
 
 
 def load_and_synthesize(
@@ -88,8 +87,7 @@ def load_and_synthesize(
 def synthesize(cfg: DictConfig, pairs: Sequence[Pair], vocoder: Vocoder, begin: Begin | None) -> Done:
     """Synthesizes some of the inputs, and notes in a manifest what became of each."""
     temperature, seed = number("temperature", cfg.temperature, 0.0), number("seed", cfg.seed, 0)
-    speaker = None if cfg.speaker is None and vocoder.speakers is None else speaker_id(cfg.speaker, vocoder)
-    passes = number("passes", cfg.passes, 0)
+    speaker, passes = speaker_id(cfg.speaker, vocoder), number("passes", cfg.passes, 0)
     dtype, scale = matrix_dtype(cfg.precision, vocoder), read_scale(cfg.mel_scale, cfg.mel_mean, cfg.mel_std)
     skipped: dict[Path | int, Exception] = {}
     seconds, manifest = 0.0, None if begin is None else begin()
@@ -153,7 +151,7 @@ def inputs_and_outputs(sources: Sequence[str | Path], target: Path) -> list[tupl
     if len({wav for _, wav in pairs}) < len(pairs):  # a.wav beside a.npy
         pairs = [(path, wav.with_name(f"{path.name}.wav")) for path, wav in pairs]
     if len({wav for _, wav in pairs}) < len(pairs):  # a/x.wav and b/x.wav
-        top = os.path.commonpath([path.absolute().parent for path, _ in pairs])
+        top = common_folder([path for path, _ in pairs])
         pairs = [(path, target / f"{path.absolute().relative_to(top)}.wav") for path, _ in pairs]
     if len({wav for _, wav in pairs}) < len(pairs):
         raise ValueError("`input` names a file twice: name each once.")

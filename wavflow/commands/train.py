@@ -48,8 +48,8 @@ def run(cfg: DictConfig) -> None:
     torch.set_float32_matmul_precision("high")
     if cfg.mel is None:
         cfg.audio.n_mels = 0
-    run = run_to_go_on_with(cfg)
-    record = read_record(run)
+    earlier = run_to_go_on_with(cfg)
+    record = read_record(earlier)
     teacher, start = load_models(cfg, record)
     config = chosen_net(cfg, record, start, teacher)
     if start is not None:
@@ -61,7 +61,7 @@ def run(cfg: DictConfig) -> None:
             raise ValueError("`data` must be audio files with texts for stage=text: take data=folder, or a corpus.")
         cfg.data._target_ = "wavflow.data.TextDataModule"
     data = instantiate(cfg.data, mel=mel)
-    keep_split(data, run, start or teacher)
+    keep_split(data, earlier, start or teacher)
     if config["n_speakers"] and teacher is None:
         config["n_speakers"] = count_speakers(config["n_speakers"], data.speakers)
     if isinstance(data, TextDataModule):

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from wavflow.arguments import about
 from wavflow.audio import audio_length, audio_rate
-from wavflow.audio_files import usable_files
+from wavflow.audio_files import some, usable_files
 from wavflow.data.batches import Batches
 from wavflow.data.corpora import find_files
 from wavflow.data.datasets import ClipDataset, CropDataset
@@ -121,7 +121,7 @@ class AudioDataModule(Batches):
             if short:
                 remarks.append(
                     f"{len(short)} of {len(self.files(part))} files to {doing} with are shorter than {self.mel.n_fft} "
-                    f"samples, a window of the mel: {', '.join(map(str, short[:3]))}{', ...' * (len(short) > 3)}"
+                    f"samples, a window of the mel: {some(short, 3)}"
                 )
         return remarks
 

@@ -202,7 +202,7 @@ def _likelihood_row(name: str, nats: list[float], clips: Sequence[Clip]) -> dict
     return {
         "likelihood of": name,
         "nats/sample": Interval(mean, half, len(nats)),
-        "bits/sample": Interval(float(bits_per_sample(mean)), half / math.log(2.0), len(nats)),
+        "bits/sample": Interval(bits_per_sample(mean), half / math.log(2.0), len(nats)),
     }
 
 

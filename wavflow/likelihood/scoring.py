@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,7 +57,11 @@ def read(path: Path, model: Vocoder, spectrogram: MelSpectrogram | None = None) 
 
 def score(model: Vocoder, audio: Tensor, mel: Tensor, speaker: Tensor | None = None, segment_frames: int = 512) -> Scores:
     """Returns the scores of audio, see `score_samples`."""
-    parts = score_samples(model, audio, mel, speaker, segment_frames)
+    return joined(score_samples(model, audio, mel, speaker, segment_frames))
+
+
+def joined(parts: Iterable[tuple[Tensor, Tensor]]) -> Scores:
+    """Returns the scores of a recording from those of its segments, as `score_samples` yields them."""
     return Scores(*map(torch.cat, zip(*((nats.mean(dim=1), surprise) for nats, surprise in parts), strict=True)))
 
 

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
-from importlib.metadata import version
 from ipaddress import ip_address
 from typing import Annotated, Any
 
@@ -22,10 +21,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import ClientDisconnect
 from torch import Tensor
 
+from wavflow import __version__
 from wavflow.likelihood.bits import bits_per_sample
-from wavflow.likelihood.scoring import overall, read, score_samples
+from wavflow.likelihood.scoring import joined, overall, read, score_samples
 from wavflow.mel_files import load_mel
-from wavflow.serving.limits import DEFAULT, Limits, Slots, read_body, unless_gone
+from wavflow.serving.limits import Limits, Slots, read_body, unless_gone
 from wavflow.serving.metrics import Counted, Metrics
 from wavflow.serving.models import Draw, Models, Speech, Voice, read_upload, speaker_of
 from wavflow.serving.page import LONGEST, report_page, start_page
@@ -56,7 +56,7 @@ class Service:
         text: A text model; None for none.
     """
 
-    def __init__(self, models: Mapping[str, Vocoder], limits: Limits, threads: int, text: TextToMel | None = None) -> None:
+    def __init__(self, models: Mapping[str, Vocoder], limits: Limits, threads: int, text: TextToMel | None) -> None:
         self.models, self.limits, self.metrics = Models(models, text), limits, Metrics()
         self.pool, self.requests = ThreadPoolExecutor(threads), Slots("requests", limits.requests)
         self.streams = Streams(self.models, limits, self.metrics, self.work)
@@ -136,13 +136,12 @@ class Service:
         model = self.models.choose(voice.model, lambda model: model.scores_in_parallel, "scores in one pass")
         speaker = speaker_of(voice, model)
         audio, mel = await self.work(read_upload, body, model, self.limits, lambda path: read(path, model))
-        parts = await self.collect(score_samples(model, audio, mel, speaker))
-        by_frame, surprise = torch.cat([nats.mean(dim=1) for nats, _ in parts]), torch.cat([part for _, part in parts])
-        nats = float(by_frame.mean())
-        found = {"surprise": overall(surprise), "nats_per_sample": nats, "bits_per_sample": float(bits_per_sample(nats))}
+        scores = joined(await self.collect(score_samples(model, audio, mel, speaker)))
+        nats, surprise = float(scores.log_prob.mean()), overall(scores.surprise)
+        whole = {"surprise": surprise, "nats_per_sample": nats, "bits_per_sample": bits_per_sample(nats)}
         hop = model.hop_length / model.sample_rate
-        frames = {"seconds_per_frame": hop, "nats": by_frame.tolist(), "surprise": surprise.tolist()}
-        return JSONResponse({**found, "frames": frames})
+        frames = {"seconds_per_frame": hop, "nats": scores.log_prob.tolist(), "surprise": scores.surprise.tolist()}
+        return JSONResponse({**whole, "frames": frames})
 
     async def page(self) -> str:
         """The page to try the models in a browser."""
@@ -180,7 +179,7 @@ def is_own(host: str, names: Collection[str]) -> bool:
 
 def make_app(
     models: Mapping[str, Vocoder],
-    limits: Limits = DEFAULT,
+    limits: Limits,
     threads: int = 2,
     token: str | None = None,
     text: TextToMel | None = None,
@@ -217,7 +216,7 @@ def make_app(
         service.pool.shutdown(cancel_futures=True)
 
     app = FastAPIOffline(
-        title="wavflow", version=version("wavflow"), redoc_url=None, lifespan=lifespan, dependencies=[Depends(called)]
+        title="wavflow", version=__version__, redoc_url=None, lifespan=lifespan, dependencies=[Depends(called)]
     )
     guarded = APIRouter(dependencies=[Depends(authorized)])
     posts = {"/v1/synthesize": service.synthesize, "/v1/score": service.score, "/v1/report": service.report}

@@ -14,14 +14,11 @@ from starlette.requests import ClientDisconnect
 class Limits(NamedTuple):
     """Of one request or stream, and of how many there may be at once."""
 
-    body_mb: float = 32.0  # also of one message of a stream
-    seconds: float = 600.0  # of audio
-    idle_seconds: float = 30.0  # without a byte from a client, or without its taking one
-    streams: int = 8
-    requests: int = 16  # that are worked on or wait
-
-
-DEFAULT = Limits()
+    body_mb: float  # also of one message of a stream
+    seconds: float  # of audio
+    idle_seconds: float  # without a byte from a client, or without its taking one
+    streams: int
+    requests: int  # that are worked on or wait
 
 
 class Slots:

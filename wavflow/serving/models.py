@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +12,7 @@ from pydantic import BaseModel, Field
 
 from wavflow.arguments import about
 from wavflow.audio import audio_length
+from wavflow.files import in_a_file
 from wavflow.mel_files import mel_frames
 from wavflow.serving.limits import Limits
 from wavflow.speakers import speaker_id
@@ -60,7 +60,7 @@ class Models:
         text: A text model; None for none.
     """
 
-    def __init__(self, models: Mapping[str, Vocoder], text: TextToMel | None = None) -> None:
+    def __init__(self, models: Mapping[str, Vocoder], text: TextToMel | None) -> None:
         self.by_name, self.text = dict(models), text
 
     def name_of(self, model: Vocoder) -> str:
@@ -115,10 +115,8 @@ class Models:
 
 def speaker_of(voice: Voice, model: Vocoder | TextToMel) -> torch.Tensor | None:
     """Returns the speaker's id as the model takes it; raises ValueError where the model does not know it."""
-    if voice.speaker is None and model.speakers is None:
-        return None
-    name = voice.speaker or ""
-    return speaker_id(int(name) if name.isdecimal() else name, model)
+    name = voice.speaker
+    return speaker_id(int(name) if name is not None and name.isdecimal() else name, model)
 
 
 def read_upload(body: bytes, model: Vocoder, limits: Limits, read: Callable[[Path], T]) -> T:
@@ -127,16 +125,9 @@ def read_upload(body: bytes, model: Vocoder, limits: Limits, read: Callable[[Pat
     Raises:
         ValueError: When it can't be read, or is too long; no place on the disk is told.
     """
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / f"upload{'.npy' * body.startswith(NPY)}"
-        path.write_bytes(body)
-        try:
-            with about("body", "path", "input"):
-                rate = model.sample_rate
-                samples = mel_frames(path, model.mel) * model.hop_length if path.suffix else audio_length(path, rate)
-                if samples > limits.seconds * rate:
-                    seconds, most = samples / rate, limits.seconds
-                    raise ValueError(f"`body` holds {seconds:.1f} s of audio, {most:g} s are the limit: send less.")
-                return read(path)
-        except ValueError as error:
-            raise ValueError(str(error).replace(str(path), f"what was sent ({len(body)} bytes)")) from error
+    name, rate = f"upload{'.npy' * body.startswith(NPY)}", model.sample_rate
+    with in_a_file(body, name, "what was sent") as path, about("body", "path", "input"):
+        samples = mel_frames(path, model.mel) * model.hop_length if path.suffix else audio_length(path, rate)
+        if samples > limits.seconds * rate:
+            raise ValueError(f"`body` holds {samples / rate:.1f} s of audio, {limits.seconds:g} s are the limit: send less.")
+        return read(path)

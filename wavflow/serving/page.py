@@ -58,7 +58,7 @@ def report_page(
         sounds[name] = vocoder.equalizer(drawn, mel, passes)[0]
     sounds[GRIFFIN_LIM] = griffin_lim(mel[0].cpu(), vocoder.mel)
     notes = [
-        f"{scorer}: {float(bits_per_sample(float(nats.mean()))):.2f} bits per sample; the strangest frames surprise it by "
+        f"{scorer}: {bits_per_sample(float(nats.mean())):.2f} bits per sample; the strangest frames surprise it by "
         f"{overall(surprise):.1f} standard deviations"
         for scorer, (nats, surprise) in scores.items()
     ]

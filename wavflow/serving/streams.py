@@ -125,11 +125,9 @@ class Streams:
         if isinstance(options, bytes):
             raise ValueError("The first message must be a JSON object of options, as text, got bytes.")
         stream = self.models.open_stream(Draw.model_validate_json(options))
-        vocoder = stream.vocoder
+        vocoder, first = stream.vocoder, True
         began: float | None = None
-        first = True
-        spec = vocoder.mel.spec
-        await self._send(socket.send_json({**spec, "limits": self.limits._asdict()}))
+        await self._send(socket.send_json({**vocoder.mel.spec, "limits": self.limits._asdict()}))
 
         async def draw(work: Callable[..., torch.Tensor], *arguments: torch.Tensor) -> None:
             nonlocal first

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,12 +15,6 @@ from wavflow.reporting.intervals import mean_interval
 from wavflow.tabular.densities import density, gaussian_log_prob
 from wavflow.tabular.fitting import History, fit, log_likelihoods
 from wavflow.tabular.tables import Data, Fold
-
-
-class Progress(Protocol):
-    """Wraps the numbers of the epochs, given a name to show."""
-
-    def __call__(self, items: Iterable[int], name: str) -> Iterable[int]: ...
 
 
 class Fitted(NamedTuple):
@@ -38,7 +32,7 @@ def fit_all(
     options: dict[str, Any],
     seed: int = 0,
     noise: float = 0.0,
-    progress: Progress = lambda items, name: items,
+    progress: Callable[..., Iterable[int]] = lambda epochs, desc: epochs,
 ) -> Fitted:
     """Fits one flow per fold; fold i takes seed + i.
 
@@ -49,7 +43,7 @@ def fit_all(
         seed: Of weights and batches.
         noise: Standard deviation of the Gaussian noise on each batch, in those of the columns: it blunts the spikes that a
             flow puts on repeated values. Pictures have noise of their own.
-        progress: Wraps the numbers of the epochs, given a name to show.
+        progress: Wraps the numbers of the epochs, given `desc`, a name to show; e.g. `tqdm`.
     """
     fitted = Fitted(str(flow.get("name")), [], [], [])
     for i, fold in enumerate(data.folds):
@@ -61,7 +55,7 @@ def fit_all(
         jitter = functools.partial(blur, spread=noise * known.std(dim=0)) if noise else None
         jitter = functools.partial(dequantize, levels=data.levels) if data.levels else jitter
         place = f" {i + 1}/{len(data.folds)}" if len(data.folds) > 1 else ""
-        bar = functools.partial(progress, name=fitted.name + place)
+        bar = functools.partial(progress, desc=fitted.name + place)
         history = fit(model, train, validation, jitter=jitter, progress=bar, **options)
         fitted.models.append(model.eval())
         fitted.histories.append(history)
@@ -103,11 +97,10 @@ def row(name: str, data: Data, log_probs: list[Tensor], fitted: Fitted | None = 
     return line
 
 
-def rows(data: Data, fitted: Fitted | None = None) -> list[dict[str, Any]]:
+def rows(data: Data, fitted: Fitted) -> list[dict[str, Any]]:
     """Returns the table: the truth where it is known, the Gaussian, and the flow."""
     truth = [row("the truth", data, [data.shape.log_prob(fold.test) for fold in data.folds])] if data.shape else []
-    flow = [] if fitted is None else [row(fitted.name, data, fitted.log_probs, fitted)]
-    return [*truth, row("Gaussian", data, baseline(data)), *flow]
+    return [*truth, row("Gaussian", data, baseline(data)), row(fitted.name, data, fitted.log_probs, fitted)]
 
 
 def offset(data: Data, fold: Fold) -> float:

@@ -14,11 +14,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from wavflow.arguments import choose, reason
 from wavflow.files import atomic_write
-from wavflow.flows import ActNorm, Chain, Flow, Transform, named
+from wavflow.flows import ActNorm, Chain, Flow, Transform
 from wavflow.flows.base import at_least_float32
+from wavflow.flows.named import gaussianization, glow, iaf, maf, mintnet, nice, real_nvp
 
-NAMES = ("nice", "real_nvp", "glow", "maf", "iaf", "mintnet", "gaussianization")
+FLOWS = {make.__name__: make for make in (nice, real_nvp, glow, maf, iaf, mintnet, gaussianization)}
 FORMAT = "wavflow-density"
 ALPHA = 0.05
 
@@ -45,7 +47,7 @@ class Logit(Transform):
         return F.logsigmoid(z) + F.logsigmoid(-z) - torch.log(z.new_tensor(1 - 2 * ALPHA))
 
 
-def preparation(levels: int | None = None, features: int = 1) -> list[Transform]:
+def preparation(levels: int | None, features: int) -> list[Transform]:
     """The maps before every flow: of pictures the logit; then each column to mean 0 and deviation 1, which is not trained."""
     return [Logit()] * (levels is not None) + [ActNorm(features).requires_grad_(False)]
 
@@ -54,7 +56,7 @@ def density(flow: dict[str, Any], features: int, levels: int | None = None) -> F
     """Builds an untrained density of rows (B, features, 1) in the data's own units; call `initialize` with data.
 
     Args:
-        flow: `name`, one of `NAMES`, and arguments of that function of `wavflow.flows.named`.
+        flow: `name`, one of `FLOWS`, and arguments of that function.
         features: D.
         levels: Not None for pictures, rows in [0, 1].
 
@@ -62,10 +64,7 @@ def density(flow: dict[str, Any], features: int, levels: int | None = None) -> F
         ValueError: On another name or an argument that the flow does not take.
     """
     arguments = dict(flow)
-    name = arguments.pop("name", None)
-    if name not in NAMES:
-        raise ValueError(f"`flow.name` must be one of {', '.join(NAMES)}, got {name!r}.")
-    make = getattr(named, name)
+    make = choose("flow.name", name := arguments.pop("name", None), FLOWS)
     known = [argument for argument in inspect.signature(make).parameters if argument not in ("features", "cond_channels")]
     if unknown := arguments.keys() - set(known):
         raise ValueError(f"`flow.{min(unknown)}`: {name} takes no such argument: choose among {', '.join(known)}.")
@@ -90,7 +89,7 @@ def save(model: Flow, path: str | os.PathLike[str], config: dict[str, Any]) -> N
 
 
 def load(path: str | os.PathLike[str]) -> Flow:
-    """Loads a density written by `save`. Nothing is unpickled, and only the flows of `NAMES` are built.
+    """Loads a density written by `save`. Nothing is unpickled, and only `FLOWS` are built.
 
     Raises:
         FileNotFoundError: When there is no such file.
@@ -107,6 +106,5 @@ def load(path: str | os.PathLike[str]) -> Flow:
         model = density(**json.loads(metadata["config"]))
         model.load_state_dict(weights)
     except (SafetensorError, OSError, KeyError, TypeError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"`path`: {path} is not a whole density file ({reason}): train it again.") from error
+        raise ValueError(f"`path`: {path} is not a whole density file ({reason(error)}): train it again.") from error
     return model.eval().requires_grad_(False)

@@ -111,9 +111,9 @@ def fit(
 
 
 @torch.no_grad()
-def log_likelihoods(model: Flow, x: Tensor, chunk: int = 8192) -> Tensor:
+def log_likelihoods(model: Flow, x: Tensor) -> Tensor:
     """Returns log p of rows x (N, D, 1), in nats: (N,)."""
-    return torch.cat([model.log_prob(part).reshape(len(part), -1).sum(dim=1) for part in x.split(chunk)])
+    return torch.cat([model.log_prob(part).reshape(len(part), -1).sum(dim=1) for part in x.split(8192)])
 
 
 def nll(model: Flow, x: Tensor) -> float:

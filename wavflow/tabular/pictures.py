@@ -17,18 +17,20 @@ from wavflow.tabular.fitting import History, log_likelihoods
 from wavflow.tabular.shapes import Shape
 
 DPI, MAX_PANELS = 100, 12
+PIXELS = 200  # of a side of a density
+LINES, EXTENT = 25, 2.5  # of the grid on the noise: lines each way, and half its width
 
 
-def density_picture(path: str | Path, model: Flow, shape: Shape, test: Tensor, pixels: int = 200) -> None:
+def density_picture(path: str | Path, model: Flow, shape: Shape, test: Tensor) -> None:
     """Draws a density in the plane beside the true one, in one range of colors, and samples beside true ones (N, 2)."""
-    axis = (torch.arange(pixels) + 0.5) / pixels * 2 * shape.extent - shape.extent
+    axis = (torch.arange(PIXELS) + 0.5) / PIXELS * 2 * shape.extent - shape.extent
     grid = torch.cartesian_prod(axis, axis)
     maps = {"the truth": shape.log_prob(grid).exp(), "the flow": log_likelihoods(model, grid[..., None]).exp()}
     top = maps["the truth"].quantile(0.999).item()
     figure, axes = _panels(4, columns=2)
     for panel, (name, values) in zip(axes[:2], maps.items(), strict=True):
         extent = (-shape.extent, shape.extent) * 2
-        panel.imshow(values.reshape(pixels, pixels).T.numpy(), origin="lower", extent=extent, cmap="magma", vmin=0, vmax=top)
+        panel.imshow(values.reshape(PIXELS, PIXELS).T.numpy(), origin="lower", extent=extent, cmap="magma", vmin=0, vmax=top)
         panel.set_title(name)
     for panel, points in zip(axes[2:], (test, samples(model, len(test), 2)), strict=True):
         panel.scatter(*points.T.numpy(), s=1, linewidths=0, alpha=0.5, color="black")
@@ -36,11 +38,11 @@ def density_picture(path: str | Path, model: Flow, shape: Shape, test: Tensor, p
     write_figure(path, figure, DPI)
 
 
-def layers_picture(path: str | Path, model: Flow, lines: int = 25, extent: float = 2.5) -> None:
+def layers_picture(path: str | Path, model: Flow) -> None:
     """Draws how a grid on the noise of a flow in the plane is bent layer by layer until it lies on the data."""
     steps = flat(model.transform)
-    points = torch.linspace(-extent, extent, 201)
-    even = torch.linspace(-extent, extent, lines)
+    points = torch.linspace(-EXTENT, EXTENT, 201)
+    even = torch.linspace(-EXTENT, EXTENT, LINES)
     across = torch.stack(torch.meshgrid(even, points, indexing="ij"), dim=-1)
     x = torch.cat([across, across.flip(-1)]).reshape(-1, 2, 1)
     stages = [("noise", x)]
@@ -55,8 +57,8 @@ def layers_picture(path: str | Path, model: Flow, lines: int = 25, extent: float
     figure, axes = _panels(len(kept), columns=min(4, len(kept)))
     for panel, i in zip(axes, kept, strict=False):
         name, x = stages[i]
-        for k, line in enumerate(x.reshape(2 * lines, -1, 2)):
-            color = ("tab:blue", "tab:orange")[k // lines]
+        for k, line in enumerate(x.reshape(2 * LINES, -1, 2)):
+            color = ("tab:blue", "tab:orange")[k // LINES]
             panel.plot(*line.T.numpy(), color=color, linewidth=0.6)
         panel.set(title="noise" if i == 0 else f"{i}: {name}", aspect="equal", adjustable="datalim")
     write_figure(path, figure, DPI)

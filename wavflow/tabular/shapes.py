@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wavflow.arguments import choose
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -34,14 +36,8 @@ Curve = Callable[[Tensor], Tensor]  # maps t (N,) in [0, 1] to points (N, 2)
 
 
 def make(name: str) -> Shape:
-    """Returns the shape of a name.
-
-    Raises:
-        ValueError: When there is none of that name.
-    """
-    if name not in SHAPES:
-        raise ValueError(f"`name` of a shape must be one of {', '.join(SHAPES)}, got {name!r}.")
-    return SHAPES[name]()
+    """Returns the shape of a name; ValueError where there is none."""
+    return choose("name", name, SHAPES)()
 
 
 def ring() -> Shape:

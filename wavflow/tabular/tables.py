@@ -32,7 +32,6 @@ class Data(NamedTuple):
     continuous, and all rows but those of `train` have it already. `shape`: the true density, where it is known.
     """
 
-    name: str
     folds: list[Fold]
     columns: list[str]
     standardized: bool = False
@@ -46,7 +45,7 @@ def shape(name: str = "moons", rows: int = 20000, seed: int = 0) -> Data:
         raise ValueError(f"`rows` must be at least {LEAST_ROWS}, got {rows}.")
     truth = shapes.make(name)
     x = truth.sample(rows, torch.Generator().manual_seed(seed))
-    return Data(name, [Fold(*x.split([rows // 2, rows // 10, rows - rows // 2 - rows // 10]))], ["x0", "x1"], shape=truth)
+    return Data([Fold(*x.split([rows // 2, rows // 10, rows - rows // 2 - rows // 10]))], ["x0", "x1"], shape=truth)
 
 
 def digits(seed: int = 0) -> Data:
@@ -63,7 +62,7 @@ def digits(seed: int = 0) -> Data:
     generator = torch.Generator().manual_seed(seed)
     train, validation, test = split(levels, 10, seed)[0]
     noisy = [(x + torch.rand(x.shape, generator=generator, dtype=x.dtype)) / 17 for x in (validation, test)]
-    return Data("digits", [Fold(train / 17, *noisy)], [f"pixel {i}" for i in range(64)], levels=17)
+    return Data([Fold(train / 17, *noisy)], [f"pixel {i}" for i in range(64)], levels=17)
 
 
 def wine(path: str, folds: int = 10, seed: int = 0) -> Data:
@@ -77,14 +76,14 @@ def wine(path: str, folds: int = 10, seed: int = 0) -> Data:
         raise ValueError(f"`data.path`: {path} must have the quality as its last of at least 2 columns, got {len(columns)}.")
     values, columns = decorrelated(values[:, :-1], columns[:-1])
     check(values, columns, path)
-    return Data(Path(path).stem, split(values, folds, seed), columns, standardized=True)
+    return Data(split(values, folds, seed), columns, standardized=True)
 
 
 def table(path: str, seed: int = 0) -> Data:
     """Any CSV of numbers, with a line of names or without; a tenth of its rows is held out."""
     values, columns = read(path)
     check(values, columns, path)
-    return Data(Path(path).stem, split(values, 10, seed)[:1], columns, standardized=True)
+    return Data(split(values, 10, seed)[:1], columns, standardized=True)
 
 
 def read(path: str) -> tuple[Tensor, list[str]]:

@@ -83,7 +83,7 @@ def _listed(word: str) -> str:
 def _derived(word: str) -> str:
     """Returns the phones of a listed word with an ending; "" for none."""
     lower = word.lower()
-    if lower.endswith("'s") or lower.endswith("s'"):
+    if lower.endswith(("'s", "s'")):
         return _with_s(pronounce(word[:-2])) if len(word) > 2 else ""
     for ending, add in ENDINGS.items():
         stem = word[: -len(ending)]
@@ -113,10 +113,9 @@ ENDINGS: dict[str, str | Callable[[str], str]] = {
 
 
 def _read(word: str) -> str:
-    letters, said = word.lower(), ""
+    letters = word.lower()
     if len(letters) > 3 and letters[-1] == "e" and letters[-2] not in "aeiouy":
         letters = letters[:-1]
     letters = re.sub(r"([^eo])\1", r"\1", letters)
-    for match in re.finditer(f"{'|'.join(sorted(LETTERS, key=len, reverse=True))}", letters):
-        said += LETTERS[match[0]]
+    said = "".join(LETTERS[match[0]] for match in re.finditer("|".join(LETTERS), letters))
     return re.sub(f"([{VOWELS}])", r"ˈ\1", said, count=1)

@@ -51,18 +51,20 @@ def _money(match: re.Match[str]) -> str:
 def _time(match: re.Match[str]) -> str:
     hour, minute = int(match[1]), int(match[2])
     half = " ".join(match[3].upper().replace(".", "")) if match[3] else ""
-    said = "hundred" if not minute and hour > 12 else "" if not minute else f"{'oh ' * (minute < 10)}{_words(minute)}"
-    return " ".join(filter(None, (_words(hour), said or ("" if half else "o'clock"), half)))
+    full = "hundred" if hour > 12 else "" if half else "o'clock"
+    return " ".join(filter(None, (_words(hour), _two_digits(minute) if minute else full, half)))
 
 
 def _year(match: re.Match[str]) -> str:
     century, rest = divmod(int(match[1]), 100)
-    plural = match[2] or ""
-    if not century % 10 and rest < 10:  # 2000 to 2009, 1000 to 1009
-        said = _words(int(match[1]))
-    else:
-        said = f"{_words(century)} {'hundred' if not rest else f'oh {_words(rest)}' if rest < 10 else _words(rest)}"
-    return re.sub("y$", "ie", said) + "s" if plural else said
+    said = f"{_words(century)} {_two_digits(rest) if rest else 'hundred'}"
+    if century == 20 and rest < 10:  # two thousand four
+        said = _words(match[1])
+    return re.sub("y$", "ie", said) + "s" if match[2] else said
+
+
+def _two_digits(number: int) -> str:
+    return f"{'oh ' * (number < 10)}{_words(number)}"
 
 
 def _decimal(whole: str, fraction: str | None) -> str:
