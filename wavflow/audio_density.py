@@ -218,7 +218,7 @@ class AudioDensity(nn.Module):
 
     def _input(self, name: str, value: Tensor | np.ndarray) -> Tensor:
         weight, value = next(self.parameters()), as_tensor(name, value)
-        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        dtype = torch.promote_types(weight.dtype, torch.float32)
         return value.to(weight.device, dtype) if value.is_floating_point() else value  # whole numbers are refused as they are
 
     def _check(self, mel: Tensor, samples: int | None) -> None:

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from wavflow.arguments import at_least_float32
 from wavflow.files import atomic_write
 from wavflow.flows import ActNorm, Chain, Flow, Transform, named
-from wavflow.flows.base import at_least_float32
 
 NAMES = ("nice", "real_nvp", "glow", "maf", "iaf", "mintnet", "gaussianization")
 FORMAT = "wavflow-density"
