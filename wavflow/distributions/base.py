@@ -18,9 +18,6 @@ _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 class Distribution(ABC):
     """Contract of a density over the real line, elementwise."""
 
-    standard_noise: Callable[..., Tensor]  # of the base of a flow, see `LocationScale`; so is the next one
-    fill_standard: Callable[..., Tensor]
-
     @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor:
         """Returns the log-density at `x`, in nats per element."""
@@ -59,13 +56,14 @@ class Distribution(ABC):
 class LocationScale(Distribution):
     """Density `f((x - loc) / scale) / scale` of a standard member f that is symmetric about 0.
 
-    A family defines its standard member: what is declared below, and `fill_standard(empty, generator)`, which draws.
+    A family defines its standard member: what is declared below.
 
     Args:
         loc: Center, in the unit of `x`.
         log_scale: Natural log of the scale; broadcasts with `loc`.
     """
 
+    fill_standard: Callable[..., Tensor]  # fills an empty tensor with draws, by a generator
     _standard_entropy: float
     _log_prob: Callable[[Tensor], Tensor]
     _log_cdf: Callable[[Tensor], Tensor]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from wavflow.arguments import at_least_float32
-from wavflow.distributions import Distribution
+from wavflow.distributions import LocationScale
 from wavflow.nn.containers import module_list
 
 
@@ -117,7 +117,7 @@ class Flow(nn.Module):
         torch.Size([1, 100])
     """
 
-    def __init__(self, transform: Transform, base: Distribution) -> None:
+    def __init__(self, transform: Transform, base: LocationScale) -> None:
         super().__init__()
         self.transform = transform
         self.base = base

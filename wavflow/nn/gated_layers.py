@@ -26,19 +26,18 @@ from wavflow.kernels import VECTOR, compiles
 THREADS = 4  # with more, torch's own passes, which use them all, are faster than these, which use one
 
 
-def fits(h: Tensor, kernel: Tensor | None, linears: Sequence[nn.Linear]) -> bool:
+def fits(h: Tensor, kernel: Tensor, linears: Sequence[nn.Linear]) -> bool:
     """Whether `gated_layers` can take these: on a CPU, whole vectors wide; and is likely to be faster.
 
     Args:
         h: Input (B, T, C) of the first layer.
-        kernel: From frames to samples; none where there are no frames.
+        kernel: From frames to samples.
         linears: The layers' matrices.
     """
     if torch.compiler.is_compiling() or not compiles() or h.device.type != "cpu":
         return False
     return (
         (h.dtype == torch.float32 or (h.dtype == torch.bfloat16 and _multiplies_bfloat16()))
-        and kernel is not None
         and not (kernel.requires_grad and torch.is_grad_enabled())
         and torch.get_num_threads() <= THREADS
         and h.shape[-1] % VECTOR == 0
