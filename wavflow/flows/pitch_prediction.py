@@ -31,7 +31,7 @@ RIPPLE_BELOW = 1200.0  # Hz: above, the bands of usual mels are wider than the h
 class MelPitch(ExactBuffers):
     """Period and periodicity of a voice from its log-mel, without parameters.
 
-    The log-mel below 1.2 kHz, less its local mean, is held against that of harmonic spectra of 256 pitches.
+    The log-mel below 1.2 kHz, less its local mean, is compared with that of harmonic spectra of 256 pitches.
 
     Args:
         mel: The convention of the mel.
