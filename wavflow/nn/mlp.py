@@ -32,6 +32,7 @@ class MLP(nn.Module):
         out_channels: int,
         hidden: Sequence[int] = (64, 64),
         cond_channels: int = 0,
+        *,
         squash: bool = False,
     ) -> None:
         super().__init__()
@@ -92,6 +93,7 @@ class MADE(MLP):
         n_params: int,
         hidden: Sequence[int] = (64, 64),
         cond_channels: int = 0,
+        *,
         squash: bool = False,
     ) -> None:
         least = 0 if cond_channels or channels == 1 else 1
@@ -100,7 +102,7 @@ class MADE(MLP):
                 f"`hidden` must be widths of at least {channels - least} for {channels} channels, got {tuple(hidden)}: "
                 "a narrower layer hides some channels from later ones."
             )
-        super().__init__(channels, n_params * channels, hidden, cond_channels, squash)
+        super().__init__(channels, n_params * channels, hidden, cond_channels, squash=squash)
         inputs = torch.cat([torch.arange(1, channels + 1), torch.zeros(cond_channels, dtype=torch.long)])
         inner = [least + torch.arange(width) % (channels - least) for width in hidden]
         outputs = torch.arange(channels).repeat(n_params)  # channel c, counted from 1, sees degrees up to c - 1
