@@ -2,7 +2,6 @@
 
 import re
 import runpy
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +70,6 @@ def test_whitening_by_pitch_and_envelope() -> None:
 @pytest.mark.parametrize("dtype", dtypes())
 @pytest.mark.parametrize("changes", SHAPES)
 def test_a_stream_is_the_whole_to_the_last_bit(changes: dict, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel_stream, "ROOM", 128)  # the past of the layers moves to the front now and then
     monkeypatch.setattr(parallel_stream, "PIECE", 32)
     student = student_of(changes)
     mel, noise, speaker = case(student, 41)
@@ -169,12 +167,12 @@ def multiply(y, x, weights, rows):
 
 
 @pytest.mark.parametrize("words", [None, packing.paired_words, packing.tile_words])
-def test_products_of_words(words: Callable | None) -> None:
+def test_products_of_words(words: packing.Words | None) -> None:
     dtype = torch.bfloat16 if words else torch.float32
     if dtype not in dtypes() or (words is packing.tile_words and not products.multiplies_tiles()):
         pytest.skip("this processor does not multiply these")
     x, weight = torch.randn(39, 64).to(dtype), torch.randn(1, 64, 96).float()
-    packed = packing.tiles(weight, dtype, words)
+    packed = packing.tiles(weight, words)
     packed_x = np.zeros((64, 64 * dtype.itemsize // packed.itemsize), packed.dtype)
     packed_x[:39] = x.view(torch.int16).numpy().view(packed.dtype) if words else x.numpy()
     y = np.ones((64, 96), np.float32)

@@ -1,7 +1,10 @@
 """The layers that Numba compiles for training against the plain ones: values, all gradients, and where they are used."""
 
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from helpers import random_log_mel, randomized, refused, tiny_student, tiny_teacher
@@ -169,6 +172,27 @@ def test_steps_use_memory_again_but_never_another_nets() -> None:
     assert sorted(buffer.data_ptr() for buffer in gated_layers.spare.buffers) == addresses
     gradients(True, [*nets, net_of({"channels": 64}).float()])
     assert len(gated_layers.spare.buffers) == 3
+
+
+def test_threads_share_the_memory() -> None:
+    spare, interval = gated_layers.Spare(), sys.getswitchinterval()
+
+    def work(seed: int) -> None:
+        for size in np.random.default_rng(seed).choice([64, 128, 256, 512], 1000).tolist():
+            memory = spare.take(size)
+            assert len(memory) >= size
+            memory.fill_(seed)
+            assert (memory == seed).all(), "no other thread has it"
+            spare.give(memory)
+
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(work, range(8)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert [*map(len, spare.buffers)] == sorted(map(len, spare.buffers))
+    assert len(spare.buffers) <= 8
 
 
 @every_case

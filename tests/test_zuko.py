@@ -8,7 +8,6 @@ import zuko
 from helpers import randomized
 from torch import Tensor, nn
 from torch.distributions.transforms import AffineTransform
-from torch.nn import functional
 from zuko.distributions import DiagNormal
 from zuko.flows.autoregressive import MaskedAutoregressiveTransform
 from zuko.flows.coupling import GeneralCouplingTransform
@@ -60,7 +59,7 @@ def assert_same_log_prob(flow: Flow, transforms: list[LazyTransform], features: 
 def test_masked_autoregressive_flow(tau: Bijection, univariate: Callable, context: int) -> None:
     features, ours, theirs = 5, [], []
     for _ in range(2):
-        layer = MaskedAutoregressive(tau, MADE(features, tau.n_params, (16, 12), context, functional.silu), features)
+        layer = MaskedAutoregressive(tau, MADE(features, tau.n_params, (16, 12), context), features)
         shapes = [()] * tau.n_params
         peer = MaskedAutoregressiveTransform(features, context, univariate=univariate, shapes=shapes, **OPTIONS)
         copy_weights(randomized(layer).conditioner, peer.hyper, tau.n_params)

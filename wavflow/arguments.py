@@ -35,6 +35,12 @@ def as_tensor(name: str, value: Tensor | np.ndarray, device: torch.device | None
     return value
 
 
+def at_least_float32(value: Tensor | float) -> Tensor:
+    """Returns a number or a tensor in float32, or as it is if it is more exact already."""
+    value = torch.as_tensor(value)
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
 def check_speaker(speaker: Tensor | None, count: int) -> None:
     """Raises ValueError unless a model of so many speakers can take `speaker`: ids below `count`, or None where that is 0."""
     if speaker is None or not count:

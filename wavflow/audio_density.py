@@ -84,6 +84,11 @@ class AudioDensity(nn.Module):
         return self.mel.hop_length
 
     @property
+    def n_speakers(self) -> int:
+        """How many speakers the model knows; 0 for a model without."""
+        return 0 if self.speakers is None else self.speakers.num_embeddings
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
@@ -119,7 +124,7 @@ class AudioDensity(nn.Module):
 
     def check_speaker(self, speaker: Tensor | None) -> None:
         """Raises ValueError where speaker ids are missing or unknown, or given to a model that knows no speakers."""
-        check_speaker(speaker, 0 if self.speakers is None else self.speakers.num_embeddings)
+        check_speaker(speaker, self.n_speakers)
 
     def log_prob(
         self, audio: Tensor | np.ndarray, mel: Tensor | np.ndarray | None = None, speaker: Tensor | None = None
@@ -218,7 +223,7 @@ class AudioDensity(nn.Module):
 
     def _input(self, name: str, value: Tensor | np.ndarray) -> Tensor:
         weight, value = next(self.parameters()), as_tensor(name, value)
-        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        dtype = torch.promote_types(weight.dtype, torch.float32)
         return value.to(weight.device, dtype) if value.is_floating_point() else value  # whole numbers are refused as they are
 
     def _check(self, mel: Tensor, samples: int | None) -> None:
@@ -238,6 +243,6 @@ def check_pair(student: AudioDensity, teacher: AudioDensity) -> None:
     maps = [None if w is None else {"order": w.order, "pitch": w.pitch} for w in (student.whitening, teacher.whitening)]
     if maps[0] != maps[1]:
         raise ValueError(f"`teacher` whitens by {maps[1]}, the student by {maps[0]}: they must share the map.")
-    speakers = [0 if model.speakers is None else model.speakers.num_embeddings for model in (student, teacher)]
-    if speakers[0] != speakers[1]:
-        raise ValueError(f"`teacher` knows {speakers[1]} speakers, the student {speakers[0]}: they must be the same.")
+    ours, theirs = student.n_speakers, teacher.n_speakers
+    if ours != theirs:
+        raise ValueError(f"`teacher` knows {theirs} speakers, the student {ours}: they must be the same.")

@@ -7,13 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wavflow.arguments import as_tensor
+from wavflow.arguments import as_tensor, at_least_float32
 from wavflow.nn.exact_buffers import ExactBuffers
 
 MEL_FLOOR = 1e-5
+"""Band magnitudes below this count as this: a mel's least value is its natural log, -11.5."""
+
 POWER_FLOOR = 1e-9
 """Is added to the power of each bin: the gradient of its root stays finite on digital silence."""
-"""Band magnitudes below this count as this: a mel's least value is its natural log, -11.5."""
 
 
 class MelSpectrogram(ExactBuffers):
@@ -132,7 +133,7 @@ class MelSpectrogram(ExactBuffers):
         if not self.n_mels:
             return audio.new_zeros(len(audio), 0, frames)
         with torch.autocast(audio.device.type, enabled=False):  # else the filterbank would be applied in half precision
-            audio = audio if audio.dtype == torch.float64 else audio.float()
+            audio = at_least_float32(audio)
             if audio.shape[-1] <= self.shortest_reflected:
                 audio = nn.functional.pad(audio, (0, self.n_fft))
             audio = nn.functional.pad(audio, self.padding, mode="reflect")

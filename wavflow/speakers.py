@@ -15,9 +15,9 @@ def speaker_id(speaker: int | str | None, vocoder: Vocoder | TextToMel) -> torch
 
     Where names are numbers themselves, as LibriTTS's, a number is a name.
     """
-    if speaker is None and vocoder.speakers is None:
+    known = vocoder.n_speakers
+    if speaker is None and not known:
         return None
-    known = 0 if vocoder.speakers is None else vocoder.speakers.num_embeddings
     names = vocoder.info.get("speakers", []) if known else []
     if str(speaker) in names:
         speaker = names.index(str(speaker))
@@ -39,7 +39,7 @@ def speaker_names(vocoder: Vocoder | TextToMel) -> list[str]:
     Raises:
         ValueError: When it knows speakers, but its file does not tell their names.
     """
-    known, names = 0 if vocoder.speakers is None else vocoder.speakers.num_embeddings, vocoder.info.get("speakers", [])
+    known, names = vocoder.n_speakers, vocoder.info.get("speakers", [])
     if len(names) != known:
         raise ValueError(f"`model` knows {known} speakers, but its file names {len(names)}: train it with net.n_speakers=auto.")
     return names

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wavflow.arguments import at_least, check_speaker
-from wavflow.distributions.base import Gaussian, as_real
+from wavflow.arguments import at_least, at_least_float32, check_speaker
+from wavflow.distributions.base import Gaussian
 from wavflow.flows.base import Chain, Flow
 from wavflow.flows.coupling import Coupling
 from wavflow.flows.elementwise import Affine
@@ -221,7 +221,7 @@ class TextToMel(nn.Module):
 
 def best_durations(z: Tensor, means: Tensor, n_means: Tensor, n_frames: Tensor) -> Tensor:
     """Returns the durations (B, S) that make z (B, C, F) most likely as Gaussians of deviation 1 around means (B, C, S)."""
-    z, means = as_real(z), as_real(means)
+    z, means = at_least_float32(z), at_least_float32(means)
     with torch.autocast(z.device.type, enabled=False):  # in bfloat16, rounding would choose between symbols that are near
         scores = z.transpose(1, 2) @ means - 0.5 * means.square().sum(dim=1, keepdim=True)  # up to what all means share
     durations = torch.zeros(means.shape[0], means.shape[2], dtype=torch.long)

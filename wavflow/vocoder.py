@@ -151,11 +151,11 @@ class Vocoder(AudioDensity):
         """Returns what `stream` pushes chunks through, for callers to whom the mel comes at times of its own; as `stream`."""
         given = None if noise is None else Noise(self._input("noise", noise))
 
-        def draw(like: Tensor, samples: int) -> Tensor:
+        def next_noise(like: Tensor, samples: int) -> Tensor:
             more = self._noise(like, samples // self.hop_length, generator) if given is None else given(samples)
             return temperature * more
 
-        return VocoderStream(self, self._sampler(dtype), self.equalizer.stream(passes), draw, speaker)
+        return VocoderStream(self, self._sampler(dtype), self.equalizer.stream(passes), next_noise, speaker)
 
     def engine(self, dtype: torch.dtype = torch.float32) -> StepEngine | ParallelEngine | None:
         """Returns the fastest exact way to draw on a CPU in float32, made anew when weights have changed; None for none.

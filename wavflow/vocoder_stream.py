@@ -25,8 +25,8 @@ class VocoderStream:
     Args:
         vocoder: Draws.
         sampler: Its engine, or what takes its place.
-        equalized: Takes the draw to its mel.
-        draw: Called with a mel of the batch and a number of samples; returns so much noise (B, n), temperature included.
+        equalizer: Takes the draw to its mel.
+        noise: Called with a mel of the batch and a number of samples; returns so much noise (B, n), temperature included.
         speaker: Ids (B,), for a model with speakers.
     """
 
@@ -34,11 +34,11 @@ class VocoderStream:
         self,
         vocoder: Vocoder,
         sampler: ParallelEngine | EagerSampler,
-        equalized: EqualizerStream,
-        draw: Callable[[Tensor, int], Tensor],
+        equalizer: EqualizerStream,
+        noise: Callable[[Tensor, int], Tensor],
         speaker: Tensor | None,
     ) -> None:
-        self.vocoder, self.sampler, self.equalized, self.draw, self.speaker = vocoder, sampler, equalized, draw, speaker
+        self.vocoder, self.sampler, self.equalizer, self.noise, self.speaker = vocoder, sampler, equalizer, noise, speaker
         self.stream: Any = None  # of the sampler, once the first frames tell how many items there are
 
     @property
@@ -67,5 +67,5 @@ class VocoderStream:
 
     @torch.no_grad()
     def _push(self, chunk: Tensor, last: bool) -> Tensor:
-        pieces = self.stream.pieces(chunk, partial(self.draw, self.none), last)
-        return self.equalized.push_pieces(pieces, chunk, last)
+        pieces = self.stream.pieces(chunk, partial(self.noise, self.none), last)
+        return self.equalizer.push_pieces(pieces, chunk, last)

@@ -55,7 +55,7 @@ def write_page(
     folder: str | os.PathLike[str], vocoder: Vocoder, graph: str | os.PathLike[str], runtime: dict[str, bytes], passes: int = 0
 ) -> None:
     """Writes index.html and engine.js, for a student's whole graph with so many passes of the equalizer and `runtime_files`."""
-    known = 0 if vocoder.speakers is None else vocoder.speakers.num_embeddings
+    known = vocoder.n_speakers
     names = vocoder.info.get("speakers", range(known)) if known else []
     facts = {
         "spec": vocoder.mel.spec,

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from wavflow.arguments import at_least_float32
+
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
 class Distribution(ABC):
     """Contract of a density over the real line, elementwise."""
-
-    standard_noise: Callable[..., Tensor]  # of the base of a flow, see `LocationScale`; so is the next one
-    fill_standard: Callable[..., Tensor]
 
     @abstractmethod
     def log_prob(self, x: Tensor) -> Tensor:
@@ -57,13 +56,14 @@ class Distribution(ABC):
 class LocationScale(Distribution):
     """Density `f((x - loc) / scale) / scale` of a standard member f that is symmetric about 0.
 
-    A family defines its standard member: what is declared below, and `fill_standard(empty, generator)`, which draws.
+    A family defines its standard member: what is declared below.
 
     Args:
         loc: Center, in the unit of `x`.
         log_scale: Natural log of the scale; broadcasts with `loc`.
     """
 
+    fill_standard: Callable[..., Tensor]  # fills an empty tensor with draws, by a generator
     _standard_entropy: float
     _log_prob: Callable[[Tensor], Tensor]
     _log_cdf: Callable[[Tensor], Tensor]
@@ -71,7 +71,7 @@ class LocationScale(Distribution):
     _quantile: Callable[[Tensor, Tensor], Tensor]  # of log_cdf and log_sf
 
     def __init__(self, loc: Tensor | float = 0.0, log_scale: Tensor | float = 0.0) -> None:
-        self.loc, self.log_scale = as_real(loc), as_real(log_scale)
+        self.loc, self.log_scale = at_least_float32(loc), at_least_float32(log_scale)
 
     def log_prob(self, x: Tensor) -> Tensor:
         return self._log_prob(self._standardize(x)) - self.log_scale
@@ -86,7 +86,7 @@ class LocationScale(Distribution):
         return self._log_mass(self._standardize(x), width * torch.exp(-self.log_scale))
 
     def quantile(self, log_cdf: Tensor, log_sf: Tensor) -> Tensor:
-        return self.loc + torch.exp(self.log_scale) * self._quantile(as_real(log_cdf), as_real(log_sf))
+        return self.loc + torch.exp(self.log_scale) * self._quantile(at_least_float32(log_cdf), at_least_float32(log_sf))
 
     def entropy(self) -> Tensor:
         return self._standard_entropy + self.log_scale + torch.zeros_like(self.loc)
@@ -113,7 +113,7 @@ class LocationScale(Distribution):
         return cls.fill_standard(torch.empty(shape, dtype=dtype, device=device), generator)
 
     def _standardize(self, x: Tensor) -> Tensor:
-        return (as_real(x) - self.loc) * torch.exp(-self.log_scale)
+        return (at_least_float32(x) - self.loc) * torch.exp(-self.log_scale)
 
 
 class Gaussian(LocationScale):
@@ -209,7 +209,7 @@ def inverse_cdf(distribution: Distribution, u: Tensor) -> Tensor:
     Raises:
         ValueError: Where u is 0, 1 or outside: its x would be infinite, or none.
     """
-    u = as_real(u)
+    u = at_least_float32(u)
     if not torch.compiler.is_compiling() and not ((u > 0) & (u < 1)).all():  # it looks at values: no part of a graph
         low, high = u.aminmax()
         raise ValueError(f"`u` must lie strictly between 0 and 1, got values from {low:g} to {high:g}: clamp it.")
@@ -224,12 +224,6 @@ def gaussian_kl(q: Gaussian, p: Gaussian) -> Tensor:
     d = q.log_scale - p.log_scale
     offset = (q.loc - p.loc) * torch.exp(-p.log_scale)
     return 0.5 * (torch.expm1(2 * d) - 2 * d) + 0.5 * offset * offset
-
-
-def as_real(value: Tensor | float) -> Tensor:
-    """Makes a tensor of at least float32 precision."""
-    value = torch.as_tensor(value)
-    return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 def _log_tail_and_hazard(a: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wavflow.distributions.base import Distribution, as_real
+from wavflow.arguments import at_least_float32
+from wavflow.distributions.base import Distribution
 
 
 class Discretized:
@@ -33,7 +34,7 @@ class Discretized:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Returns the log-mass of the bin centered at `x`, in nats; `x` is clipped to the range, and not rounded."""
-        x = as_real(x).clamp(-1.0, 1.0 - self.width)
+        x = at_least_float32(x).clamp(-1.0, 1.0 - self.width)
         half = self.width / 2
         log_mass = self.distribution.log_mass(x, self.width)
         log_mass = torch.where(x < -1.0 + half, self.distribution.log_cdf(x + half), log_mass)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from wavflow.distributions.base import Distribution, LocationScale, as_real
+from wavflow.arguments import at_least_float32
+from wavflow.distributions.base import Distribution, LocationScale
 
 
 class Mixture(Distribution):
@@ -37,7 +38,7 @@ class Mixture(Distribution):
             )
         logits, loc, log_scale = torch.broadcast_tensors(logits, loc, log_scale)
         self.components = component_class(loc, log_scale)
-        self.log_weights = F.log_softmax(as_real(logits), dim=-1)
+        self.log_weights = F.log_softmax(at_least_float32(logits), dim=-1)
 
     def log_prob(self, x: Tensor) -> Tensor:
         return self._combine(self.components.log_prob(x.unsqueeze(-1)))
@@ -58,7 +59,7 @@ class Mixture(Distribution):
         Bisection of the smaller tail comes near and Newton's method polishes; a Newton step that would leave the bracket is
         a bisection. Mind the cost, 28 evaluations: to draw, use `sample`.
         """
-        log_cdf, log_sf = as_real(log_cdf), as_real(log_sf)
+        log_cdf, log_sf = at_least_float32(log_cdf), at_least_float32(log_sf)
         target = log_cdf - log_sf
         with torch.no_grad():
             ends = self.components.quantile(log_cdf.unsqueeze(-1), log_sf.unsqueeze(-1))

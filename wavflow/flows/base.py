@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wavflow.distributions import Distribution
+from wavflow.arguments import at_least_float32
+from wavflow.distributions import LocationScale
 from wavflow.nn.containers import module_list
 
 
@@ -116,7 +117,7 @@ class Flow(nn.Module):
         torch.Size([1, 100])
     """
 
-    def __init__(self, transform: Transform, base: Distribution) -> None:
+    def __init__(self, transform: Transform, base: LocationScale) -> None:
         super().__init__()
         self.transform = transform
         self.base = base
@@ -156,11 +157,6 @@ class Flow(nn.Module):
         """Draws base noise of a shape; `temperature` multiplies its scale, `like` gives dtype and device."""
         dtype, device = (None, None) if like is None else (like.dtype, like.device)
         return temperature * self.base.standard_noise(shape, generator=generator, dtype=dtype, device=device)
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Returns x in float32, or as it is if it is more exact already."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def log_det_of_identity(x: Tensor) -> Tensor:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wavflow.arguments import at_least
+from wavflow.arguments import at_least, at_least_float32
 from wavflow.distributions import Distribution, Gaussian, Logistic, Mixture
-from wavflow.flows.base import at_least_float32
 
 LOG_SCALE_BOUND = 9.0  # nats; theory: a floor of -9 never binds on 16-bit audio, see `Affine`
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavflow.flows.base import at_least_float32
+from wavflow.arguments import at_least_float32
 from wavflow.flows.mel_blocks import MelBlocks
 from wavflow.flows.pitch_prediction import MelPitch, raised_cosine
 from wavflow.mel import MelSpectrogram

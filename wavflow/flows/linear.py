@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wavflow.arguments import at_least
-from wavflow.flows.base import Transform, at_least_float32, check_channels, log_det_of_identity
+from wavflow.arguments import at_least, at_least_float32
+from wavflow.flows.base import Transform, check_channels, log_det_of_identity
 
 
 class Permutation(Transform):

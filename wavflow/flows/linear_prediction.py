@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavflow.arguments import at_least
-from wavflow.flows.base import at_least_float32
+from wavflow.arguments import at_least, at_least_float32
 from wavflow.flows.mel_blocks import MelBlocks
 from wavflow.flows.pitch_prediction import MelPitch
 from wavflow.flows.recursion import prediction, recursion
@@ -91,13 +90,12 @@ class LinearPrediction(MelBlocks):
         # Float64: the dynamic range of a spectrum exceeds what Levinson-Durbin bears in float32, and frames are few.
         log_mel = self.at_blocks(mel)
         envelope = torch.maximum(log_mel, self.loudest_nearby(mel) - LARGEST_FALL) if mel.shape[1] else log_mel
-        power = torch.exp(envelope @ self.to_spectrum.double() + self.spectrum_offset.double())
+        power = torch.exp(envelope @ self.to_spectrum + self.spectrum_offset)
         upper_half = power[..., power.shape[-1] // 2 :].mean(dim=-1, keepdim=True)
-        power = torch.cat([power, upper_half * self.extrapolation.double()], dim=-1) + self.floor**2
+        power = torch.cat([power, upper_half * self.extrapolation], dim=-1) + self.floor**2
         if self.pitch is not None:
             power = power * self.pitch.innovation_share(self.pitch(log_mel)[1], power.shape[-1])
-        autocorrelation = power @ self.to_autocorrelation.double()
-        coefficients, error = levinson_durbin(autocorrelation)
+        coefficients, error = levinson_durbin(power @ self.to_autocorrelation)
         return coefficients, 0.5 * error.log()
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
@@ -111,8 +109,7 @@ class LinearPrediction(MelBlocks):
         """Unwhitens u (B, 1, T) by the mel; returns the audio x (B, 1, T) and log g (B, T)."""
         blocks, coefficients, log_gain = self._blocks(z, cond)
         excitation = blocks * torch.exp(log_gain).unsqueeze(-1)  # in float64
-        coefficients = coefficients.double().expand(len(z), -1, -1)
-        x = recursion(excitation.flatten(1), coefficients)
+        x = recursion(excitation.flatten(1), coefficients.expand(len(z), -1, -1))
         return x.to(z.dtype).reshape(z.shape), self._per_sample(log_gain, z)
 
     def _blocks(self, x: Tensor, mel: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wavflow.arguments import at_least
-from wavflow.flows.base import Transform, at_least_float32, check_channels
+from wavflow.arguments import at_least, at_least_float32
+from wavflow.flows.base import Transform, check_channels
 from wavflow.flows.solver import Solution, fixed_point
 from wavflow.nn.containers import module_list
 

@@ -31,7 +31,7 @@ RIPPLE_BELOW = 1200.0  # Hz: above, the bands of usual mels are wider than the h
 class MelPitch(ExactBuffers):
     """Period and periodicity of a voice from its log-mel, without parameters.
 
-    The log-mel below 1.2 kHz, less its local mean, is held against that of harmonic spectra of 256 pitches.
+    The log-mel below 1.2 kHz, less its local mean, is compared with that of harmonic spectra of 256 pitches.
 
     Args:
         mel: The convention of the mel.
@@ -57,7 +57,7 @@ class MelPitch(ExactBuffers):
         filterbank = mel.filterbank.double()
         weight = filterbank.sum(dim=1)
         hertz = torch.arange(filterbank.shape[1], dtype=torch.float64) * mel.sample_rate / mel.n_fft
-        n_bands = int((filterbank @ hertz / weight < RIPPLE_BELOW).sum())
+        n_bands = _bands_with_ripple(mel)
         flatten = _less_local_mean(n_bands)
         pitches = torch.exp(torch.linspace(math.log(LOWEST), math.log(HIGHEST), 256, dtype=torch.float64))
         spectra = []
@@ -76,10 +76,7 @@ class MelPitch(ExactBuffers):
     @staticmethod
     def resolves(mel: MelSpectrogram) -> bool:
         """Whether a mel shows the harmonics of most voices: main lobes below 100 Hz, 20 bands below 1.2 kHz."""
-        filterbank = mel.filterbank.double()
-        hertz = torch.arange(filterbank.shape[1], dtype=torch.float64) * mel.sample_rate / mel.n_fft
-        centers = (filterbank @ hertz) / filterbank.sum(dim=1).clamp_min(1e-12)
-        return 4.0 * mel.sample_rate / mel.win_length < 100.0 and int((centers < RIPPLE_BELOW).sum()) >= 20
+        return 4.0 * mel.sample_rate / mel.win_length < 100.0 and _bands_with_ripple(mel) >= 20
 
     @property
     def shortest_lag(self) -> int:
@@ -93,8 +90,8 @@ class MelPitch(ExactBuffers):
 
     def forward(self, log_mel: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the period in samples and b in [0, 1), both (B, N), of log-mels (B, N, n_mels)."""
-        ripple = (log_mel[..., : len(self.log_weight)].double() - self.log_weight) @ self.flatten.double()
-        scores = ripple @ self.templates.double().T
+        ripple = (log_mel[..., : len(self.log_weight)].double() - self.log_weight) @ self.flatten
+        scores = ripple @ self.templates.T
         best = scores.argmax(dim=-1, keepdim=True).clamp(1, scores.shape[-1] - 2)
         below, peak, above = (scores.gather(-1, best + step).squeeze(-1) for step in (-1, 0, 1))
         bend = (2.0 * peak - below - above).clamp_min(1e-9)
@@ -142,7 +139,6 @@ class PitchPrediction(MelBlocks):
     def __init__(self, mel: MelSpectrogram, pitch: MelPitch) -> None:
         super().__init__(mel)
         self.pitch = pitch
-        self.stride = next(n for n in range(min(self.block_length, pitch.shortest_lag), 0, -1) if self.block_length % n == 0)
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Takes the prediction out of u (B, 1, T); returns e and zeros (B, T)."""
@@ -168,8 +164,13 @@ def raised_cosine(distance: Tensor, width: int) -> Tensor:
     return 0.5 + 0.5 * torch.cos(math.pi * (distance / width).clamp(-1.0, 1.0))
 
 
+def _bands_with_ripple(mel: MelSpectrogram) -> int:
+    """Returns how many of the lowest bands can show the harmonics of a voice."""
+    return int((mel.band_centers() * mel.sample_rate / mel.n_fft < RIPPLE_BELOW).sum())
+
+
 def _less_local_mean(n: int, reach: int = 7) -> Tensor:
-    """Returns the matrix (n, n) that takes from each band the mean of itself and `context` neighbors on either side."""
+    """Returns the matrix (n, n) that takes from each band the mean of itself and of `reach` neighbors on either side."""
     matrix = torch.eye(n, dtype=torch.float64)
     for band in range(n):
         for neighbor in range(band - reach, band + reach + 1):

@@ -74,7 +74,7 @@ def _windows(y: Tensor, lags: Tensor | None, blocks: int, taps: int) -> Tensor:
 
 
 def _solve(signals: Tensor, weights: Tensor, lags: Tensor | None, transposed: bool) -> None:
-    """Solves it, or the transposed one, where the signals (B, T) lie."""
+    """Replaces signals (B, T) by what the recursion, or its transpose, makes of them."""
     if signals.numel() == 0:
         return
     from wavflow.kernels import recursions  # Numba takes a second to import

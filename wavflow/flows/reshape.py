@@ -91,8 +91,8 @@ class Partial(Transform):
     This "factors out" channels between the scales of a flow (Real NVP, section 3.6; the early outputs of WaveGlow).
 
     Args:
-        transform: Of `channels` channels.
-        channels: How many.
+        transform: Of the first channels.
+        channels: How many these are.
     """
 
     def __init__(self, transform: Transform, channels: int) -> None:
@@ -128,9 +128,9 @@ class Partial(Transform):
 
 
 class Grouped(Transform):
-    """One transform of a few channels for all groups of so many: two neighbors of the first half and their two of the second.
+    """One transform for all groups of 4 channels; a group is two neighbors of the first half and the same two of the second.
 
-    So a mixing of 4 channels costs no more weights however many channels there are, and still mixes what a `Coupling` parts.
+    So a mixing costs the weights of 4 channels however many there are, and still mixes what a `Coupling` parts.
 
     Args:
         transform: Of 4 channels, each time step by itself.

@@ -38,7 +38,7 @@ class Static(Transform):
 
     def _apply_tau(self, function: Callable, x: Tensor) -> tuple[Tensor, Tensor]:
         check_channels(x, self.channels)
-        y, log_slope = function(x, self.params[:, None].unsqueeze(0))  # broadcasts: a mixture is made once, not B * T times
+        y, log_slope = function(x, self.params[None, :, None])  # broadcasts: a mixture is made once, not B * T times
         return y, log_slope.expand(x.shape).sum(dim=1)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wavflow.arguments import at_least
-from wavflow.flows.base import at_least_float32
+from wavflow.arguments import at_least, at_least_float32
 from wavflow.flows.elementwise import LOG_SCALE_BOUND, Affine, Bijection
 
 

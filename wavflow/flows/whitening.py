@@ -31,12 +31,12 @@ class Whitening(Chain):
     transforms: Sequence[Any]  # a `LinearPrediction`, then a `PitchPrediction` if the pitch is used
 
     def __init__(self, mel: MelSpectrogram, order: int = 32, pitch: bool = True) -> None:
-        self_pitch = MelPitch(mel) if pitch and MelPitch.resolves(mel) else None
-        combs = [] if self_pitch is None else [PitchPrediction(mel, self_pitch)]
-        super().__init__([LinearPrediction(mel, order, pitch=self_pitch), *combs])
+        mel_pitch = MelPitch(mel) if pitch and MelPitch.resolves(mel) else None
+        combs = [] if mel_pitch is None else [PitchPrediction(mel, mel_pitch)]
+        super().__init__([LinearPrediction(mel, order, pitch=mel_pitch), *combs])
         self.order = order
-        self.pitch = self_pitch is not None
-        self._past = order + (0 if self_pitch is None else self_pitch.longest_lag)
+        self.pitch = mel_pitch is not None
+        self._past = order + (0 if mel_pitch is None else mel_pitch.longest_lag)
 
     def context_of(self, direction: str) -> tuple[float, float]:
         """Returns how far back the forward looks: the order and the comb's longest lag. The inverse is recursive."""

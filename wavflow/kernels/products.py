@@ -113,7 +113,7 @@ def load_sums(typing: Any, y: Any, at: Any, step: Any, weights: Any) -> Any:
 
 @intrinsic
 def store_sums(typing: Any, y: Any, at: Any, step: Any, sums: Any) -> Any:
-    """Writes them back, see `load_sums`."""
+    """Writes the sums of a block back, see `load_sums`."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
         y, at, step, found = values

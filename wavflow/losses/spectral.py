@@ -2,7 +2,7 @@
 
 The reverse KL alone lets a student grow quiet and hoarse while its KL falls; a term on the magnitudes holds it to the
 level and the envelope of the recording. Magnitudes are `|S| = sqrt(re^2 + im^2 + eps)` with `eps` *inside* the root,
-whose slope at digital silence would otherwise be infinite. Both losses compute in float32 whatever autocast says
+whose slope at digital silence would otherwise be infinite. All losses compute in float32 whatever autocast says
 (float64 stays).
 """
 

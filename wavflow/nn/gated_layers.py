@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import bisect
 import math
+import threading
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -26,19 +27,18 @@ from wavflow.kernels import VECTOR, compiles
 THREADS = 4  # with more, torch's own passes, which use them all, are faster than these, which use one
 
 
-def fits(h: Tensor, kernel: Tensor | None, linears: Sequence[nn.Linear]) -> bool:
+def fits(h: Tensor, kernel: Tensor, linears: Sequence[nn.Linear]) -> bool:
     """Whether `gated_layers` can take these: on a CPU, whole vectors wide; and is likely to be faster.
 
     Args:
         h: Input (B, T, C) of the first layer.
-        kernel: From frames to samples; none where there are no frames.
+        kernel: From frames to samples.
         linears: The layers' matrices.
     """
     if torch.compiler.is_compiling() or not compiles() or h.device.type != "cpu":
         return False
     return (
         (h.dtype == torch.float32 or (h.dtype == torch.bfloat16 and _multiplies_bfloat16()))
-        and kernel is not None
         and not (kernel.requires_grad and torch.is_grad_enabled())
         and torch.get_num_threads() <= THREADS
         and h.shape[-1] % VECTOR == 0
@@ -81,7 +81,7 @@ def gated_layers(
     if torch.is_grad_enabled() and any(x.requires_grad for x in (h, frames, *weights)):
         return _GatedLayers.apply(h, frames, kernel, dilations, ahead, lengths, *weights)
     skip, (memory, *_), _ = _forward(h, frames, kernel, dilations, ahead, lengths, weights, 1, 1)
-    spare.buffers.append(memory)
+    spare.give(memory)
     return skip
 
 
@@ -180,7 +180,7 @@ class _GatedLayers(torch.autograd.Function):
                 grad_bias = words(output_biases[i - 1])
                 passes.retreat(words(grad_taps), words(grad_out), grad_bias, skips, dilations[i], ahead, scale)
             grad_h[b, :n] = grad_out[:, skips:]
-        spare.buffers.append(memory)
+        spare.give(memory)
         if frozen:
             return grad_h, *[None] * (5 + 4 * layers)
         grad_biases = [*gate_biases, *(row[: len(m)] for row, m in zip(output_biases, matrices[layers:], strict=False))]
@@ -188,20 +188,29 @@ class _GatedLayers(torch.autograd.Function):
 
 
 class Spare:
-    """Memory of steps that are over, for those to come: fresh memory, page by page, costs a tenth of a step."""
+    """Memory of steps that are over, for those to come: fresh memory, page by page, costs a tenth of a step.
+
+    All threads share it: a server scores several recordings at once.
+    """
 
     def __init__(self) -> None:
         self.buffers: list[Tensor] = []
+        self._lock = threading.Lock()
 
     @torch.inference_mode(False)  # what is made in it could not be written to outside
     def take(self, size: int) -> Tensor:
         """Returns at least so many bytes; where all buffers are smaller, a new one takes the place of the largest."""
-        self.buffers.sort(key=len)
-        at = bisect.bisect_left(self.buffers, size, key=len)
-        if at < len(self.buffers):
-            return self.buffers.pop(at)
-        del self.buffers[-1:]
+        with self._lock:
+            at = bisect.bisect_left(self.buffers, size, key=len)
+            if at < len(self.buffers):
+                return self.buffers.pop(at)
+            del self.buffers[-1:]
         return torch.empty(size, dtype=torch.uint8)
+
+    def give(self, memory: Tensor) -> None:
+        """Takes back what `take` returned."""
+        with self._lock:
+            bisect.insort(self.buffers, memory, key=len)
 
 
 spare = Spare()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -22,7 +22,6 @@ class MLP(nn.Module):
         out_channels: Parameters per time step.
         hidden: Widths of the hidden layers.
         cond_channels: Channels of what it is conditioned on, 0 for none.
-        activation: Between the layers. Smooth by default, so that densities are.
         squash: Takes asinh of the inputs first, so that 20 deviations out, where the net has seen nothing, count as 3.7.
             Without it a single outlier can cost a density millions of nats.
     """
@@ -33,12 +32,12 @@ class MLP(nn.Module):
         out_channels: int,
         hidden: Sequence[int] = (64, 64),
         cond_channels: int = 0,
-        activation: Callable[[Tensor], Tensor] = functional.silu,
+        *,
         squash: bool = False,
     ) -> None:
         super().__init__()
         self.in_channels, self.cond_channels = in_channels, cond_channels
-        self.activation, self.squash = activation, squash
+        self.squash = squash
         widths = [in_channels + cond_channels, *hidden, out_channels]
         self.layers = module_list(nn.Linear(a, b) for a, b in pairwise(widths))
         nn.init.zeros_(self.layers[-1].weight)
@@ -62,7 +61,7 @@ class MLP(nn.Module):
         h = torch.asinh(h) if self.squash else h
         *hidden, last = zip(self._weights(), self.layers, strict=True)
         for weight, layer in hidden:
-            h = self.activation(functional.linear(h, weight, layer.bias))
+            h = functional.silu(functional.linear(h, weight, layer.bias))  # smooth, so that densities are
         return functional.linear(h, last[0], last[1].bias).transpose(1, 2)
 
     def _weights(self) -> list[Tensor]:
@@ -82,7 +81,6 @@ class MADE(MLP):
         n_params: Parameters per channel.
         hidden: Widths; each at least C - 1 (with `cond` at least C), else some channel could not see all before it.
         cond_channels: See `MLP`.
-        activation: See `MLP`.
         squash: See `MLP`.
 
     References:
@@ -95,7 +93,7 @@ class MADE(MLP):
         n_params: int,
         hidden: Sequence[int] = (64, 64),
         cond_channels: int = 0,
-        activation: Callable[[Tensor], Tensor] = functional.silu,
+        *,
         squash: bool = False,
     ) -> None:
         least = 0 if cond_channels or channels == 1 else 1
@@ -104,7 +102,7 @@ class MADE(MLP):
                 f"`hidden` must be widths of at least {channels - least} for {channels} channels, got {tuple(hidden)}: "
                 "a narrower layer hides some channels from later ones."
             )
-        super().__init__(channels, n_params * channels, hidden, cond_channels, activation, squash)
+        super().__init__(channels, n_params * channels, hidden, cond_channels, squash=squash)
         inputs = torch.cat([torch.arange(1, channels + 1), torch.zeros(cond_channels, dtype=torch.long)])
         inner = [least + torch.arange(width) % (channels - least) for width in hidden]
         outputs = torch.arange(channels).repeat(n_params)  # channel c, counted from 1, sees degrees up to c - 1

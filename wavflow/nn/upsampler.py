@@ -111,9 +111,9 @@ class Conditioning:
 class Upsampler(nn.Module):
     """Mel (B, n_mels, F) -> features (B, channels, F) at frame rate, and the kernel that takes frames to samples.
 
-    One upsampler is shared by all conditioners of a model. Frames are mixed with their neighbors first (a frame sees one
-    frame ahead: the declared look-ahead), then every conditioner projects the features at frame rate and interpolates
-    the result to the sample rate with `kernel`. Never a bare transposed convolution, whose overlap rings as a tone.
+    One upsampler is shared by all conditioners of a model. It mixes each frame with both neighbors; then every conditioner
+    projects the features at frame rate and interpolates the result to the sample rate with `kernel`. Each of the two steps
+    looks a frame ahead at most. Never a bare transposed convolution, whose overlap rings as a tone.
 
     Args:
         n_mels: Bands of the mel; for none, the features are learnt constants.
@@ -142,9 +142,6 @@ class Upsampler(nn.Module):
         self.refine = nn.Conv1d(channels, channels, kernel_size=1)
         kernel = interpolation_weights(hop_length, frame_center).to(torch.get_default_dtype())
         self.kernel = nn.Parameter(kernel) if mode == "smoothing" else nn.Buffer(kernel, persistent=False)
-        ahead = (interpolation_weights(hop_length, frame_center)[2] > 0).nonzero()
-        first = int(ahead[0]) if len(ahead) and mode == "linear" else (0 if mode == "smoothing" else hop_length)
-        self.look_ahead = hop_length + hop_length - first
 
     def forward(self, mel: Tensor) -> Tensor:
         """Returns features (B, channels, F) of a log-mel (B, n_mels, F)."""

@@ -27,58 +27,57 @@ from wavflow.synthesis.packing import ROWS, TILE, VECTOR, PackedWaveNet
 @compiled
 def draw(
     net: PackedWaveNet,
-    flows: tuple[int, int, int],
+    flow: int,
+    flows: int,
     bound: float,
     past: np.ndarray,
     first_rows: np.ndarray,
-    room: int,
     filled: np.ndarray,
     last: np.ndarray,
     features: tuple[np.ndarray, np.ndarray],
     z: np.ndarray,
     log_scale: np.ndarray,
 ) -> None:
-    """Maps noise through some flows, `z <- L z + loc`, with loc and the triangular L of each group from the groups before it.
+    """Maps noise through a flow, `z <- L z + loc`, with loc and the triangular L of each group from the groups before it.
 
     Args:
         net: The packed WaveNets of all flows, one behind the other.
-        flows: The first and the last, exclusive, of those to apply, and how many there are in all.
+        flow: Which of them is applied.
+        flows: How many there are.
         bound: Of the log-scales.
-        past: Inputs of all layers, in words; so much of them as the taps look back, and `room` for more.
+        past: Inputs of all layers, in words: of each layer as many rows as the taps look back, and room for `ROWS` more.
         first_rows: (flows * layers,) where each layer's rows start in `past`.
-        room: Rows of each layer beyond its past.
-        filled: (flows,) how many of those are in use; is brought up to date, as `past` and `last` are.
+        filled: (flows,) how many of the `ROWS` are in use; is brought up to date, as `past` and `last` are.
         last: (flows, group) each flow's last input.
         features: Projected frames (F + 3, flows * layers, 2 C) from one before the first group's frame on, the last one
             a spare; and the weights (3, hop) of frames at the groups of a frame.
-        z: (n, group) noise; then what the flows make of it. Begins with a frame.
+        z: (n, group) noise; then what the flow makes of it. Begins with a frame.
         log_scale: (n, group), is added to.
     """
-    layers, steps, group = len(net.dilations) // flows[2], z.shape[0], z.shape[1]
+    layers, steps, group = len(net.dilations) // flows, z.shape[0], z.shape[1]
     words = net.gates.shape[1] * net.gates.shape[2] // TILE  # of a row of C
     width = net.outputs.shape[0] // len(net.dilations) * TILE
-    hidden, n_params = len(net.head_bias) // flows[2], len(net.last_bias) // flows[2]
+    hidden, n_params = len(net.head_bias) // flows, len(net.last_bias) // flows
     state, sums = np.zeros((ROWS, width), np.float32), np.zeros((ROWS, TILE), np.float32)
     gated = np.zeros(ROWS * words, past.dtype)
     between, params = np.zeros((ROWS, hidden), np.float32), np.zeros((ROWS, n_params), np.float32)
     places = np.zeros(ROWS, np.intp), np.zeros((ROWS, 3), np.float32)
     open_tiles(past)
     raw, scale = np.zeros(ROWS * group + VECTOR, np.float32), np.zeros(ROWS * group + VECTOR, np.float32)
-    for flow in range(flows[0], flows[1]):
-        for start in range(0, steps, ROWS):
-            rows = min(ROWS, steps - start)
-            if filled[flow] + rows > room:
-                forget(net, flow * layers, layers, words, past, first_rows, filled[flow])
-                filled[flow] = 0
-            place(places, features, start, rows)
-            enter(net, flow, state, z, start, rows, last)
-            for layer in range(flow * layers, (flow + 1) * layers):
-                span = (net.kernel_size - 1) * net.dilations[layer]
-                row = (first_rows[layer] + span + filled[flow]) * words
-                take_layer(net, layer, layer % layers == layers - 1, rows, state, sums, gated, past, row, features[0], places)
-            leave(net, flow, rows, state, between, params)
-            filled[flow] += rows
-            transform(params, bound, raw, scale, z, log_scale, start, rows)
+    for start in range(0, steps, ROWS):
+        rows = min(ROWS, steps - start)
+        if filled[flow] + rows > ROWS:
+            forget(net, flow * layers, layers, words, past, first_rows, filled[flow])
+            filled[flow] = 0
+        place(places, features, start, rows)
+        enter(net, flow, state, z, start, rows, last)
+        for layer in range(flow * layers, (flow + 1) * layers):
+            span = (net.kernel_size - 1) * net.dilations[layer]
+            row = (first_rows[layer] + span + filled[flow]) * words
+            take_layer(net, layer, layer % layers == layers - 1, rows, state, sums, gated, past, row, features[0], places)
+        leave(net, flow, rows, state, between, params)
+        filled[flow] += rows
+        transform(params, bound, raw, scale, z, log_scale, start, rows)
     close_tiles(past)
 
 

@@ -37,6 +37,9 @@ class Unwhitening(nn.Module):
         self.envelope, *rest = whitening.transforms
         self.comb = rest[0] if rest else None
         self.order, self.length = self.envelope.order, self.envelope.block_length
+        if self.comb is not None:  # the longest whole part of a block within which no sample waits for another
+            shortest_lag = self.comb.pitch.shortest_lag
+            self.stride = next(n for n in range(min(self.length, shortest_lag), 0, -1) if self.length % n == 0)
         # Made here, for a graph would make them again with every block.
         self.register_buffer("response_index", toeplitz_index(self.length, self.length, 0, self.length), persistent=False)
         self.register_buffer(
@@ -69,10 +72,10 @@ class Unwhitening(nn.Module):
         after, u = {}, block["u"]
         if self.comb is not None:
             past, kernel, pieces = state["whitening.comb"], block["kernel"], []
-            span = block["first"].unsqueeze(-1) + torch.arange(self.comb.stride + kernel.shape[-1] - 1, device=u.device)
-            for driven in u.split(self.comb.stride, dim=-1):
+            span = block["first"].unsqueeze(-1) + torch.arange(self.stride + kernel.shape[-1] - 1, device=u.device)
+            for driven in u.split(self.stride, dim=-1):
                 piece = driven + product(past.gather(1, span).unfold(-1, kernel.shape[-1], 1), kernel)
-                past = torch.cat([past[:, self.comb.stride :], piece], dim=-1)
+                past = torch.cat([past[:, self.stride :], piece], dim=-1)
                 pieces.append(piece)
             after["whitening.comb"], u = past, torch.cat(pieces, dim=-1)
         past = state["whitening.filter"]

@@ -26,7 +26,9 @@ from wavflow.kernels import TILE, VECTOR, compiles
 from wavflow.nn.wavenet import WaveNet
 
 BLOCK = 16  # steps whose delayed taps are multiplied at once, at most
-ROWS = 256  # most time steps of a block
+ROWS = 256  # time steps of a block, at most
+Words = Callable[[np.ndarray], np.ndarray]
+"""Rounds float32 pairs of inputs (tiles, inputs / 2, 2, TILE) to bfloat16 and lays them out."""
 
 
 class PackedWaveNet(NamedTuple):
@@ -53,13 +55,13 @@ class PackedWaveNet(NamedTuple):
 
 
 @torch.no_grad()
-def pack(net: WaveNet, dtype: torch.dtype, words: Callable[[np.ndarray], np.ndarray] | None = None) -> PackedWaveNet:
-    """Packs a causal WaveNet; its matrices in float32, or in bfloat16 as `words` lays them out, its biases in float32.
+def pack(net: WaveNet, words: Words | None = None) -> PackedWaveNet:
+    """Packs a causal WaveNet.
 
     Args:
         net: A WaveNet.
-        dtype: Of the layers' matrices.
-        words: `shared_words`, which is what is used if none is given, `paired_words` or, in bfloat16, `tile_words`.
+        words: Puts the layers' matrices into bfloat16: `shared_words`, `paired_words` or `tile_words`. None leaves them in
+            float32, which biases and head are in anyway.
 
     Raises:
         RuntimeError: Where Numba does not compile: nothing but compiled code reads this.
@@ -72,7 +74,7 @@ def pack(net: WaveNet, dtype: torch.dtype, words: Callable[[np.ndarray], np.ndar
     gates = torch.stack([_weight(gate).unflatten(0, (2, -1)).unflatten(2, (net.kernel_size, -1)) for gate in net.gates])
     inputs = whole(channels, TILE if words is tile_words else VECTOR)
     gates = by_vectors(padded(gates.permute(0, 3, 4, 1, 2), {-1: channels, -3: inputs}))
-    # The factors that residual_scale the variance, of the residual path and of the summed skips, are left to the weights.
+    # The factors that hold the variance of the residual path and of the summed skips are left to the weights.
     residual_scale, skip_scale = math.sqrt(0.5), math.sqrt(1.0 / layers)
     outputs, skip_bias, residual_bias = [], torch.zeros(skip).float(), torch.zeros(layers, channels).float()
     for i, output in enumerate(net.outputs):
@@ -83,7 +85,6 @@ def pack(net: WaveNet, dtype: torch.dtype, words: Callable[[np.ndarray], np.ndar
         skip_bias[: net.head.in_features] += skip_scale * bias[: net.head.in_features]
         residual_bias[i, : to_next.shape[1]] = residual_scale * bias[net.head.in_features :]
     gate_bias = torch.stack([gate.bias.float().unflatten(0, (2, -1)) for gate in net.gates])
-    words = words or shared_words
     parameters = whole(net.last.out_features, TILE)
     return PackedWaveNet(
         np.array(net.dilations),
@@ -92,13 +93,13 @@ def pack(net: WaveNet, dtype: torch.dtype, words: Callable[[np.ndarray], np.ndar
         skip,
         padded(torch.cat([_weight(net.input).T, net.input.bias.float()[None]]), {-1: channels}).numpy(),
         by_vectors(padded(gate_bias, {-1: channels})).numpy(),
-        tiles(gates.flatten(0, 1), dtype, words),
-        tiles(torch.stack(outputs), dtype, words),
+        tiles(gates.flatten(0, 1), words),
+        tiles(torch.stack(outputs), words),
         residual_bias.numpy(),
         skip_bias.numpy(),
-        tiles(padded(_weight(net.head).T[None], {-1: hidden, -2: skip}), torch.float32),
+        tiles(padded(_weight(net.head).T[None], {-1: hidden, -2: skip})),
         padded(net.head.bias.float(), {-1: hidden}).numpy(),
-        tiles(padded(_weight(net.last).T[None], {-1: parameters, -2: hidden}), torch.float32),
+        tiles(padded(_weight(net.last).T[None], {-1: parameters, -2: hidden})),
         padded(net.last.bias.float(), {-1: parameters}).numpy(),
     )
 
@@ -113,12 +114,12 @@ def by_vectors(x: Tensor) -> Tensor:
     return x.unflatten(-1, (-1, VECTOR)).transpose(-2, -3).flatten(-3).contiguous()
 
 
-def tiles(matrices: Tensor, dtype: torch.dtype, words: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
-    """Cuts matrices (n, inputs, outputs) into (n * outputs / TILE, inputs / 2, 2 * TILE floats, or TILE words)."""
+def tiles(matrices: Tensor, words: Words | None = None) -> np.ndarray:
+    """Cuts matrices (n, inputs, outputs) into (n * outputs / TILE, inputs / 2, 2 * TILE), or into `words`."""
     n, inputs, outputs = matrices.shape
     cut = matrices.reshape(n, inputs // 2, 2, outputs // TILE, TILE).permute(0, 3, 1, 2, 4)
     pairs = np.ascontiguousarray(cut.reshape(n * outputs // TILE, inputs // 2, 2, TILE).numpy())
-    return pairs.reshape(len(pairs), inputs // 2, 2 * TILE) if dtype == torch.float32 else (words or shared_words)(pairs)
+    return pairs.reshape(len(pairs), inputs // 2, 2 * TILE) if words is None else words(pairs)
 
 
 def paired_words(pairs: np.ndarray) -> np.ndarray:
@@ -133,7 +134,7 @@ def tile_words(pairs: np.ndarray) -> np.ndarray:
 
 
 def shared_words(pairs: np.ndarray) -> np.ndarray:
-    """Rounds float32 pairs (tiles, inputs / 2, 2, TILE) to bfloat16 and lets each skip_scale a word of 32 bits."""
+    """Rounds float32 pairs (tiles, inputs / 2, 2, TILE) to bfloat16 and lets each pair share a word of 32 bits."""
     even, odd = (pairs[:, :, i].copy().view(np.uint32).astype(np.int64) for i in (0, 1))
     low = (odd + 0x7FFF + ((odd >> 16) & 1)) >> 16  # to nearest, ties to even
     sign, magnitude = even & 0x80000000, even & 0x7FFFFFFF

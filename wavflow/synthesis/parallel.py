@@ -40,6 +40,7 @@ from wavflow.synthesis.packing import (
     whole,
 )
 from wavflow.synthesis.parallel_stream import ParallelStream
+from wavflow.synthesis.student import inverse_flows
 
 
 class ParallelEngine:
@@ -75,15 +76,17 @@ class ParallelEngine:
             )
         self.dtype = dtype
         self.vocoder = vocoder
-        steps = [step.transform for step in reversed(vocoder.flow.transform.transforms)]  # from noise to audio
-        self.flows, self.group, self.bound = len(steps), steps[0].group, steps[0].tau.bijection.diagonal.bound
-        words = tile_words if dtype == torch.bfloat16 and products.multiplies_tiles() else paired_words
-        packed = [pack(step.conditioner, dtype, words) for step in steps]
+        flows: list[Any] = inverse_flows(vocoder)
+        self.flows, self.group, self.bound = len(flows), flows[0].group, flows[0].tau.bijection.diagonal.bound
+        words = None
+        if dtype == torch.bfloat16:
+            words = tile_words if products.multiplies_tiles() else paired_words
+        packed = [pack(flow.conditioner, words) for flow in flows]
         self.net = PackedWaveNet._make(
             np.concatenate(parts) if isinstance(parts[0], np.ndarray) else parts[0] for parts in zip(*packed, strict=True)
         )
         self.kernel = np.ascontiguousarray(to_numpy(vocoder.upsampler.kernel).reshape(3, -1, self.group).mean(axis=2))
-        self._pack_frames(steps)
+        self._pack_frames([flow.conditioner for flow in flows])
         self.pool = ThreadPoolExecutor(torch.get_num_threads())
         self.filters = None if vocoder.whitening is None else unwhitening.filters(vocoder.whitening)
 
@@ -111,15 +114,14 @@ class ParallelEngine:
         """Yields the audio alone, see `ParallelStream.pieces`."""
         return self.stream(len(mel), speaker).pieces(mel, Noise(noise), last=True)
 
-    def _pack_frames(self, steps: list[Autoregressive]) -> None:
+    def _pack_frames(self, nets: list[WaveNet]) -> None:
         """Packs what is done at frame rate: the upsampler, and the projections to all layers side by side."""
         up, channels = self.vocoder.upsampler, self.net.channels
         mix = up.mix.weight.detach().permute(2, 1, 0).flatten(0, 1)  # of three frames, one behind the other
         self.mix = _matrix(mix), _row(up.mix.bias), float(up.mean), float(up.scale)
         self.refine = _matrix(up.refine.weight.detach()[..., 0].T), _row(up.refine.bias)
         columns = []
-        for step in steps:
-            net = step.conditioner
+        for net in nets:
             weight = torch.zeros(up.channels, len(net.dilations), 2, channels, dtype=torch.float32)
             if net.features is not None:
                 weight[..., : net.channels] = net.features.weight.detach().T.unflatten(1, (len(net.dilations), 2, -1))
@@ -158,7 +160,7 @@ def fastest_dtype(vocoder: Any) -> torch.dtype:
 
 def _matrix(weight: Tensor) -> np.ndarray:
     """Packs a matrix (inputs, outputs)."""
-    return tiles(padded(weight[None], {-1: whole(weight.shape[1], TILE), -2: whole(weight.shape[0], 2)}), torch.float32)
+    return tiles(padded(weight[None], {-1: whole(weight.shape[1], TILE), -2: whole(weight.shape[0], 2)}))
 
 
 def _row(bias: Tensor) -> np.ndarray:

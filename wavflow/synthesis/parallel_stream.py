@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 PIECE = 256  # frames drawn at once, at most
 STRIDES = 16  # parts of a piece, where threads share it; a thread takes one part through one stage at a time
 THREADED = 16  # frames from which on threads share a piece; of fewer, a part is hardly worth a thread's waking
-ROOM = 256  # time steps kept beyond the past of a layer before that moves back to the front
 
 
 class Piece(NamedTuple):
@@ -62,13 +61,10 @@ class ParallelStream:
         self.embedding = None if speaker is None or engine.embedding is None else engine.embedding[speaker.numpy()]
         words = net.gates.shape[1] * net.gates.shape[2] // TILE
         spans = (net.kernel_size - 1) * net.dilations
-        self.room = max(ROOM, ROWS)
-        first_rows = np.cumsum([0, *(spans + self.room)])
+        first_rows = np.cumsum([0, *(spans + ROWS)])
         self.first_rows, self.past = first_rows[:-1], np.zeros((batch, (first_rows[-1] + TILE) * words), net.gates.dtype)
-        self.filled, self.last = (
-            np.zeros((batch, engine.flows), np.intp),
-            np.zeros((batch, engine.flows, engine.group), np.float32),
-        )
+        self.filled = np.zeros((batch, engine.flows), np.intp)
+        self.last = np.zeros((batch, engine.flows, engine.group), np.float32)
         filters = engine.filters
         self.comb = np.zeros((batch, filters.longest_lag if filters else 0))
         self.audio = np.zeros((batch, filters.to_autocorrelation.shape[1] - 1 if filters else 0))
@@ -188,8 +184,8 @@ class ParallelStream:
         )
 
     def _stages(self) -> list[Stage]:
-        flows = [partial(self._apply_flow, flow) for flow in range(self.engine.flows)]
-        return [self._add_pulses, *flows, self._unwhiten] if self.engine.filters else [*flows]
+        flows: list[Stage] = [partial(self._apply_flow, flow) for flow in range(self.engine.flows)]
+        return [self._add_pulses, *flows, self._unwhiten] if self.engine.filters else flows
 
     def _add_pulses(self, item: int, part: tuple[Piece, slice]) -> None:
         """Reads the pitch of some frames, and adds pulses to their noise."""
@@ -210,11 +206,11 @@ class ParallelStream:
         (piece, here), engine = part, self.engine
         blocks.draw(
             engine.net,
-            (flow, flow + 1, engine.flows),
+            flow,
+            engine.flows,
             engine.bound,
             self.past[item],
             self.first_rows,
-            self.room,
             self.filled[item],
             self.last[item],
             (piece.projected[item][here.start :], engine.kernel),

@@ -8,8 +8,6 @@ full pass pads: zeros at first, and the inputs of each layer as far back as it l
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,7 +18,7 @@ from wavflow.flows.base import Flow
 from wavflow.flows.elementwise import Affine, MixtureCDF
 from wavflow.nn.upsampler import Conditioning
 from wavflow.nn.wavenet import WaveNet
-from wavflow.synthesis.packing import by_vectors, pack, whole
+from wavflow.synthesis.packing import by_vectors, pack, shared_words, whole
 
 PIECE = 1024  # samples to a call, at least: between calls the past of the layers moves back to the front
 SMALLEST_LOG_TAIL = -700.0  # beyond it a probability is no float64
@@ -51,7 +49,7 @@ class StepEngine:
         if dtype not in (torch.float32, torch.bfloat16):
             raise ValueError(f"`dtype` must be torch.float32 or torch.bfloat16, got {dtype}.")
         self._tau, self._conditioner = parts
-        self._net = pack(self._conditioner, dtype)
+        self._net = pack(self._conditioner, shared_words if dtype == torch.bfloat16 else None)
 
     @staticmethod
     def supports(flow: Flow) -> bool:
@@ -59,13 +57,12 @@ class StepEngine:
         return _parts(flow) is not None
 
     @torch.no_grad()
-    def sample(self, z: Tensor, cond: Conditioning | None = None, progress: Callable[[int], None] | None = None) -> Tensor:
+    def sample(self, z: Tensor, cond: Conditioning | None = None) -> Tensor:
         """Returns u (B, 1, T) of noise z (B, 1, T), temperature included, with z's dtype and device.
 
         Args:
             z: Noise.
             cond: Features of at least T samples; None for a WaveNet without.
-            progress: Called with the number of samples drawn since the last call, a few frames at most at a time.
 
         Raises:
             ValueError: Where the shapes do not fit.
@@ -91,8 +88,6 @@ class StepEngine:
             u[:, start : start + n] = part
             for first, span in zip(first_rows, spans, strict=False):
                 past[first : first + span * batch] = past[first + n * batch : first + (n + span) * batch].copy()
-            if progress is not None:
-                progress(n)
         return torch.from_numpy(u).unsqueeze(1).to(z)
 
     def _density(self) -> tuple[int, float, bool]:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wavflow.arguments import at_least_float32
 from wavflow.flows.autoregressive import Autoregressive
-from wavflow.flows.base import Chain, Inverse, at_least_float32, log_det_of_identity
+from wavflow.flows.base import Chain, Inverse, log_det_of_identity
 from wavflow.flows.reshape import fold, fold_cond, unfold
 from wavflow.nn.upsampler import Conditioning
 from wavflow.nn.wavenet import WaveNet

@@ -13,7 +13,6 @@ import numpy as np
 from torch import Tensor
 
 from wavflow.flows.linear_prediction import LARGEST_FALL
-from wavflow.flows.pitch_prediction import PitchPrediction
 from wavflow.flows.whitening import Whitening
 from wavflow.kernels.compiling import compiled
 from wavflow.kernels.recursions import recur
@@ -47,13 +46,12 @@ class Filters(NamedTuple):
 
 def filters(whitening: Whitening) -> Filters:
     """Collects the constants of a whitening."""
-    prediction, *rest = whitening.transforms
-    n_bins = len(prediction.to_autocorrelation)
-    pitch = next((part.pitch for part in rest if isinstance(part, PitchPrediction)), None)
+    prediction = whitening.transforms[0]
+    pitch, n_bins = prediction.pitch, len(prediction.to_autocorrelation)
     told, response = len(prediction.spectrum_offset), np.zeros(n_bins)
     of_pitch: tuple[Any, ...] = np.zeros((0, 0)), np.zeros(0), np.zeros((0, 0)), np.zeros(0), response[:told], 1.0, 0.0, 0, 0
     if pitch is not None:
-        response = _array(1.0 - pitch.innovation_share(pitch.templates.new_ones(1, 1).double(), n_bins)[0, 0])
+        response = _array(1.0 - pitch.innovation_share(pitch.templates.new_ones(1, 1), n_bins)[0, 0])
         arrays = map(_array, [pitch.flatten, pitch.log_weight, pitch.templates.T, pitch.log_pitches])
         of_pitch = (*arrays, response[:told], float(pitch.sample_rate), pitch.strongest, pitch.half_width, pitch.longest_lag)
     to_spectrum, to_autocorrelation = _array(prediction.to_spectrum), _array(prediction.to_autocorrelation)
@@ -63,9 +61,8 @@ def filters(whitening: Whitening) -> Filters:
         band = (to_spectrum != 0).argmax(axis=0)
         weights = np.stack([to_spectrum[band, np.arange(told)], to_spectrum[band + 1, np.arange(told)]])
     extrapolation, others = _array(prediction.extrapolation), to_autocorrelation[told:]
-    rest = [
-        scale @ others for scale in (extrapolation, extrapolation * response[told:], 1.0 + 0.0 * extrapolation, response[told:])
-    ]
+    response = response[told:]
+    rest = [scale @ others for scale in (extrapolation, extrapolation * response, np.ones_like(response), response)]
     return Filters(
         _array(prediction.kernel),
         prediction.block_length,

@@ -14,10 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from wavflow.arguments import choose, reason
+from wavflow.arguments import at_least_float32, choose, reason
 from wavflow.files import atomic_write
 from wavflow.flows import ActNorm, Chain, Flow, Transform
-from wavflow.flows.base import at_least_float32
 from wavflow.flows.named import gaussianization, glow, iaf, maf, mintnet, nice, real_nvp
 
 FLOWS = {make.__name__: make for make in (nice, real_nvp, glow, maf, iaf, mintnet, gaussianization)}

@@ -1,4 +1,4 @@
-"""The stages as Lightning modules: maximum likelihood, and distillation from a frozen teacher."""
+"""The stages as Lightning modules: maximum likelihood, distillation from a frozen teacher, and text to mel."""
 
 from wavflow.training.distillation import DistillationTask
 from wavflow.training.likelihood import LikelihoodTask

@@ -91,7 +91,7 @@ class DistillationTask(Task):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the loss of a batch of crops, drawn from fresh noise."""
-        values, _, kl = self._values(self._known(batch), self._noise(batch["mel"]))
+        values, kl = self._values(self._known(batch), self._noise(batch["mel"]))
         half = interval(self._of_all_processes(kl.detach()))
         self._log("train", values | {"kl_interval": half}, len(batch["audio"]), show=("kl", "spectral"))
         return values["loss"]
@@ -110,7 +110,7 @@ class DistillationTask(Task):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Logs a draw for a whole held-out clip; the noise of a clip is always the same."""
         generator = torch.Generator().manual_seed(batch_idx * self._processes + self.global_rank)
-        values, _, kl = self._values(batch, self.net.noise(batch["mel"], generator))
+        values, kl = self._values(batch, self.net.noise(batch["mel"], generator))
         self._clip_kl.append(kl)
         self._log("validation", values, len(batch["audio"]), show=("kl", "spectral"))
 
@@ -118,8 +118,8 @@ class DistillationTask(Task):
         """Logs the 95 % interval of the KL over clips."""
         self.log("validation/kl_interval", interval(self._of_all_processes(torch.cat(self._clip_kl))), sync_dist=True)
 
-    def _values(self, batch: Batch, noise: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Returns the loss and its terms, the audio (B, T), and the KL of each item (B,)."""
+    def _values(self, batch: Batch, noise: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Returns the loss and its terms, and the KL of each item (B,)."""
         audio, mel, mask, speaker = batch["audio"], batch["mel"], batch["mask"], batch.get("speaker")
         draw = self.net.draw(mel, noise, speaker)
         divergence = self.density(draw, self.net.flow, self.teacher.flow, self.teacher.conditioning(mel, speaker))
@@ -150,7 +150,7 @@ class DistillationTask(Task):
             values["contrastive"] = masked_mean(against, mask)
             loss = loss - self.contrastive_weight * values["contrastive"]
         values = {name: value.detach() for name, value in values.items()} | {"loss": loss}
-        return values, drawn, (divergence.kl * mask).sum(dim=1).detach() / mask.sum(dim=1).clamp_min(1.0)
+        return values, (divergence.kl * mask).sum(dim=1).detach() / mask.sum(dim=1).clamp_min(1.0)
 
 
 def share_upsampler(student: Vocoder, teacher: Vocoder) -> None:

@@ -1,4 +1,4 @@
-"""What both stages share: a net, its optimizer, a learning rate that decays to the end of the budget, and logging."""
+"""What all stages share."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Example(NamedTuple):
 
 
 class Task(pl.LightningModule):
-    """What both stages share: a net, its optimizer, and a learning rate that decays to the end of the budget.
+    """What all stages share: a net, its optimizer, a learning rate that decays to the end of the budget, and logging.
 
     Args:
         net: The model to train.
