@@ -14,6 +14,7 @@ import soundfile as sf
 import torch
 from torch import Tensor
 
+from wavflow.arguments import at_least
 from wavflow.headers import fault, with_its_length
 from wavflow.resampling import ratio, resample, resampled_length, source_segment
 
@@ -216,6 +217,6 @@ def _read_frames(file: sf.SoundFile, first: int, last: int, exact: bool = True) 
 
 
 def _ratio(file: sf.SoundFile, sample_rate: int | None) -> tuple[int, int]:
-    if sample_rate is not None and sample_rate < 100:
-        raise ValueError(f"`sample_rate` must be at least 100 Hz, got {sample_rate}: give the rate that you need.")
+    if sample_rate is not None:
+        at_least(100, sample_rate=sample_rate)
     return ratio(file.samplerate if sample_rate is None else sample_rate, file.samplerate)

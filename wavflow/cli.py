@@ -222,9 +222,10 @@ def newest_model(stage: str, key: str | None = None, runs: str | Path = "runs") 
 
     key = key or stage
     models = sorted(Path(runs).glob(f"{stage}/*/model.safetensors"), key=lambda path: path.stat().st_mtime)
-    if not models and key == "model" and (name := COMES_WITH_WAVFLOW.get(stage)):
+    name = COMES_WITH_WAVFLOW.get(stage, "")
+    if not models and key == "model" and (path := released_models().get(name)):
         print(f"No model was named and there is none in {runs}/{stage}: model={name}, of one voice.", file=sys.stderr)
-        return released_models()[name]
+        return path
     if not models:
         raise FileNotFoundError(
             f"`{key}`: no {stage} was named and there is none in {runs}/{stage}: "

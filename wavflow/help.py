@@ -39,8 +39,8 @@ def help_text(command: str, overrides: Sequence[str] = ()) -> str:
     lines += [_line(key, values[key], words) for key in values if key.partition(".")[0] not in groups]
     if groups:
         group = next(iter(groups))
-        other = next(option for option in options(command, group) if option != chosen[group])
-        lines += ["", f"Choices; each brings the options below, and --help with another, e.g. {group}={other}, shows those of it:"]
+        other = f"{group}={next(option for option in options(command, group) if option != chosen[group])}"
+        lines += ["", f"Choices; each brings the options below, and --help with another, e.g. {other}, shows those of it:"]
         for group, text in groups.items():
             lines.append(_entry(f"{group}={_shown(chosen[group])}", f"{text}: {', '.join(options(command, group))}"))
     for group in groups:

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wavflow.arguments import as_tensor
+from wavflow.arguments import as_tensor, no_such_signal
 from wavflow.nn.exact_buffers import ExactBuffers
 
 MEL_FLOOR = 1e-5
+"""Band magnitudes below this count as this: a mel's least value is its natural log, -11.5."""
 POWER_FLOOR = 1e-9
 """Is added to the power of each bin: the gradient of its root stays finite on digital silence."""
-"""Band magnitudes below this count as this: a mel's least value is its natural log, -11.5."""
 
 
 class MelSpectrogram(ExactBuffers):
@@ -127,7 +127,7 @@ class MelSpectrogram(ExactBuffers):
         """
         audio = as_tensor("audio", audio, self.window.device)
         if audio.ndim != 2 or audio.shape[-1] < 1 or not audio.is_floating_point():
-            raise ValueError(f"`audio` must be float (B, T) with T >= 1, got {audio.dtype} {tuple(audio.shape)}: reshape it.")
+            raise no_such_signal("audio", "(B, T) with T >= 1", audio)
         frames = audio.shape[-1] // self.hop_length
         if not self.n_mels:
             return audio.new_zeros(len(audio), 0, frames)
