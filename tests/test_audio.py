@@ -6,6 +6,7 @@ import os
 import re
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import librosa
 import numpy as np
@@ -255,11 +256,12 @@ def test_nothing_half_written_is_left(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"path": "a.txt"}, r"`path` must end in \.wav"),
         ({"audio": torch.zeros(1, 10)}, r"`audio` must be float \(T,\)"),
         ({"audio": torch.zeros(0)}, r"`audio` must be float \(T,\)"),
-        ({"audio": torch.zeros(10, dtype=torch.int16)}, r"`audio` must be float \(T,\)"),
+        ({"audio": torch.zeros(10, dtype=torch.int16)}, r"`audio` must be float \(T,\).*int16 .*divided by 32768"),
         ({"audio": torch.tensor([0.0, torch.nan])}, "`audio` must be finite"),
         ({"sample_rate": 0}, "`sample_rate` must be at least 1"),
+        ({"sample_rate": 16000.0}, "`sample_rate` must be a whole number, got 16000.0"),
         ({"subtype": "PCM_99"}, "`subtype` must be one of wav's"),
-        ({"path": "a.mp3", "sample_rate": 12345}, "can hold 12345 Hz"),
+        ({"path": "a.mp3", "sample_rate": 12345}, r"`sample_rate`: no mp3 file can hold 12345 Hz \(MPEG"),
     ],
 )
 def test_write_audio_refuses(tmp_path: Path, arguments: dict, message: str) -> None:
@@ -267,6 +269,12 @@ def test_write_audio_refuses(tmp_path: Path, arguments: dict, message: str) -> N
     arguments["path"] = tmp_path / arguments["path"]
     refused(lambda: write_audio(**arguments), message)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("rate", ["16000", 16000.0, 99])
+def test_read_audio_refuses_a_rate_that_is_none(tmp_path: Path, rate: Any) -> None:
+    write_audio(tmp_path / "a.wav", torch.zeros(10), 16000)
+    refused(lambda: read_audio(tmp_path / "a.wav", rate), "^`sample_rate` must be")
 
 
 def test_encoded_flac_is_the_smallest_and_of_sixteen_bits() -> None:

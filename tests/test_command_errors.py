@@ -140,6 +140,7 @@ def test_a_teacher_of_other_settings_is_refused(place: Place) -> None:
         ("train", "größe=3", "`größe=3` can't be read as an option|key=value"),
         ("train", "data.lengths=[1,2", "`data.lengths=[1,2` can't be read: a list is written [a,b]"),
         ("train", "--seed=3", "`--seed=3`: there is no such flag: write seed=3"),
+        ("train", "-s", "`-s`: there is no such flag: see --help"),
         ("train", "output=", "`output` is empty"),
         ("train", "batch_size=4", "`batch_size`: there is no such key: did you mean data.batch_size?"),
         ("train", "data.batch_size=four", "`data.batch_size` must be a number, got 'four'"),

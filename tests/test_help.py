@@ -12,6 +12,7 @@ from commands import call
 from helpers import refused
 
 import wavflow.__main__
+from wavflow.cli import newest_model
 from wavflow.help import CONF, help_text, options, words_of
 
 ROOT = Path(__file__).parents[1]
@@ -60,6 +61,18 @@ def test_choices_are_the_commands_own() -> None:
     assert {"folder", "vctk"} <= set(options("train", "data"))
     assert not {"csv", "digits", "shape", "wine"} & set(options("train", "data"))
     assert "mic2" in entries(help_text("train", ["data=vctk"]))["data.part"], "a choice's own words go first"
+    shown = help_text("density")
+    assert "--help with another, e.g. data=csv," in shown, "an example is one of the command's own"
+    assert "data=shape: Points in the plane" in shown
+
+
+@pytest.mark.parametrize(
+    ("command", "stage"),
+    [("synthesize", "student"), ("export", "student"), ("score", "teacher"), ("compress", "teacher"), ("speak", "text")],
+)
+def test_where_there_is_no_run_the_model_is_the_one_of_the_help(command: str, stage: str, tmp_path: Path) -> None:
+    name = newest_model(stage, "model", tmp_path).stem
+    assert re.search(rf"\bor (else )?{name}(,|\.|$)", entries(help_text(command))["model"])
 
 
 def test_words_are_found_by_full_key() -> None:

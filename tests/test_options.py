@@ -79,3 +79,11 @@ def test_sweeps_keep_their_values() -> None:
     sweeps = [OverridesParser.create().parse_override(option) for option in options]
     assert all(sweep.is_sweep_override() for sweep in sweeps)
     assert [list(sweep.sweep_string_iterator()) for sweep in sweeps] == [["'ü.wav'", "'b.wav'"], ["1", "2"], ["a", "b"]]
+
+
+def test_a_file_that_begins_like_a_flag_is_told_from_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(lambda: overrides(["-a.wav"], plain="input"), "there is no such flag")
+    Path("-a.wav").touch()
+    refused(lambda: overrides(["-a.wav"], plain="input"), "`-a.wav` begins like a flag: write ./-a.wav")
+    assert overrides(["./-a.wav"], plain="input") == ["input='./-a.wav'"]

@@ -42,7 +42,7 @@ def test_a_name_is_a_model_and_another_name_tells_those_there_are(released: Path
     assert wavflow.load_model("lj-student").draws_in_parallel
     assert not wavflow.load_model(Path("lj-teacher")).draws_in_parallel
     for wrong in ("lj-pupil", "lj-student.safetensors", "no/lj-student"):
-        with pytest.raises(FileNotFoundError, match=r"there is no model file .*or take lj-student, or take lj-teacher"):
+        with pytest.raises(FileNotFoundError, match=r"there is no model file .*or take one of lj-student, lj-teacher"):
             wavflow.load_model(wrong)
     wavflow.save_model(tiny_teacher().float(), "lj-student")  # a file of your own goes first
     assert not wavflow.load_model("lj-student").draws_in_parallel

@@ -104,7 +104,7 @@ def test_what_the_model_does_not_take_is_refused() -> None:
     model, audio = tiny_teacher(**NO_MEL), 0.1 * torch.randn(1, 48)
     with pytest.raises(ValueError, match=r"`mel` must be float \(B, 0, F\).*\(1, 8, 3\): this model takes none"):
         model.log_prob(audio, random_log_mel())
-    refused(lambda: tiny_teacher().log_prob(audio), r"`mel` must be float \(B, 8, F\).*\(1, 0, 3\): compute it with")
+    refused(lambda: tiny_teacher().log_prob(audio), "`mel` must be given, since this model needs one")
     refused(lambda: model.log_prob(audio[:, :40]), "`mel` has 2 frames of 16 samples")
     refused(lambda: check_pair(tiny_student(), model), "`teacher` was trained on another mel")
     refused(lambda: tiny_mel(n_mels=-1), "`n_mels` must be a whole number >= 0, got -1")

@@ -1,6 +1,7 @@
 """Drawing in segments, and by fast steps."""
 
 import copy
+import math
 import os
 import subprocess
 import sys
@@ -138,6 +139,35 @@ def test_arrays_of_any_float_type_are_taken_as_tensors_are() -> None:
     for wrong in (mel.tolist(), None):
         refused(partial(model.sample, wrong), "`mel` must be a tensor or a NumPy array, got")
     refused(lambda: model.sample(mel.numpy().astype(np.int16)), "`mel` must be float")
+
+
+@pytest.mark.parametrize("make", [tiny_teacher, tiny_student])
+def test_arguments_that_do_not_fit_are_refused_by_name(make: Callable[..., Vocoder]) -> None:
+    model, mel = make().float(), random_log_mel(3).float()
+    noise = model.noise(mel)
+    wrong: list[tuple[str, Any]] = [("noise", noise[0]), ("noise", noise.repeat(2, 1)), ("noise", noise[None])]
+    wrong += [("noise", noise.long()), ("noise", [0.0]), ("noise", 0), ("generator", 1)]
+    wrong += [("generator", np.random.default_rng(0))]
+    wrong += [("temperature", value) for value in (-1, "0.8", None, math.nan, torch.ones(2))]
+    for name, value in wrong:
+        refused(lambda name=name, value=value: model.sample_and_log_prob(mel, **{name: value}), f"^`{name}`")
+        refused(lambda name=name, value=value: model.sample(mel, **{name: value}), f"^`{name}`")
+        if model.draws_in_parallel:
+            refused(lambda name=name, value=value: list(model.stream(mel, **{name: value})), f"^`{name}`")
+    for passes in (1.5, "2", None):
+        refused(partial(model.sample, mel, passes=passes), "^`passes` must be a whole number, got")
+    for audio in (noise[0], noise.repeat(2, 1), noise.short()):
+        refused(partial(model.log_prob, audio, mel), "^`audio` must be float")
+    refused(partial(model.log_prob, noise, mel.repeat(2, 1, 1)), r"^`audio` must be float \(2, T\)")
+    assert torch.equal(model.sample(mel, noise, torch.tensor(0.5)), model.sample(mel, noise, 0.5))
+
+
+def test_a_stream_without_frames_has_no_end() -> None:
+    refused(tiny_student().open_stream().end, "`mel`: no frames have come")
+
+
+def test_lengths_of_a_call_come_back_in_samples() -> None:
+    assert tiny_student()(random_log_mel(3, batch=2), [1, 3])[1].tolist() == [16, 48]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

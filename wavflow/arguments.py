@@ -19,11 +19,27 @@ def choose(name: str, value: Any, options: Mapping[str, Any]) -> Any:
     return options[value]
 
 
-def at_least(least: int, **values: int) -> None:
-    """Raises ValueError, with its name, where a value is smaller."""
-    for name, value in values.items():
-        if value < least:
-            raise ValueError(f"`{name}` must be at least {least}, got {value}.")
+def at_least(least: int | float, **values: Any) -> None:
+    """Raises ValueError, with its name, where a value is smaller or no number, or not whole where `least` is whole."""
+    whole = isinstance(least, int)
+    for name, given in values.items():
+        value: Any = given.item() if isinstance(given, Tensor | np.generic) and given.ndim == 0 else given
+        if not isinstance(value, int if whole else (int, float)):
+            raise ValueError(f"`{name}` must be a {'whole ' * whole}number, got {value!r}.")
+        if not value >= least:
+            raise ValueError(f"`{name}` must be at least {least:g}, got {value}.")
+
+
+def check_signal(name: str, value: Tensor, batch: int) -> None:
+    """Raises ValueError unless a signal is float (batch, T)."""
+    if value.ndim != 2 or len(value) != batch or not value.is_floating_point():
+        raise no_such_signal(name, f"({batch}, T), as many items as the mel", value)
+
+
+def no_such_signal(name: str, needed: str, value: Tensor) -> ValueError:
+    """Returns the error for a signal of another shape, or in whole numbers."""
+    remedy = "reshape it" if value.is_floating_point() else "convert it; 16-bit audio is to be divided by 32768"
+    return ValueError(f"`{name}` must be float {needed}, got {value.dtype} {tuple(value.shape)}: {remedy}.")
 
 
 def as_tensor(name: str, value: Tensor | np.ndarray, device: torch.device | None = None) -> Tensor:
@@ -45,8 +61,11 @@ def check_speaker(speaker: Tensor | None, count: int) -> None:
     """Raises ValueError unless a model of so many speakers can take `speaker`: ids below `count`, or None where that is 0."""
     if speaker is None or not count:
         fits = speaker is None and not count
+    elif torch.compiler.is_compiling():
+        fits = True
     else:
-        fits = torch.compiler.is_compiling() or bool(((speaker >= 0) & (speaker < count)).all())
+        ids = isinstance(speaker, Tensor) and speaker.ndim == 1 and not speaker.is_floating_point()
+        fits = ids and bool(((speaker >= 0) & (speaker < count)).all())
     if not fits:
         needed = f"speaker ids (B,) below {count}" if count else "no speaker"
         raise ValueError(f"`speaker`: this model takes {needed}, got {speaker}.")

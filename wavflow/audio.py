@@ -13,6 +13,7 @@ import soundfile as sf
 import torch
 from torch import Tensor
 
+from wavflow.arguments import at_least
 from wavflow.files import in_a_file
 from wavflow.headers import fault, with_its_length
 from wavflow.resampling import ratio, resample, resampled_length, source_segment
@@ -207,6 +208,6 @@ def _read_frames(file: sf.SoundFile, first: int, last: int, exact: bool = True) 
 
 
 def _ratio(file: sf.SoundFile, sample_rate: int | None) -> tuple[int, int]:
-    if sample_rate is not None and sample_rate < _RATES[0]:
-        raise ValueError(f"`sample_rate` must be at least {_RATES[0]} Hz, got {sample_rate}: give the rate that you need.")
+    if sample_rate is not None:
+        at_least(_RATES[0], sample_rate=sample_rate)
     return ratio(file.samplerate if sample_rate is None else sample_rate, file.samplerate)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wavflow.arguments import as_tensor, check_speaker
+from wavflow.arguments import as_tensor, at_least, check_signal, check_speaker
 from wavflow.flows.autoregressive import Autoregressive
 from wavflow.flows.base import Flow, Inverse, log_det_of_identity
 from wavflow.flows.harmonic_source import HarmonicSource
@@ -138,8 +138,12 @@ class AudioDensity(nn.Module):
             ValueError: When T is not F * hop_length.
         """
         audio = self._input("audio", audio)
-        mel = audio.new_zeros(len(audio), 0, audio.shape[-1] // self.hop_length) if mel is None else self._input("mel", mel)
-        self._check(mel, audio.shape[-1])
+        if mel is None:
+            if self.mel.n_mels:
+                raise ValueError("`mel` must be given, since this model needs one: the model's `mel(audio)` makes it.")
+            mel = audio.new_zeros(len(audio), 0, audio.shape[-1] // self.hop_length)
+        mel = self._input("mel", mel)
+        self._check(mel, "audio", audio)
         u, log_det = self.whiten(audio, mel)
         v, log_slope = self.flow.transform(u, self.conditioning(mel, speaker))
         z, log_share = (v, log_det_of_identity(v)) if self.source is None else self.source(v, mel)
@@ -180,6 +184,7 @@ class AudioDensity(nn.Module):
             >>> torch.allclose(log_prob, vocoder.log_prob(audio, vocoder.mel(torch.zeros(1, 2560))), atol=1e-2)
             True
         """
+        at_least(0.0, temperature=temperature)
         mel, noise = self._inputs(mel, noise, generator)
         draw = self.draw(mel, temperature * noise, speaker)
         audio, log_det = self.unwhiten(draw.u, mel)
@@ -193,6 +198,9 @@ class AudioDensity(nn.Module):
         return self._noise(as_tensor("mel", mel), mel.shape[-1], generator)
 
     def _noise(self, like: Tensor, frames: int, generator: torch.Generator | None) -> Tensor:
+        if not isinstance(generator, torch.Generator | None):
+            kind = type(generator).__name__
+            raise ValueError(f"`generator` must be torch's, got {kind}: torch.Generator().manual_seed(0) makes one.")
         device = like.device if generator is None else generator.device
         noise = torch.empty(frames, len(like), self.hop_length, dtype=like.dtype, device=device)
         for frame in noise.unbind():
@@ -217,21 +225,24 @@ class AudioDensity(nn.Module):
         self, mel: Tensor | np.ndarray, noise: Tensor | np.ndarray | None, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor]:
         """Returns mel and noise as the model takes them; draws the noise if none is given."""
-        mel = self._input("mel", mel)
-        self._check(mel, None if noise is None else noise.shape[-1])
-        return mel, self.noise(mel, generator) if noise is None else self._input("noise", noise)
+        mel, noise = self._input("mel", mel), None if noise is None else self._input("noise", noise)
+        self._check(mel, "noise", noise)
+        return mel, self.noise(mel, generator) if noise is None else noise
 
     def _input(self, name: str, value: Tensor | np.ndarray) -> Tensor:
         weight, value = next(self.parameters()), as_tensor(name, value)
         dtype = torch.promote_types(weight.dtype, torch.float32)
         return value.to(weight.device, dtype) if value.is_floating_point() else value  # whole numbers are refused as they are
 
-    def _check(self, mel: Tensor, samples: int | None) -> None:
+    def _check(self, mel: Tensor, name: str = "", signal: Tensor | None = None) -> None:
         if not torch.compiler.is_compiling():  # it looks at values: no part of a graph
             self.mel.check(mel)
-        if samples is not None and samples != mel.shape[-1] * self.hop_length:
+        if signal is None:
+            return
+        check_signal(name, signal, len(mel))
+        if signal.shape[-1] != mel.shape[-1] * self.hop_length:
             raise ValueError(
-                f"`mel` has {mel.shape[-1]} frames of {self.hop_length} samples, the audio or noise {samples} samples, "
+                f"`mel` has {mel.shape[-1]} frames of {self.hop_length} samples, `{name}` {signal.shape[-1]} samples, "
                 f"not {mel.shape[-1] * self.hop_length}: cut or pad it to whole frames."
             )
 

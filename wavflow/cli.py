@@ -33,6 +33,9 @@ from wavflow.files import lock, unlock_all
 from wavflow.help import help_text
 from wavflow.options import as_dict, check_places, flat, overrides
 
+COMES_WITH_WAVFLOW = {"student": "lj-student", "teacher": "lj-teacher", "text": "kathleen-text"}
+"""Which model of a stage is taken where none is named and there is none."""
+
 
 def command(name: str, lists: tuple[str, ...] = (), plain: str | None = None) -> Callable[[], None]:
     """Returns a command: it reads conf/<name>.yaml and what was typed, and fails with one line.
@@ -217,12 +220,11 @@ def newest_model(stage: str, key: str | None = None) -> Path:
     """
     from wavflow.models import released_models  # torch takes seconds, and `--help` needs none of it
 
-    key, runs = key or stage, Path("runs", stage)
+    key, runs, name = key or stage, Path("runs", stage), COMES_WITH_WAVFLOW.get(stage, "")
     models = sorted(runs.glob("*/model.safetensors"), key=lambda path: path.stat().st_mtime)
-    for name, path in released_models().items() if not models and key == "model" else ():
-        if name.endswith(f"-{stage}"):
-            print(f"No model was named and there is none in {runs}: model={name}, of one voice.", file=sys.stderr)
-            return path
+    if not models and key == "model" and (path := released_models().get(name)):
+        print(f"No model was named and there is none in {runs}: model={name}, of one voice.", file=sys.stderr)
+        return path
     if not models:
         raise FileNotFoundError(
             f"`{key}`: no {stage} was named and there is none in {runs}: "

@@ -38,12 +38,15 @@ def help_text(command: str, overrides: Sequence[str] = ()) -> str:
     lines = [header, "", "Options, as key=value, each with what it is if you leave it out:"]
     lines += [_line(key, values[key], words) for key in values if key.partition(".")[0] not in groups]
     if groups:
-        lines += ["", "Choices; each brings the options below, and --help with another, e.g. audio=16k, shows those of it:"]
+        group = next(iter(groups))
+        other = f"{group}={next(option for option in options(command, group) if option != chosen[group])}"
+        lines += ["", f"Choices; each brings the options below, and --help with another, e.g. {other}, shows those of it:"]
         for group, text in groups.items():
             lines.append(_entry(f"{group}={_shown(chosen[group])}", f"{text}: {', '.join(options(command, group))}"))
     for group in groups:
         if own := [key for key in values if key.startswith(f"{group}.")]:
-            lines += ["", f"{group}={chosen[group]}: {about(group, str(chosen[group]))}"]
+            said = re.sub(r"^For wavflow\.\w+: (.)", lambda head: head[1].upper(), about(group, str(chosen[group])))
+            lines += ["", f"{group}={chosen[group]}: {said}"]
             lines += [_line(key, values[key], words) for key in own]
     lines += [
         "",
@@ -105,7 +108,7 @@ def _shown(value: Any) -> str:
 
 
 def _entry(name: str, text: str) -> str:
-    lines = textwrap.wrap(text, WIDTH - INDENT)
+    lines = textwrap.wrap(text, WIDTH - INDENT, break_on_hyphens=False)  # a name is copied whole
     first = f"  {name}"
     head = [f"{first:{INDENT}}{lines.pop(0)}"] if lines and len(first) < INDENT else [first]
     return "\n".join(line.rstrip() for line in [*head, *(" " * INDENT + line for line in lines)])

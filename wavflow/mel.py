@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wavflow.arguments import as_tensor, at_least_float32
+from wavflow.arguments import as_tensor, at_least_float32, no_such_signal
 from wavflow.nn.exact_buffers import ExactBuffers
 
 MEL_FLOOR = 1e-5
@@ -128,7 +128,7 @@ class MelSpectrogram(ExactBuffers):
         """
         audio = as_tensor("audio", audio, self.window.device)
         if audio.ndim != 2 or audio.shape[-1] < 1 or not audio.is_floating_point():
-            raise ValueError(f"`audio` must be float (B, T) with T >= 1, got {audio.dtype} {tuple(audio.shape)}: reshape it.")
+            raise no_such_signal("audio", "(B, T) with T >= 1", audio)
         frames = audio.shape[-1] // self.hop_length
         if not self.n_mels:
             return audio.new_zeros(len(audio), 0, frames)

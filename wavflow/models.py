@@ -84,7 +84,7 @@ def save_model(
     Raises:
         ValueError: For a model that has no configuration, another dtype, or weights that are beyond the dtype's range.
     """
-    if model.config is None:
+    if getattr(model, "config", None) is None:
         raise ValueError("`model` has no config: build it with wavflow.models.teacher or another function there.")
     if dtype is not None and dtype not in HALVES:
         raise ValueError(f"`dtype` must be torch.float16, torch.bfloat16 or None, got {dtype}.")
@@ -193,8 +193,10 @@ def _no_larger_than(numbers: int) -> Iterator[None]:
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     if not path.is_file():
-        names = "".join(f", or take {name}" for name in released_models())
-        raise FileNotFoundError(f"`path`: there is no model file {path}: train one with `python -m wavflow.train`{names}.")
+        names = ", ".join(released_models())
+        raise FileNotFoundError(
+            f"`path`: there is no model file {path}: train one with `python -m wavflow.train`, or take one of {names}."
+        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -53,8 +53,11 @@ def overrides(typed: Sequence[str], lists: Sequence[str] = (), plain: str | None
         elif item in FLAGS:
             found += [item, *(_value_of(item, rest) for _ in range(FLAGS[item]))]
         elif item.startswith("-"):
-            key, _, value = item.lstrip("-").partition("=")
-            raise ValueError(f"`{item}`: there is no such flag: write {key}={value or '<value>'}, or see --help.")
+            if plain and Path(item).exists():
+                raise ValueError(f"`{item}` begins like a flag: write ./{item} for the file of that name.")
+            key, _, value = item.removeprefix("--").partition("=")
+            remedy = "" if key.startswith("-") else f"write {key}={value or '<value>'}, or "
+            raise ValueError(f"`{item}`: there is no such flag: {remedy}see --help.")
         elif plain and (item.startswith("~/") or _is_no_option(item)):
             arguments.append(item)
         elif "=" in item or item.startswith("~"):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wavflow.arguments import at_least
+from wavflow.arguments import at_least, check_signal
 from wavflow.audio_density import AudioDensity
 from wavflow.mel_scale import check_scale, warn_of_log10
 from wavflow.synthesis.eager import EagerSampler
@@ -38,7 +38,8 @@ class Vocoder(AudioDensity):
 
     def forward(self, specgrams: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """`sample` as torchaudio calls a vocoder: returns waveforms (B, T) and, for lengths in frames, those in samples."""
-        return self.sample(specgrams, lengths=lengths), None if lengths is None else lengths * self.hop_length
+        waveforms = self.sample(specgrams, lengths=lengths)
+        return waveforms, None if lengths is None else torch.as_tensor(lengths) * self.hop_length
 
     @torch.no_grad()
     def sample(
@@ -73,6 +74,7 @@ class Vocoder(AudioDensity):
             >>> vocoder.sample(mel, fast=False).shape  # 86 frames of 256 samples
             torch.Size([1, 22016])
         """
+        at_least(0.0, temperature=temperature)
         mel = self._input("mel", mel)
         if lengths is not None:
             lengths = _check_lengths(lengths, mel)
@@ -130,7 +132,7 @@ class Vocoder(AudioDensity):
         stream = self.open_stream(noise, temperature, generator, speaker, passes, dtype)
         if isinstance(mel, Tensor | np.ndarray):
             mel = self._input("mel", mel)
-            self._check(mel, None)
+            self._check(mel)
             mel = mel.split(chunk_frames, dim=-1)
         for frames in mel:
             audio = stream.push(frames)
@@ -149,11 +151,14 @@ class Vocoder(AudioDensity):
         dtype: torch.dtype = torch.float32,
     ) -> VocoderStream:
         """Returns what `stream` pushes chunks through, for callers to whom the mel comes at times of its own; as `stream`."""
+        at_least(0.0, temperature=temperature)
         given = None if noise is None else Noise(self._input("noise", noise))
 
         def next_noise(like: Tensor, samples: int) -> Tensor:
-            more = self._noise(like, samples // self.hop_length, generator) if given is None else given(samples)
-            return temperature * more
+            if given is None:
+                return temperature * self._noise(like, samples // self.hop_length, generator)
+            check_signal("noise", given.noise, len(like))
+            return temperature * given(samples)
 
         return VocoderStream(self, self._sampler(dtype), self.equalizer.stream(passes), next_noise, speaker)
 

@@ -62,7 +62,13 @@ class VocoderStream:
         return self._push(chunk, last=False)
 
     def end(self) -> Tensor:
-        """Returns the rest of the audio (B, n); needs some frames to have come."""
+        """Returns the rest of the audio (B, n).
+
+        Raises:
+            ValueError: When no frames have come.
+        """
+        if not self.started:
+            raise ValueError("`mel`: no frames have come: push some before the end.")
         return self._push(self.none, last=True)
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ import soundfile as sf
 import torch
 from torch import Tensor
 
-from wavflow.arguments import as_tensor
+from wavflow.arguments import as_tensor, at_least, no_such_signal
 from wavflow.files import atomic_write, write_bytes
 
 FORMATS = ("wav", "flac", "ogg", "mp3")
@@ -98,13 +98,10 @@ def encode_audio(audio: Tensor | np.ndarray, sample_rate: int, file_format: str 
         raise ValueError(f"`file_format` must be one of {', '.join(FORMATS)}, got {file_format!r}: choose one of these.")
     audio = as_tensor("audio", audio)
     if audio.ndim != 1 or audio.numel() == 0 or not audio.is_floating_point():
-        raise ValueError(
-            f"`audio` must be float (T,) with T >= 1, got {audio.dtype} {tuple(audio.shape)}: encode one clip at a time."
-        )
+        raise no_such_signal("audio", "(T,) with T >= 1, one clip", audio)
     if not torch.isfinite(audio).all():
         raise ValueError("`audio` must be finite, got NaN or inf: check the model.")
-    if sample_rate < 1:
-        raise ValueError(f"`sample_rate` must be at least 1 Hz, got {sample_rate}: give the audio's own rate.")
+    at_least(1, sample_rate=sample_rate)
     subtype = subtype or _default_subtype(file_format)
     if not sf.check_format(file_format, subtype):
         known = ", ".join(sf.available_subtypes(file_format))
@@ -114,7 +111,8 @@ def encode_audio(audio: Tensor | np.ndarray, sample_rate: int, file_format: str 
     try:
         sf.write(encoded, quantized(audio, subtype), sample_rate, subtype, format=file_format, compression_level=compression)
     except sf.LibsndfileError as error:  # e.g. MP3 at a rate it does not know
-        raise ValueError(f"`file_format` must be one that can hold {sample_rate} Hz, got {file_format} ({error}).") from error
+        reason = error.error_string.removeprefix("Error : ").rstrip(".")
+        raise ValueError(f"`sample_rate`: no {file_format} file can hold {sample_rate} Hz ({reason}).") from error
     return encoded.getvalue()
 
 
