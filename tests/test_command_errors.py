@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,23 +25,18 @@ from helpers import MEL, random_log_mel, refused, tiny_flow, tiny_mel, tiny_stud
 import wavflow
 from wavflow.mel_files import load_mel
 
-DISTIL = ["stage=student", "net.flows=1", *TRAIN]
+# What `place` holds, as it is typed there.
+MODELS = ["teacher=teacher.safetensors", "student=student.safetensors"]
+DATA = ["data=folder", "data.path=sounds"]
+DISTIL = ["stage=student", "net.flows=1", *TRAIN, "data.path=sounds"]
 
 
-class Place(NamedTuple):
-    """A folder of its own with sounds, a teacher and a student in it."""
+def refuses(command: str, *options: str, words: str) -> None:
+    is_refused(Path.cwd(), command, *options, words=words)
 
-    root: Path
-    sounds: Path
-    teacher: Path
-    student: Path
 
-    def refuses(self, command: str, *options: str | Path, words: str) -> None:
-        is_refused(self.root, command, *options, words=words)
-
-    def refuses_to_synthesize(self, *options: str | Path, words: str) -> None:
-        given = [f"model={self.student}", f"input={self.sounds / '0.wav'}", f"output={self.root / 'out.wav'}"]
-        self.refuses("synthesize", *given, *options, words=words)
+def refuses_to_synthesize(*options: str, words: str) -> None:
+    refuses("synthesize", "model=student.safetensors", "input=sounds/0.wav", "output=out.wav", *options, words=words)
 
 
 @pytest.fixture(scope="module")
@@ -55,33 +50,31 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """It is the working folder too, so that no model of another place can be found."""
+def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with sounds, a teacher and a student, so that no model of another place can be found."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
-    return Place(tmp_path, tmp_path / "sounds", tmp_path / "teacher.safetensors", tmp_path / "student.safetensors")
+    return tmp_path
 
 
 # --- teacher and student -----------------------------------------------------------------------------------------------
 
 
-def test_a_student_without_a_teacher_names_the_command_that_makes_one(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wavflow.models.RELEASED", place.root)
+def test_a_student_without_a_teacher_names_the_command_that_makes_one(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wavflow.models.RELEASED", place)
     words = "`teacher`|python -m wavflow.train stage=teacher|teacher=<model.safetensors>"
-    place.refuses("train", *DISTIL, f"data.path={place.sounds}", words=words)
-    place.refuses("evaluate", words=words)
+    refuses("train", *DISTIL, words=words)
+    refuses("evaluate", words=words)
     words = "`model`|python -m wavflow.train stage=student|model=<model.safetensors>"
-    place.refuses("synthesize", f"input={place.sounds}", words=words)
+    refuses("synthesize", "input=sounds", words=words)
 
 
-def test_a_student_is_no_teacher(place: Place) -> None:
-    options = [f"data.path={place.sounds}", f"output={place.root / 'run'}"]
+def test_a_student_is_no_teacher(place: Path) -> None:
     words = "`teacher`|student.safetensors is a student|stage=teacher"
-    place.refuses("train", *DISTIL, *options, f"teacher={place.student}", words=words)
-    models = [f"teacher={place.student}", f"student={place.teacher}"]
-    place.refuses("evaluate", *models, words="`teacher`|is no teacher|stage=teacher")
-    models = [f"teacher={place.teacher}", f"student={place.teacher}"]
-    place.refuses("evaluate", *models, words="`student`|is no student|stage=student")
+    refuses("train", *DISTIL, "teacher=student.safetensors", words=words)
+    swapped = ["teacher=student.safetensors", "student=teacher.safetensors"]
+    refuses("evaluate", *swapped, words="`teacher`|is no teacher|stage=teacher")
+    refuses("evaluate", MODELS[0], swapped[1], words="`student`|is no student|stage=student")
 
 
 @pytest.mark.parametrize(
@@ -91,37 +84,27 @@ def test_a_student_is_no_teacher(place: Place) -> None:
         ("synthesize", "input=sounds,https://host/a.wav output=out", "`input`|https://host/a.wav: mount it, or copy it"),
         ("synthesize", "input=sounds output=az://box/out", "`output` must be a file or folder here|az://box/out: mount it"),
         ("score", "input=sounds model=https://host/m.safetensors", "`model`|https://host/m.safetensors: mount it, or copy it"),
-        (
-            "train",
-            "data=folder data.path=s3://bucket/a",
-            "`data.path`|s3://bucket/a: say data=shards if it holds shards, or mount",
-        ),
-        (
-            "train",
-            "data=shards data.path=az://box/a",
-            "`path` must be a folder, s3://… or gs://…, got az://box/a|copy the shards",
-        ),
+        ("train", "data=folder data.path=s3://bucket/a", "`data.path`|s3://bucket/a: say data=shards if it holds shards"),
+        ("train", "data=shards data.path=az://box/a", "`path` must be a folder, s3://… or gs://…, got az://box/a"),
     ],
 )
-def test_addresses_are_refused_where_a_path_is_needed(place: Place, command: str, options: str, words: str) -> None:
-    place.refuses(command, *options.split(), words=words)
+def test_addresses_are_refused_where_a_path_is_needed(place: Path, command: str, options: str, words: str) -> None:
+    refuses(command, *options.split(), words=words)
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [({"sample_rate": 16000}, "sample_rate 16000 instead of 8000"), ({"n_mels": 7}, "n_mels 7 instead of 8")],
 )
-def test_a_teacher_of_another_mel_is_refused(place: Place, changes: dict[str, int], words: str) -> None:
-    wavflow.save_model(tiny_teacher(mel=MEL | changes), place.teacher)
-    options = [f"teacher={place.teacher}", f"data.path={place.sounds}", f"output={place.root / 'run'}"]
-    place.refuses("train", *DISTIL, *options, words=f"`teacher`|{words}|audio=...")
-    place.refuses("evaluate", *options[:1], f"student={place.student}", words="`teacher` was trained on another mel")
+def test_a_teacher_of_another_mel_is_refused(place: Path, changes: dict[str, int], words: str) -> None:
+    wavflow.save_model(tiny_teacher(mel=MEL | changes), place / "teacher.safetensors")
+    refuses("train", *DISTIL, MODELS[0], words=f"`teacher`|{words}|audio=...")
+    refuses("evaluate", *MODELS, words="`teacher` was trained on another mel")
 
 
-def test_a_teacher_of_other_settings_is_refused(place: Place) -> None:
-    wavflow.save_model(tiny_teacher(whitening=4), place.teacher)
-    models = [f"teacher={place.teacher}", f"student={place.student}"]
-    place.refuses("evaluate", *models, words="`teacher` whitens by|they must share the map")
+def test_a_teacher_of_other_settings_is_refused(place: Path) -> None:
+    wavflow.save_model(tiny_teacher(whitening=4), place / "teacher.safetensors")
+    refuses("evaluate", *MODELS, words="`teacher` whitens by|they must share the map")
 
 
 # --- options -----------------------------------------------------------------------------------------------------------
@@ -164,15 +147,16 @@ def test_a_teacher_of_other_settings_is_refused(place: Place) -> None:
         ("synthesize", "seed=1", "`input` is needed|input=<value>"),
     ],
 )
-def test_wrong_options_are_named(place: Place, command: str, option: str, words: str) -> None:
-    place.refuses(command, option, words=words)
+def test_wrong_options_are_named(place: Path, command: str, option: str, words: str) -> None:
+    refuses(command, option, words=words)
 
 
-@pytest.mark.parametrize("form", ["clsed", "closed"])
-def test_a_form_that_is_not_there_or_does_not_fit_is_named_before_training(place: Place, form: str) -> None:
-    words = "`stage.density.form` must be one of closed, rao_blackwell, path" if form == "clsed" else "use 'rao_blackwell'"
-    options = [f"teacher={place.teacher}", f"data.path={place.sounds}", f"output={place.root / 'run'}", "net.base=logistic"]
-    place.refuses("train", *DISTIL, *options, f"stage.density.form={form}", words=words)
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [("clsed", "`stage.density.form` must be one of closed, rao_blackwell, path"), ("closed", "use 'rao_blackwell'")],
+)
+def test_a_form_that_is_not_there_or_does_not_fit_is_named_before_training(place: Path, form: str, words: str) -> None:
+    refuses("train", *DISTIL, MODELS[0], "net.base=logistic", f"stage.density.form={form}", words=words)
 
 
 @pytest.mark.parametrize(
@@ -186,79 +170,73 @@ def test_a_form_that_is_not_there_or_does_not_fit_is_named_before_training(place
         ("seed=0.5", "`seed` must be a whole number of at least 0, got 0.5"),
     ],
 )
-def test_wrong_values_are_named(place: Place, option: str, words: str) -> None:
-    place.refuses_to_synthesize(option, words=words)
+def test_wrong_values_are_named(place: Path, option: str, words: str) -> None:
+    refuses_to_synthesize(option, words=words)
 
 
-def test_speakers_that_a_model_does_not_know_are_refused(place: Place) -> None:
-    wavflow.save_model(tiny_student(n_speakers=3), place.student)
-    place.refuses_to_synthesize("speaker=3", words="`speaker`|below 3|got 3")
-    place.refuses_to_synthesize(words="`speaker`|below 3|got None")
-    given = [f"model={place.student}", f"input={place.sounds / '0.wav'}", f"output={place.root / 'out.wav'}"]
+def test_speakers_that_a_model_does_not_know_are_refused(place: Path) -> None:
+    wavflow.save_model(tiny_student(n_speakers=3), place / "student.safetensors")
+    refuses_to_synthesize("speaker=3", words="`speaker`|below 3|got 3")
+    refuses_to_synthesize(words="`speaker`|below 3|got None")
+    given = ["model=student.safetensors", "input=sounds/0.wav", "output=out.wav"]
     succeeds("synthesize", *given, "speaker=2")
 
 
-def test_evaluation_needs_clips_and_a_device(place: Place) -> None:
-    models = [f"teacher={place.teacher}", f"student={place.student}", "data=folder", f"data.path={place.sounds}"]
-    place.refuses("evaluate", *models, "clips=0", words="`clips` must be a whole number of at least 1, got 0")
-    place.refuses("evaluate", *models, "seconds=0", words="`seconds` must be a number above 0")
-    place.refuses("evaluate", *models, "device=abacus", words="`device` 'abacus'")
-    place.refuses("evaluate", *models, "jobs=0", words="`jobs` must be a whole number of at least 1, got 0")
+def test_evaluation_needs_clips_and_a_device(place: Path) -> None:
+    given = [*MODELS, *DATA]
+    refuses("evaluate", *given, "clips=0", words="`clips` must be a whole number of at least 1, got 0")
+    refuses("evaluate", *given, "seconds=0", words="`seconds` must be a number above 0")
+    refuses("evaluate", *given, "device=abacus", words="`device` 'abacus'")
+    refuses("evaluate", *given, "jobs=0", words="`jobs` must be a whole number of at least 1, got 0")
 
 
-def test_models_that_do_not_belong_in_one_table_are_refused(place: Place) -> None:
-    other = place.root / "other.safetensors"
-    wavflow.save_model(tiny_flow("waveflow", mel=MEL | {"n_mels": 9}), other)
-    data = ["data=folder", f"data.path={place.sounds}"]
+def test_models_that_do_not_belong_in_one_table_are_refused(place: Path) -> None:
+    wavflow.save_model(tiny_flow("waveflow", mel=MEL | {"n_mels": 9}), place / "other.safetensors")
     words = "`model`|other.safetensors was trained on another mel|'n_mels': 9|student.safetensors|'n_mels': 8|of one mel"
-    place.refuses("evaluate", f"model={place.student},{other}", *data, words=words)
+    refuses("evaluate", "model=student.safetensors,other.safetensors", *DATA, words=words)
     words = "`model`|other.safetensors was trained on another mel|teacher.safetensors"
-    place.refuses("evaluate", f"model={other}", f"teacher={place.teacher}", *data, words=words)
+    refuses("evaluate", "model=other.safetensors", MODELS[0], *DATA, words=words)
     words = "`model` must name different things|name each once"
-    place.refuses("evaluate", f"model={place.student},./student.safetensors", *data, words=words)
-    place.refuses("evaluate", f"model={place.student},gone.safetensors", *data, words="there is no model file gone.safetensors")
-    place.refuses("evaluate", f"model={place.teacher}", f"student={place.teacher}", *data, words="`student`|is no student")
+    refuses("evaluate", "model=student.safetensors,./student.safetensors", *DATA, words=words)
+    refuses("evaluate", "model=student.safetensors,gone.safetensors", *DATA, words="there is no model file gone.safetensors")
+    refuses("evaluate", "model=teacher.safetensors", "student=teacher.safetensors", *DATA, words="`student`|is no student")
 
 
-def test_folders_that_cannot_be_compared_are_refused(place: Place) -> None:
-    other = make_sounds(place.root / "other", (0.3,) * 5)
+def test_folders_that_cannot_be_compared_are_refused(place: Path) -> None:
+    other = make_sounds(place / "other", (0.3,) * 5)
     for i in range(5):
         (other / f"{i}.wav").rename(other / f"clip-{i}.wav")
-    given = [f"reference={place.sounds}", "listen=false"]
+    given = ["reference=sounds", "listen=false"]
     words = "no file in|other|sounds|clip-0, clip-1, clip-2 and 2 more|0, 1, 2|give them the same names"
-    place.refuses("evaluate", *given, f"generated={other}", words=words)
-    place.refuses("evaluate", *given, words="`reference` and `generated` are needed both")
-    place.refuses("evaluate", f"generated={other}", words="`reference` and `generated` are needed both")
-    place.refuses("evaluate", *given, "generated=gone", words="there is no gone")
-    place.refuses("evaluate", "reference=gone", f"generated={other}", words="there is no gone")
-    place.refuses("evaluate", *given, f"generated={other},{other}", words="`generated` must name different things")
-    place.refuses("evaluate", *given, f"generated={place.sounds}", "clips=0", words="`clips` must be a whole number")
-    outcome = call("evaluate", *given, f"generated={place.sounds}", "voicing=false", "jobs=1")
+    refuses("evaluate", *given, "generated=other", words=words)
+    refuses("evaluate", *given, words="`reference` and `generated` are needed both")
+    refuses("evaluate", "generated=other", words="`reference` and `generated` are needed both")
+    refuses("evaluate", *given, "generated=gone", words="there is no gone")
+    refuses("evaluate", "reference=gone", "generated=other", words="there is no gone")
+    refuses("evaluate", *given, "generated=other,other", words="`generated` must name different things")
+    refuses("evaluate", *given, "generated=sounds", "clips=0", words="`clips` must be a whole number")
+    outcome = call("evaluate", *given, "generated=sounds", "voicing=false", "jobs=1")
     assert outcome.status == 1
     assert re.search(r"\nwavflow: `reference`: no clip of .* can be compared\. The first: .* has 1600 samples", outcome.err)
-    assert not (place.root / "report").exists()
+    assert not (place / "report").exists()
 
 
 # --- models ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_bad_model_file_is_refused(place: Place) -> None:
+def test_a_bad_model_file_is_refused(place: Path) -> None:
     """What else can be wrong with one: tests/test_models.py."""
-    for path in (place.teacher, place.student):
-        os.truncate(path, 1000)
-    options = [f"teacher={place.teacher}", f"data.path={place.sounds}", f"output={place.root / 'run'}"]
-    place.refuses("train", *DISTIL, *options, words="`teacher`: |teacher.safetensors|not a whole")
-    place.refuses("evaluate", *options[:1], f"student={place.student}", words="not a whole .safetensors")
-    place.refuses_to_synthesize(words="not a whole .safetensors model|get it again")
+    for name in ("teacher", "student"):
+        os.truncate(f"{name}.safetensors", 1000)
+    refuses("train", *DISTIL, MODELS[0], words="`teacher`: |teacher.safetensors|not a whole")
+    refuses("evaluate", *MODELS, words="not a whole .safetensors")
+    refuses_to_synthesize(words="not a whole .safetensors model|get it again")
 
 
-def test_a_model_that_is_missing_is_named_by_its_option(place: Place) -> None:
-    data = [f"data.path={place.sounds}", f"output={place.root / 'run'}"]
-    place.refuses("train", *DISTIL, "teacher=gone.safetensors", *data, words="`teacher`: there is no model file gone")
-    place.refuses(
-        "train", "stage=teacher", "data=folder", "start=gone.safetensors", *data, words="`start`: there is no model file"
-    )
-    place.refuses("benchmark", "model=gone.safetensors", words="`model`: there is no model file gone.safetensors")
+def test_a_model_that_is_missing_is_named_by_its_option(place: Path) -> None:
+    refuses("train", *DISTIL, "teacher=gone.safetensors", words="`teacher`: there is no model file gone")
+    refuses("train", "stage=teacher", *DATA, "start=gone.safetensors", words="`start`: there is no model file")
+    refuses("benchmark", "model=gone.safetensors", words="`model`: there is no model file gone.safetensors")
 
 
 # --- inputs ------------------------------------------------------------------------------------------------------------
@@ -302,10 +280,10 @@ MELS: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", INPUTS)
-def test_bad_inputs_are_refused(place: Place, name: str) -> None:
+def test_bad_inputs_are_refused(place: Path, name: str) -> None:
     make, words = INPUTS[name]
-    make(place.root / name)
-    place.refuses_to_synthesize(f"input={place.root / name}", f"output={place.root / 'out'}", words=f"{name}|{words}")
+    make(place / name)
+    refuses_to_synthesize(f"input={name}", "output=out", words=f"{name}|{words}")
 
 
 @pytest.mark.parametrize("name", MELS)
@@ -317,43 +295,40 @@ def test_bad_mels_are_refused(tmp_path: Path, name: str) -> None:
     assert all(word in str(error.value) for word in words.split("|")), error.value
 
 
-def test_a_mel_of_another_spec_is_refused_with_both_printed(place: Place) -> None:
-    spec = wavflow.load_model(place.student).mel.spec | {"hop_length": 32}
-    safetensors.torch.save_file({"mel": torch.zeros(8, 5)}, place.root / "mel.safetensors", {"spec": json.dumps(spec)})
+def test_a_mel_of_another_spec_is_refused_with_both_printed(place: Path) -> None:
+    spec = wavflow.load_model(place / "student.safetensors").mel.spec | {"hop_length": 32}
+    safetensors.torch.save_file({"mel": torch.zeros(8, 5)}, place / "mel.safetensors", {"spec": json.dumps(spec)})
     words = "`mel`|'hop_length': 16|'hop_length': 32"
-    place.refuses_to_synthesize(f"input={place.root / 'mel.safetensors'}", words=words)
+    refuses_to_synthesize("input=mel.safetensors", words=words)
 
 
-def test_one_bad_file_of_a_folder_does_not_stop_the_others(place: Place) -> None:
-    (place.sounds / "1.wav").write_text("no audio")
-    outcome = call("synthesize", f"model={place.student}", f"input={place.sounds}", f"output={place.root / 'out'}")
+def test_one_bad_file_of_a_folder_does_not_stop_the_others(place: Path) -> None:
+    (place / "sounds/1.wav").write_text("no audio")
+    outcome = call("synthesize", "model=student.safetensors", "input=sounds", "output=out")
     assert outcome.status == 1
     assert "2 file(s)" in outcome.out
     assert outcome.err.count("\n") == 1
     assert re.search(r"1 of 3 files can't be used and were left out: \S*1\.wav\. The first: ", outcome.err)
-    assert contents(place.root / "out") == {"0.wav", "2.wav"}
+    assert contents(place / "out") == {"0.wav", "2.wav"}
 
 
 # --- outputs -----------------------------------------------------------------------------------------------------------
 
 
-def test_outputs_that_cannot_be_written_are_refused(place: Place) -> None:
-    (place.root / "file").write_text("in the way")
-    below = place.root / "file" / "run"
-    models, data = [f"teacher={place.teacher}", f"student={place.student}"], ["data=folder", f"data.path={place.sounds}"]
-    place.refuses("train", *TRAIN, f"data.path={place.sounds}", f"output={below}", words="`output`|choose another place")
-    place.refuses("evaluate", *models, *data, f"output={below}", words="`output`|choose another place")
-    place.refuses_to_synthesize(f"output={below}/a.wav", words="`output` must be writable|choose another place")
-    place.refuses_to_synthesize(
-        f"input={place.sounds}", f"output={below}", words="`output` must be writable|choose another place"
-    )
+def test_outputs_that_cannot_be_written_are_refused(place: Path) -> None:
+    (place / "file").write_text("in the way")
+    words = "`output`|choose another place"
+    refuses("train", *TRAIN, "data.path=sounds", "output=file/run", words=words)
+    refuses("evaluate", *MODELS, *DATA, "output=file/run", words=words)
+    words = "`output` must be writable|choose another place"
+    refuses_to_synthesize("output=file/run/a.wav", words=words)
+    refuses_to_synthesize("input=sounds", "output=file/run", words=words)
 
 
-def test_inputs_are_not_overwritten(place: Place) -> None:
-    recording = place.sounds / "0.wav"
-    place.refuses_to_synthesize(f"output={recording}", words="`output` would overwrite the input|choose another place")
-    place.refuses_to_synthesize(f"input={place.sounds}", f"output={place.sounds}", words="`output` would overwrite")
-    place.refuses_to_synthesize(f"input={place.sounds}", words="`output` must be a folder|leave out the .wav")
+def test_inputs_are_not_overwritten(place: Path) -> None:
+    refuses_to_synthesize(f"output={place / 'sounds/0.wav'}", words="`output` would overwrite the input|choose another place")
+    refuses_to_synthesize("input=sounds", "output=sounds", words="`output` would overwrite")
+    refuses_to_synthesize("input=sounds", words="`output` must be a folder|leave out the .wav")
 
 
 # --- data --------------------------------------------------------------------------------------------------------------
@@ -366,16 +341,15 @@ def test_inputs_are_not_overwritten(place: Place) -> None:
         ("bad", lambda path: (path.mkdir(), nan_wav(path / "a.wav"), cut_wav(path / "b.wav")), "none usable|holds NaN"),
     ],
 )
-def test_data_without_audio_is_refused(place: Place, name: str, make: Callable[[Path], Any], words: str) -> None:
-    make(place.root / name)
-    data, models = f"data.path={place.root / name}", [f"teacher={place.teacher}", f"student={place.student}"]
-    place.refuses("train", *TRAIN, data, f"output={place.root / 'run'}", words=words)
-    place.refuses("evaluate", *models, "data=folder", data, f"output={place.root / 'report'}", words=words)
+def test_data_without_audio_is_refused(place: Path, name: str, make: Callable[[Path], Any], words: str) -> None:
+    make(place / name)
+    refuses("train", *TRAIN, f"data.path={name}", words=words)
+    refuses("evaluate", *MODELS, "data=folder", f"data.path={name}", words=words)
 
 
-def test_odd_clips_train_and_unreadable_ones_are_skipped_with_a_warning(place: Place) -> None:
+def test_odd_clips_train_and_unreadable_ones_are_skipped_with_a_warning(place: Path) -> None:
     """Shorter than a crop, than a window, than a frame; silent; clipped; 8, 24 and 32 bits; 8 channels; at other rates."""
-    folder = place.root / "odd"
+    folder = place / "odd"
     make_sounds(folder, (0.05, 0.004, 0.001))
     soundfile.write(folder / "silent.wav", np.zeros(1600), 8000)
     soundfile.write(folder / "clipped.wav", np.clip(20 * tone(), -1, 1), 8000)
@@ -387,80 +361,78 @@ def test_odd_clips_train_and_unreadable_ones_are_skipped_with_a_warning(place: P
     cut_wav(folder / "cut.wav")
     options = [*TRAIN, f"data.path={folder}", "~callbacks.listen", "data.validation=0.4", "data.batch_size=8"]
     with pytest.warns(UserWarning, match=r"2 of 11 audio files can't be used and are skipped: \S*cut.wav, \S*nan.wav"):
-        outcome = succeeds("train", *options, f"output={place.root / 'run'}")
+        outcome = succeeds("train", *options, "output=run")
     assert re.search(r"after 2 steps: nats -?\d+\.\d+, bits", outcome.out), outcome.out
 
 
 @pytest.mark.parametrize("samples", [1, 15, 40])
-def test_clips_shorter_than_a_window_and_silence_are_synthesized(place: Place, samples: int) -> None:
-    inputs = place.root / "inputs"
-    inputs.mkdir()
-    soundfile.write(inputs / "short.wav", tone()[:samples], 8000)
-    soundfile.write(inputs / "silent.wav", np.zeros(samples), 8000)
-    succeeds("synthesize", f"model={place.student}", f"input={inputs}", f"output={place.root / 'out'}")
+def test_clips_shorter_than_a_window_and_silence_are_synthesized(place: Path, samples: int) -> None:
+    (place / "inputs").mkdir()
+    soundfile.write(place / "inputs/short.wav", tone()[:samples], 8000)
+    soundfile.write(place / "inputs/silent.wav", np.zeros(samples), 8000)
+    succeeds("synthesize", "model=student.safetensors", "input=inputs", "output=out")
     for name in ("short.wav", "silent.wav"):
-        audio, _ = soundfile.read(place.root / "out" / name)
+        audio, _ = soundfile.read(place / "out" / name)
         assert len(audio) == -(-samples // 16) * 16
         assert np.isfinite(audio).all()
 
 
-def test_a_silent_or_short_clip_is_evaluated(place: Place) -> None:
-    shutil.rmtree(place.sounds)
-    make_sounds(place.sounds, (0.003, 0.1))
-    soundfile.write(place.sounds / "silent.wav", np.zeros(800), 8000)
+def test_a_silent_or_short_clip_is_evaluated(place: Path) -> None:
+    shutil.rmtree(place / "sounds")
+    make_sounds(place / "sounds", (0.003, 0.1))
+    soundfile.write(place / "sounds/silent.wav", np.zeros(800), 8000)
     names = ["0", "1", "silent"]
-    (place.root / "split.json").write_text(json.dumps({"train": names, "validation": names, "test": names}))
-    options = ["data=folder", f"data.path={place.sounds}", "data.split=split.json", "seconds=0.05", "voicing=false", "jobs=1"]
-    succeeds("evaluate", f"teacher={place.teacher}", f"student={place.student}", *options, "output=report")
-    figures = json.loads((place.root / "report" / "figures.json").read_text())
+    (place / "split.json").write_text(json.dumps({"train": names, "validation": names, "test": names}))
+    options = [*DATA, "data.split=split.json", "seconds=0.05", "voicing=false", "jobs=1"]
+    succeeds("evaluate", *MODELS, *options, "output=report")
+    figures = json.loads((place / "report" / "figures.json").read_text())
     assert {row["clips"] for row in figures["summary"]} == {0}
     assert [row["system"] for row in figures["left_out"]] == ["all"] * 3
     for row, why in zip(figures["left_out"], ("has 16 samples", "has 400 samples", "is silent|has 400 samples"), strict=True):
         assert re.match(f"the recording ({why})", row["why"])
 
 
-def test_a_mel_beyond_all_measure_writes_nothing(place: Place) -> None:
-    np.save(place.root / "loud.npy", random_log_mel(4)[0].numpy() + 1e4)
-    words = "loud.npy|no value below 0"
-    place.refuses_to_synthesize(f"input={place.root / 'loud.npy'}", f"output={place.root / 'loud.wav'}", words=words)
+def test_a_mel_beyond_all_measure_writes_nothing(place: Path) -> None:
+    np.save(place / "loud.npy", random_log_mel(4)[0].numpy() + 1e4)
+    refuses_to_synthesize("input=loud.npy", "output=loud.wav", words="loud.npy|no value below 0")
 
 
-def test_any_name_is_taken_and_several_inputs_too(place: Place) -> None:
+def test_any_name_is_taken_and_several_inputs_too(place: Path) -> None:
     for i, name in enumerate(("über", "it's (x)", "a=b")):
-        shutil.copy(place.sounds / "0.wav", place.root / f"{name}.wav")
-        succeeds("synthesize", f"model={place.student}", f"input={name}.wav", f"output=o{i}/{name} # &;.wav")
-        assert (place.root / f"o{i}" / f"{name} # &;.wav").is_file()
-    (place.root / "other").mkdir()
-    shutil.copy(place.sounds / "0.wav", place.root / "other")
+        shutil.copy(place / "sounds/0.wav", place / f"{name}.wav")
+        succeeds("synthesize", "model=student.safetensors", f"input={name}.wav", f"output=o{i}/{name} # &;.wav")
+        assert (place / f"o{i}" / f"{name} # &;.wav").is_file()
+    (place / "other").mkdir()
+    shutil.copy(place / "sounds/0.wav", place / "other")
     both = ["sounds/0.wav", "other/0.wav"]
-    succeeds("synthesize", f"model={place.student}", "über.wav", "a=b.wav", "-o", "out")
-    succeeds("synthesize", f"model={place.student}", *both, "-o", "both")
-    assert contents(place.root / "out") == {"über.wav", "a=b.wav"}
-    assert contents(place.root / "both") == {"sounds", "sounds/0.wav.wav", "other", "other/0.wav.wav"}
+    succeeds("synthesize", "model=student.safetensors", "über.wav", "a=b.wav", "-o", "out")
+    succeeds("synthesize", "model=student.safetensors", *both, "-o", "both")
+    assert contents(place / "out") == {"über.wav", "a=b.wav"}
+    assert contents(place / "both") == {"sounds", "sounds/0.wav.wav", "other", "other/0.wav.wav"}
     words = "`output` must be a folder for several inputs"
-    place.refuses("synthesize", f"model={place.student}", *both, "-o", "one.wav", words=words)
-    place.refuses("synthesize", f"model={place.student}", "über.wav", "über.wav", "-o", "out", words="names a file twice")
-    succeeds("score", f"model={place.teacher}", *both, "-o", "scores", "pictures=0")
-    rows = (place.root / "scores" / "scores.csv").read_text()
+    refuses("synthesize", "model=student.safetensors", *both, "-o", "one.wav", words=words)
+    refuses("synthesize", "model=student.safetensors", "über.wav", "über.wav", "-o", "out", words="names a file twice")
+    succeeds("score", "model=teacher.safetensors", *both, "-o", "scores", "pictures=0")
+    rows = (place / "scores" / "scores.csv").read_text()
     assert "sounds/0.wav" in rows
     assert "other/0.wav" in rows
 
 
-def test_a_sweep_has_an_output_for_each_run(place: Place) -> None:
-    given = [f"model={place.student}", "input=sounds/0.wav", "hydra.sweep.dir=sweep"]
+def test_a_sweep_has_an_output_for_each_run(place: Path) -> None:
+    given = ["model=student.safetensors", "input=sounds/0.wav", "hydra.sweep.dir=sweep"]
     succeeds("synthesize", "-m", *given, "output=o/y.wav", "temperature=0.7,0.9")
-    assert contents(place.root / "o") == {"y-0.wav", "y-1.wav"}
-    assert (place.root / "o" / "y-0.wav").read_bytes() != (place.root / "o" / "y-1.wav").read_bytes()
+    assert contents(place / "o") == {"y-0.wav", "y-1.wav"}
+    assert (place / "o" / "y-0.wav").read_bytes() != (place / "o" / "y-1.wav").read_bytes()
 
 
-def test_names_in_another_encoding_are_read_and_written(place: Place) -> None:
+def test_names_in_another_encoding_are_read_and_written(place: Path) -> None:
     name = os.fsdecode(b"lat\xe9in.wav")
-    shutil.copy(place.sounds / "0.wav", place.root / name)
-    succeeds("synthesize", f"model={place.student}", f"input={name}", "output=out")
-    assert contents(place.root / "out") == {name}
+    shutil.copy(place / "sounds/0.wav", place / name)
+    succeeds("synthesize", "model=student.safetensors", f"input={name}", "output=out")
+    assert contents(place / "out") == {name}
 
 
-def test_a_notebooks_own_warnings_stay_its_own(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebooks_own_warnings_stay_its_own(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     main = importlib.import_module("wavflow.train").main  # Lightning has a form of its own
     monkeypatch.setattr(sys, "argv", ["train", "stage=nonsense"])
     form, filters, typed = warnings.formatwarning, list(warnings.filters), list(sys.argv)
@@ -472,19 +444,19 @@ def test_a_notebooks_own_warnings_stay_its_own(place: Place, monkeypatch: pytest
 # --- the process itself ------------------------------------------------------------------------------------------------
 
 
-def test_a_process_ends_in_the_one_line(place: Place) -> None:
-    command = [sys.executable, "-W", "error", "-m", "wavflow.synthesize", f"model={place.student}", "input=gone.wav"]
-    before = contents(place.root)
+def test_a_process_ends_in_the_one_line(place: Path) -> None:
+    command = [sys.executable, "-W", "error", "-m", "wavflow.synthesize", "model=student.safetensors", "input=gone.wav"]
+    before = contents(place)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.startswith("wavflow: `input`: there is no file or folder gone.wav")
     assert done.stderr.count("\n") == 1
-    assert contents(place.root) == before
+    assert contents(place) == before
 
 
-def test_faults_of_ours_keep_their_traceback_and_a_user_may_ask_for_it(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = [f"model={place.student}", f"input={place.sounds}", f"output={place.root / 'out'}"]
+def test_faults_of_ours_keep_their_traceback_and_a_user_may_ask_for_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ["model=student.safetensors", "input=sounds", "output=out"]
     monkeypatch.setenv("WAVFLOW_TRACEBACK", "1")
     assert "Traceback" in call("synthesize", *given, "input=gone.wav").err
 

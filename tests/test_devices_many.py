@@ -1,6 +1,5 @@
 """Several processes train, synthesize and evaluate as one does; sweeps."""
 
-import csv
 import multiprocessing
 import os
 import socket
@@ -13,7 +12,7 @@ from typing import Any
 import cloudpickle
 import pytest
 import torch
-from commands import TRAIN, call, contents, is_refused, make_sounds, succeeds
+from commands import TRAIN, call, contents, curves, is_refused, make_sounds, succeeds
 from helpers import tiny_student, tiny_teacher
 from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
@@ -55,11 +54,6 @@ def as_processes(count: int, work: Callable[[int], Any]) -> None:
         process.join(timeout=120)
         process.kill()
     assert [process.exitcode for process in processes] == [0] * count
-
-
-def curves(run: Path) -> list[dict[str, float]]:
-    with (run / "logs" / "metrics.csv").open(newline="") as file:
-        return [{name: float(value) for name, value in row.items() if value != ""} for row in csv.DictReader(file)]
 
 
 @pytest.fixture
