@@ -8,7 +8,7 @@ import pytest
 import scipy.linalg
 import scipy.signal
 import torch
-from helpers import MEL, PRESETS, first_change, preset, random_log_mel, tiny_mel
+from helpers import MEL, PRESETS, first_change, preset, random_log_mel, refused, tiny_mel
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -168,11 +168,10 @@ def test_extreme_mels_are_stable(audio: str, order: int, dtype: torch.dtype) -> 
 
 @pytest.mark.parametrize("audio", PRESETS)
 def test_no_mel_makes_an_unbounded_sound(audio: str) -> None:
-    names = ["jumping band", "band that stays for two frames", "scattered bands"]
     convention = preset(audio)
-    mel = torch.cat([extreme_mel(name, convention.n_mels) for name in names])
-    drawn, _ = Whitening(convention).inverse(torch.randn(len(names), 1, 60 * convention.hop_length), mel)
-    assert (peaks(drawn) < 50 * peaks(mel.exp())).all(), f"{names}, {peaks(drawn)}"
+    mel = torch.cat([extreme_mel(name, convention.n_mels) for name in JUMPING])
+    drawn, _ = Whitening(convention).inverse(torch.randn(len(JUMPING), 1, 60 * convention.hop_length), mel)
+    assert (peaks(drawn) < 50 * peaks(mel.exp())).all(), f"{JUMPING}, {peaks(drawn)}"
 
 
 def peaks(x: Tensor) -> Tensor:
@@ -307,22 +306,5 @@ def test_look_ahead_is_within_that_of_the_upsampler(name: str) -> None:
         assert first % whitening.block_length == 0
 
 
-def test_bfloat16_autocast_leaves_it_exact() -> None:
-    torch.set_default_dtype(torch.float32)
-    mel, audio = preset("16k"), speech(20)
-    whitening, cond = LinearPrediction(mel), mel(audio)
-    wanted_u, wanted_log_det = whitening(audio.unsqueeze(1), cond)
-
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        u, log_det = whitening(audio.unsqueeze(1), cond)
-        back, log_det_back = whitening.inverse(u, cond)
-
-    assert u.dtype == log_det.dtype == log_det_back.dtype == torch.float32
-    torch.testing.assert_close(log_det, wanted_log_det)
-    torch.testing.assert_close(u, wanted_u, rtol=0, atol=1e-3)
-    torch.testing.assert_close(back.squeeze(1), audio, rtol=0, atol=5e-4)
-
-
 def test_order_must_be_positive() -> None:
-    with pytest.raises(ValueError, match="`order` must be at least 1, got 0"):
-        LinearPrediction(tiny_mel(), order=0)
+    refused(lambda: LinearPrediction(tiny_mel(), order=0), "`order` must be at least 1, got 0")

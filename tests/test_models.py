@@ -291,15 +291,18 @@ def test_saving_below_a_file_fails_and_leaves_nothing(tmp_path: Path) -> None:
     assert blocked.read_text() == "kept"
 
 
-def test_saving_that_breaks_off_keeps_the_old_file(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_saving_that_breaks_off_keeps_the_old_file(
+    error: type[BaseException], model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = model_file.read_bytes()
 
-    def full_disk(_weights: dict, path: Path, _metadata: dict) -> None:
+    def break_off(_weights: dict, path: Path, _metadata: dict) -> None:
         Path(path).write_bytes(before[:50])
-        raise OSError("No space left on device")
+        raise error("No space left on device")
 
-    monkeypatch.setattr(wavflow.models, "save_file", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(wavflow.models, "save_file", break_off)
+    with pytest.raises(error, match="No space left"):
         save_model(tiny_teacher(), model_file)
     assert [entry.name for entry in model_file.parent.iterdir()] == [model_file.name]
     assert model_file.read_bytes() == before

@@ -88,9 +88,11 @@ def compiled(function: Callable, backend: str = "aot_eager") -> Callable:
     return torch.compile(function, fullgraph=True, backend=backend)
 
 
-@pytest.mark.parametrize("name", sorted(NAMED.keys() - {"nice, logistic", "made", "maf, mixture of gaussians"}))
-def test_one_graph_equals_eager(name: str) -> None:
-    flow, x = randomized(NAMED[name](2, depth=2, hidden=(4,)), 0.4), torch.randn(6, 2, 1)
+@pytest.mark.parametrize(  # two layers where the second is another one
+    ("name", "depth"), [("nice", 2), ("real-nvp", 1), ("glow", 1), ("maf", 2), ("maf, mixture of logistics", 1), ("iaf", 1)]
+)
+def test_one_graph_equals_eager(name: str, depth: int) -> None:
+    flow, x = randomized(NAMED[name](2, depth=depth, hidden=(4,)), 0.4), torch.randn(6, 2, 1)
     torch.testing.assert_close(compiled(flow.log_prob)(x), flow.log_prob(x), rtol=0, atol=1e-6)
     if "mixture" not in name:  # its inversion has 28 steps: see the slow test
         torch.testing.assert_close(compiled(flow.sample)(x), flow.sample(x), rtol=0, atol=1e-6)
@@ -108,7 +110,7 @@ def test_sampling_a_mixture_is_one_graph_too() -> None:
 @torch.no_grad()
 @pytest.mark.filterwarnings(r"ignore:`torch\._prims_common\.check` is deprecated:FutureWarning")  # torch 2.11 calls its own
 def test_the_default_compiler_equals_eager() -> None:
-    flow, x = randomized(NAMED["maf"](2, depth=2, hidden=(4,)), 0.4), torch.randn(6, 2, 1)
+    flow, x = randomized(maf(2, depth=1, hidden=(4,)), 0.4), torch.randn(6, 2, 1)
     torch.testing.assert_close(compiled(flow.log_prob, "inductor")(x), flow.log_prob(x), rtol=0, atol=1e-6)
 
 
@@ -122,11 +124,11 @@ def test_nice_keeps_the_volume_until_its_rescaling() -> None:
     assert (flow.transform(x)[1] != 0).all()
 
 
-@pytest.mark.parametrize("name", ["nice", "real-nvp", "glow"])
-def test_no_feature_is_only_kept(name: str) -> None:
+@pytest.mark.parametrize("name", ["nice", "real-nvp", "glow", "maf"])
+def test_every_feature_depends_on_every_other(name: str) -> None:
     flow, x = build(name, 4), torch.randn(1, 4, 1)
     matrix = torch.autograd.functional.jacobian(lambda x: flow.transform(x)[0], x).reshape(4, 4)
-    assert (matrix != 0).all(), "every feature must depend on every other"
+    assert (matrix != 0).all()
 
 
 def test_glow_starts_from_data() -> None:
@@ -136,18 +138,6 @@ def test_glow_starts_from_data() -> None:
     assert [bool(norm.initialized) for norm in norms] == [True, True]
     entropy_of_the_data = 4 * (0.5 * torch.log(torch.tensor(2 * torch.pi * torch.e)) + torch.log(torch.tensor(50.0)))
     torch.testing.assert_close(flow.log_prob(x).mean(), -entropy_of_the_data, rtol=0, atol=0.2)
-
-
-def test_the_order_of_the_features_is_turned_between_layers() -> None:
-    flow, x = build("maf", 3), torch.randn(1, 3, 1)
-    matrix = torch.autograd.functional.jacobian(lambda x: flow.transform(x)[0], x).reshape(3, 3)
-    assert (matrix != 0).all(), "every feature must depend on every other"
-    assert len(flow.transform.transforms) == 5
-
-
-@pytest.mark.parametrize("name", ["nice", "real-nvp", "glow"])
-def test_a_coupling_needs_two_features(name: str) -> None:
-    refused(lambda: NAMED[name](1), "`channels` of a coupling must be at least 2, got 1")
 
 
 def test_maf_of_one_feature_is_a_mixture() -> None:
@@ -160,6 +150,8 @@ def test_maf_of_one_feature_is_a_mixture() -> None:
 def test_bad_arguments_are_named() -> None:
     for name in NAMED.keys() - {"made"}:
         refused(partial(NAMED[name], 2, depth=0), "`depth` must be at least 1, got 0")
+    for make in (nice, real_nvp, glow):
+        refused(partial(make, 1), "`channels` of a coupling must be at least 2, got 1")
     refused(lambda: nice(2, base="cauchy"), "`base` must be one of gaussian, logistic, got 'cauchy'")
     refused(lambda: maf(2, density="cauchy"), r"`density` must be one of gaussian, mixture_of_gaussians, .*, got 'cauchy'")
     for name in NAMED:

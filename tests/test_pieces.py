@@ -52,17 +52,13 @@ def test_pieces_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     path = tmp_path / "sound.wav"
     with pytest.raises(ValueError, match=r"`chunks` must be finite.*sound.wav was not written"):
         write_chunks(path, iter([torch.zeros(10), torch.full((10,), torch.nan)]), 8000)
-    with pytest.raises(ValueError, match="`chunks` must hold some audio"):
-        write_chunks(path, [], 8000)
-    with pytest.raises(ValueError, match=r"`path` must end in .wav"):
-        write_chunks(tmp_path / "sound.aiff", [torch.zeros(3)], 8000)
-    with pytest.raises(OSError, match="`path` must be writable"):
-        write_chunks(path, [torch.zeros(3)], -1)
+    refused(lambda: write_chunks(path, [], 8000), "`chunks` must hold some audio")
+    refused(lambda: write_chunks(tmp_path / "sound.aiff", [torch.zeros(3)], 8000), r"`path` must end in .wav")
+    refused(lambda: write_chunks(path, [torch.zeros(3)], -1), "`path` must be writable", OSError)
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(sf.SoundFile, "write", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_chunks(path, [torch.zeros(3)], 8000)
+    refused(lambda: write_chunks(path, [torch.zeros(3)], 8000), "No space left", OSError)
     assert list(tmp_path.iterdir()) == []

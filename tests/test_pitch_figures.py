@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from helpers import refused
 from sounds import SAMPLE_RATE, hum, needs, noise, speech, with_noise
 
 from wavflow.evaluation import (
@@ -44,8 +45,7 @@ def test_tracks_of_silence_and_single_samples(track: Callable[..., np.ndarray]) 
         hertz = track(audio, SAMPLE_RATE)
         assert len(hertz) > 0
         assert np.isnan(hertz).all()
-    with pytest.raises(ValueError, match="`audio` must be finite"):
-        track(torch.full((6000,), math.nan), SAMPLE_RATE)
+    refused(lambda: track(torch.full((6000,), math.nan), SAMPLE_RATE), "`audio` must be finite")
 
 
 def test_figures_of_known_errors() -> None:

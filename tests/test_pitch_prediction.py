@@ -44,8 +44,11 @@ def comb(strongest: float = 0.95) -> PitchPrediction:
     return PitchPrediction(fine_mel(), MelPitch(fine_mel(), strongest))
 
 
-def linear() -> LinearPrediction:
-    return LinearPrediction(fine_mel(), order=4)
+MAPS: dict[str, Callable[[], Transform]] = {
+    "comb": comb,
+    "linear": lambda: LinearPrediction(fine_mel(), order=4),
+    "whitening": lambda: Whitening(fine_mel()),
+}
 
 
 def voice(pitch: Tensor, sample_rate: int = 8000, noise: float = 3e-4) -> Tensor:
@@ -96,30 +99,31 @@ def assert_round_trip(map_: Transform, x: Tensor, mel: Tensor, atol: float) -> N
 # The pitch
 
 
+def heard_pitch(pitch: Tensor) -> tuple[Tensor, Tensor]:
+    """The relative error of the period and the strength, of the frames whose window holds nothing but the voice."""
+    mel = fine_mel()
+    period, strength = MelPitch(mel)(mel(voice(pitch)).transpose(1, 2))
+    true = 8000.0 / pitch.unflatten(0, (-1, 64)).mean(dim=-1)
+    return (period[0] / true - 1.0)[8:-8].abs(), strength[0, 8:-8]
+
+
 @pytest.mark.parametrize("glide", [0.9, 1.0, 1.15])
 @pytest.mark.parametrize("hertz", [100.0, 130.0, 170.0, 220.0, 280.0, 340.0])
 def test_pitch_of_a_voice(hertz: float, glide: float) -> None:
-    mel, pitch = fine_mel(), hertz * torch.linspace(1.0, glide, 60 * 64)
-    period, strength = MelPitch(mel)(mel(voice(pitch)).transpose(1, 2))
-    inner = slice(8, -8)  # frames whose window holds nothing but the voice
-    true = 8000.0 / pitch.unflatten(0, (-1, 64)).mean(dim=-1)
-    assert (period[0] / true - 1.0)[inner].abs().max() < 0.015
-    assert strength[0, inner].min() > 0.85
+    error, strength = heard_pitch(hertz * torch.linspace(1.0, glide, 60 * 64))
+    assert error.max() < 0.015
+    assert strength.min() > 0.85
 
 
 @pytest.mark.parametrize(("hertz", "glide"), [(80.0, 1.0), (80.0, 1.15), (88.0, 0.9), (400.0, 1.0)])
 def test_pitch_at_the_ends_of_the_range(hertz: float, glide: float) -> None:
-    mel, pitch = fine_mel(), hertz * torch.linspace(1.0, glide, 60 * 64)
-    period, strength = MelPitch(mel)(mel(voice(pitch)).transpose(1, 2))
-    error = (period[0] / (8000.0 / pitch.unflatten(0, (-1, 64)).mean(dim=-1)) - 1.0)[8:-8].abs()
+    error, strength = heard_pitch(hertz * torch.linspace(1.0, glide, 60 * 64))
     assert (error < 0.015).double().mean() > 0.9, "harmonics 80 Hz apart all but merge in 64 ms: some frames may slip"
-    assert strength[0, 8:-8].mean() > 0.7
+    assert strength.mean() > 0.7
 
 
 def test_pitch_is_finer_than_its_grid() -> None:
-    mel, pitch = fine_mel(), torch.linspace(140.0, 210.0, 400 * 64)
-    period, _ = MelPitch(mel)(mel(voice(pitch)).transpose(1, 2))
-    error = (period[0] / (8000.0 / pitch.unflatten(0, (-1, 64)).mean(dim=-1)) - 1.0)[8:-8].abs()
+    error, _ = heard_pitch(torch.linspace(140.0, 210.0, 400 * 64))
     assert error.mean() < 0.0013  # the grid alone, of steps of 0.7 %, leaves 0.0019
 
 
@@ -178,8 +182,7 @@ def test_innovation_share_is_that_of_the_comb() -> None:
 @pytest.mark.parametrize("direction", ["forward", "inverse"])
 @pytest.mark.parametrize("name", ["comb", "whitening"])
 def test_log_det_and_jacobian(name: str, direction: str) -> None:
-    map_ = comb() if name == "comb" else Whitening(fine_mel(), order=5)
-    mel, x = voiced_mel(130.0, 220.0, 340.0), torch.randn(1, 1, 192)
+    map_, mel, x = MAPS[name](), voiced_mel(130.0, 220.0, 340.0), torch.randn(1, 1, 192)
 
     def function(x: Tensor) -> tuple[Tensor, Tensor]:
         return getattr(map_, direction)(x, mel)
@@ -196,7 +199,7 @@ def test_log_det_and_jacobian(name: str, direction: str) -> None:
 @pytest.mark.parametrize(("dtype", "atol"), [(torch.float64, 1e-9), (torch.float32, 5e-4)])
 @pytest.mark.parametrize("name", ["comb", "whitening"])
 def test_round_trip(name: str, dtype: torch.dtype, atol: float) -> None:
-    map_ = comb() if name == "comb" else Whitening(fine_mel())
+    map_ = MAPS[name]()
     audio = torch.cat([steady(120.0), steady(260.0)]).to(dtype)
     mel = fine_mel()(audio)
     assert_round_trip(map_, audio.unsqueeze(1), mel, atol)
@@ -243,18 +246,17 @@ def test_items_of_a_batch_are_apart() -> None:
         ((1, 1, 192), None, "got no mel"),
     ],
 )
-@pytest.mark.parametrize("name", ["comb", "linear", "whitening"])
+@pytest.mark.parametrize("name", MAPS)
 def test_wrong_shapes_are_refused(name: str, x_shape: tuple[int, ...], frames: int | None, message: str) -> None:
-    map_ = {"comb": comb, "linear": linear, "whitening": lambda: Whitening(fine_mel(), order=4)}[name]()
-    mel = None if frames is None else random_log_mel(frames, n_mels=60)
+    map_, mel = MAPS[name](), None if frames is None else random_log_mel(frames, n_mels=60)
     for direction in (map_.forward, map_.inverse):
         refused(partial(direction, torch.zeros(x_shape), mel), message)
 
 
-@pytest.mark.parametrize("map_", [comb, linear])
-def test_bfloat16_autocast_leaves_it_exact(map_: Callable[[], Transform]) -> None:
+@pytest.mark.parametrize("name", MAPS)
+def test_bfloat16_autocast_leaves_it_exact(name: str) -> None:
     torch.set_default_dtype(torch.float32)
-    audio, map_ = steady(150.0).float(), map_()
+    audio, map_ = steady(150.0).float(), MAPS[name]()
     mel = fine_mel()(audio)
     wanted = [direction(audio.unsqueeze(1), mel) for direction in (map_.forward, map_.inverse)]
     with torch.autocast("cpu", dtype=torch.bfloat16):

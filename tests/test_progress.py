@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import soundfile
 import yaml
-from commands import TRAIN, call, contents, make_sounds, succeeds, tone
+from commands import TRAIN, contents, is_refused, make_sounds, succeeds, tone
 from helpers import tiny_teacher
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -49,12 +49,8 @@ def test_a_net_of_another_stage_is_refused_in_one_line(stage: str, net: str, tmp
     if stage == "student":
         save_model(tiny_teacher(), tmp_path / "teacher.safetensors")
         options.append(f"teacher={tmp_path / 'teacher.safetensors'}")
-    outcome = call("train", f"stage={stage}", f"net={net}", *options)
-    assert outcome.status == 1
-    assert outcome.err.startswith(
-        f"wavflow: `net` must be one of the stage, got net={net} with stage={stage}: leave net=... out"
-    )
-    assert outcome.err.count("\n") == 1
+    words = f"`net` must be one of the stage, got net={net} with stage={stage}: leave net=... out"
+    is_refused(tmp_path, "train", f"stage={stage}", f"net={net}", *options, words=words)
 
 
 def test_the_newest_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,11 +67,11 @@ def test_several_are_named() -> None:
 
 def test_the_newest_run_is_that_which_saved_last(tmp_path: Path) -> None:
     assert newest_run(tmp_path / "none") is None
-    for i, name in enumerate(("b", "a", "no-checkpoint")):
+    for name, saved in (("b", 100), ("a", 101), ("no-checkpoint", None)):
         (tmp_path / name / "checkpoints").mkdir(parents=True)
-        if name != "no-checkpoint":
+        if saved:
             (tmp_path / name / "checkpoints" / "last.ckpt").touch()
-            os.utime(tmp_path / name / "checkpoints" / "last.ckpt", (100 + i, 100 + i))
+            os.utime(tmp_path / name / "checkpoints" / "last.ckpt", (saved, saved))
     assert newest_run(tmp_path) == tmp_path / "a"
     assert run_of("auto", tmp_path / "a") == tmp_path / "a"
     assert run_of("auto", tmp_path / "no-checkpoint") is None

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from commands import call, make_sounds, outcome_of, succeeds
-from helpers import MEL, random_log_mel, tiny_student, tiny_teacher
+from helpers import MEL, random_log_mel, refused, tiny_student, tiny_teacher
 from safetensors import safe_open
 
 import wavflow
@@ -82,8 +82,7 @@ def test_what_half_precision_can_not_hold_is_refused(tmp_path: Path) -> None:
         wavflow.save_model(model, tmp_path / "model", dtype=torch.int8)
     with torch.no_grad():
         model.upsampler.mix.weight[0] = 1e5
-    with pytest.raises(ValueError, match=r"can't hold upsampler\.mix\.weight"):
-        wavflow.save_model(model, tmp_path / "model", dtype=torch.float16)
+    refused(lambda: wavflow.save_model(model, tmp_path / "model", dtype=torch.float16), r"can't hold upsampler\.mix\.weight")
     assert not list(tmp_path.iterdir())
     wavflow.save_model(model, tmp_path / "model", dtype=torch.bfloat16)
 

@@ -21,7 +21,6 @@ from wavflow.evaluation.comparison import Metric
 from wavflow.evaluation.report.charts import Scatter
 from wavflow.evaluation.report.folder import Report, write_report
 from wavflow.evaluation.report.page import render_page
-from wavflow.files import atomic_write
 from wavflow.reporting import tables
 from wavflow.reporting.tables import csv_table, html_table, text_table
 
@@ -261,16 +260,3 @@ def test_eight_clips_of_seven_systems_fit_into_12_megabytes() -> None:
     ]
     each, empty = (sizes[2] - sizes[0]) / 2, sizes[0] - (sizes[1] - sizes[0])
     assert (empty + 56 * each) * 4.0 / (len(speech) / sample_rate) < 12e6
-
-
-def test_failed_writing_leaves_the_old_file(tmp_path: Path) -> None:
-    (tmp_path / "report.md").write_text("old")
-
-    def fail() -> None:
-        with atomic_write(tmp_path / "report.md") as part:
-            part.write_text("half of the new")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fail()
-    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("report.md", "old")]

@@ -161,10 +161,7 @@ BODIES = {
     "npy of another version": b"\x93NUMPY\x09\x09" + bytes(100),
     "npy whose header is code": HEADER + struct.pack("<H", 30) + b"__import__('os').system('id')\n",
     "npy whose header is long": HEADER + struct.pack("<H", 65000) + b"(" * 65000,
-    **{
-        f"npy of {shape}": lying_npy(shape)
-        for shape in ("(8, 33554432)", "(8, 10**9)", "(8, 9999999999)", "(8, -4)", "()", "(0,)")
-    },
+    **{f"npy of {n}": lying_npy(n) for n in ("(8, 33554432)", "(8, 10**9)", "(8, 9999999999)", "(8, -4)", "()", "(0,)")},
     "npy of whole numbers": npy(np.zeros((8, 20), np.int32)),
     "npy of words": npy(np.array(["a", "b"])),
     "npy of NaN": npy(np.full((8, 20), np.nan, np.float32)),
@@ -202,20 +199,9 @@ QUERIES = {
     "model=teacher": 400,
 }
 PATHS = (
-    *(
-        "/../../etc/passwd",
-        "/%2e%2e/%2e%2e/etc/passwd",
-        "/v1/..%2f..%2fetc/passwd",
-        "/static-offline-docs/../../../../etc/passwd",
-    ),
-    *(
-        "/static-offline-docs/%2e%2e/core.py",
-        "/static-offline-docs/..%2fcore.py",
-        "//etc/passwd",
-        "/v1/speak",
-        "/v1",
-        "/\\..\\x",
-    ),
+    *("/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/v1/..%2f..%2fetc/passwd", "//etc/passwd", "/v1/speak", "/v1"),
+    *(f"/static-offline-docs/{path}" for path in ("../../../../etc/passwd", "%2e%2e/core.py", "..%2fcore.py")),
+    "/\\..\\x",
 )
 STREAMS: dict[str, tuple[list[str | bytes], str]] = {
     "bytes first": ([b"abcd"], "first message"),

@@ -5,9 +5,8 @@ import random
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
+from commands import make_sounds
 from helpers import refused, tiny_mel, tiny_teacher
 
 import wavflow
@@ -119,11 +118,10 @@ def test_a_split_is_read_and_checked(tmp_path: Path) -> None:
 
 
 def test_the_data_keep_to_a_split_that_they_are_given(tmp_path: Path) -> None:
-    for i in range(12):
-        soundfile.write(tmp_path / f"{i:02d}.wav", np.random.default_rng(i).uniform(-0.1, 0.1, 800), 8000)
+    make_sounds(tmp_path, (0.1,) * 12)
     before = AudioDataModule(tiny_mel(), tmp_path, segment_length=160)
     stored = before.split
-    assert sorted(name for part in SPLITS for name in stored[part]) == [f"{i:02d}" for i in range(12)]
+    assert sorted(name for part in SPLITS for name in stored[part]) == sorted(map(str, range(12)))
     turned = {"train": stored["train"][::-1], "validation": stored["test"], "test": stored["validation"]}
     after = AudioDataModule(tiny_mel(), tmp_path, segment_length=160)
     after.follow(turned)
@@ -141,8 +139,7 @@ def test_the_data_keep_to_a_split_that_they_are_given(tmp_path: Path) -> None:
 
 
 def test_models_are_tested_on_what_all_of_them_held_out(tmp_path: Path) -> None:
-    for i in range(6):
-        soundfile.write(tmp_path / f"{i}.wav", np.random.default_rng(i).uniform(-0.1, 0.1, 800), 8000)
+    make_sounds(tmp_path, (0.1,) * 6)
     models = {name: tiny_teacher() for name in ("one", "two", "old")}
     models["one"].info = {"split": {"test": ["4", "1", "2"]}, "steps": 1}
     models["two"].info = {"split": {"test": ["2", "3", "4"]}, "steps": 1}

@@ -13,7 +13,7 @@ import pytest
 import pytorch_lightning as pl
 import soundfile as sf
 import torch
-from commands import curves
+from commands import curves, make_sounds
 from helpers import VOICE, refused, voiced_log_mel
 from pytorch_lightning.callbacks import Checkpoint, Timer
 from pytorch_lightning.loggers import CSVLogger
@@ -45,22 +45,11 @@ def _float32() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six sounds of 0.4 s: a buzz of harmonics with noise, each at another pitch."""
-    path = tmp_path_factory.mktemp("sounds")
-    rng = np.random.default_rng(0)
-    for i in range(6):
-        phase = 2 * np.pi * (150 + 25 * i) / 8000 * np.arange(3200)
-        buzz = sum(np.sin(k * phase) / k for k in range(1, 12))
-        sf.write(path / f"{i}.wav", 0.1 * buzz + 0.01 * rng.standard_normal(3200), 8000)
-    return path
+    return make_sounds(tmp_path_factory.mktemp("sounds"), (0.4,) * 6)
 
 
-def teacher_net(**arguments: Any) -> Vocoder:
-    return models.teacher(**TINY | arguments)
-
-
-def student_net(**arguments: Any) -> Vocoder:
-    return models.student(**TINY | {"flows": 2} | arguments)
+teacher_net = partial(models.teacher, **TINY)
+student_net = partial(models.student, **TINY, flows=2)
 
 
 def randomized(net: Vocoder) -> Vocoder:
@@ -291,7 +280,7 @@ def test_first_samples_of_a_crop_are_left_out_of_the_loss(folder: Path) -> None:
 
 def test_what_the_loss_counts_of_a_crop_is_whitened_as_in_the_whole_file() -> None:
     """The comb looks back a whole period of a low voice, much further than the linear prediction."""
-    task, hop = likelihood(models.teacher(**TINY | {"mel": VOICE})), VOICE["hop_length"]
+    task, hop = likelihood(teacher_net(mel=VOICE)), VOICE["hop_length"]
     mel, audio = voiced_log_mel(MelSpectrogram(**VOICE), 40), torch.randn(1, 40 * hop)
     crop = {"audio": audio[:, 20 * hop :], "mel": mel[..., 20:], "mask": torch.ones(1, 20 * hop)}
     known = task._known(crop)["mask"]
@@ -439,10 +428,8 @@ def test_checkpoints_are_taken_by_the_clock_and_after_validations(
     runs.fit(task, data(folder, task))
     assert saved == [3, 6, 9, 10, 13, 14]
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"last.ckpt", "previous.ckpt"}
-    steps = [
-        torch.load(tmp_path / "checkpoints" / f"{name}.ckpt", weights_only=True)["global_step"] for name in ("previous", "last")
-    ]
-    assert steps == [13, 14]
+    for name, step in (("previous", 13), ("last", 14)):
+        assert torch.load(tmp_path / "checkpoints" / f"{name}.ckpt", weights_only=True)["global_step"] == step
 
 
 def test_no_checkpoint_is_taken_among_the_batches_of_a_step(

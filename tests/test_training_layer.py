@@ -52,6 +52,13 @@ def case(net: WaveNet, hop_length: int, frames: int, batch: int = 2) -> tuple[Te
     return x, Conditioning(torch.randn(batch, 3, frames).requires_grad_(), torch.rand(3, hop_length))
 
 
+def float_case(changes: dict | None = None) -> tuple[WaveNet, Tensor, Conditioning]:
+    """A net in float32, and a signal of six frames of four samples without a gradient."""
+    net = net_of(changes or {}).float()
+    x, cond = case(net, 4, 6)
+    return net, x.detach().float(), Conditioning(cond.frames.detach().float(), cond.kernel.float())
+
+
 def results(net: WaveNet, x: Tensor, cond: Conditioning, dtype: torch.dtype, compiled: bool) -> list[Tensor]:
     """Returns the parameters and all gradients, the net in float64 or float32, or its layers in bfloat16."""
     net.compiled_layers = compiled
@@ -140,9 +147,9 @@ def test_a_batch_of_several_lengths(calls: list[str], causal: bool, per_frame: b
 
 
 def test_a_frozen_net_passes_the_gradient_on(calls: list[str]) -> None:
-    net = net_of({"skip_channels": 32}).float().requires_grad_(False)
-    x, cond = case(net, 4, 9)
-    x, cond = x.detach().float().requires_grad_(), Conditioning(cond.frames.detach().float(), cond.kernel.float())
+    net, x, cond = float_case({"skip_channels": 32})
+    net.requires_grad_(False)
+    x.requires_grad_()
     (gradient,) = torch.autograd.grad(net(x, cond).sin().sum(), x)
     net.compiled_layers = False
     (right,) = torch.autograd.grad(net(x, cond).sin().sum(), x)
@@ -151,14 +158,13 @@ def test_a_frozen_net_passes_the_gradient_on(calls: list[str]) -> None:
 
 
 def test_steps_use_memory_again_but_never_another_nets() -> None:
-    nets = [net_of({}).float(), net_of({"channels": 32}).float()]
-    x, cond = (value for value in case(nets[0], 4, 6))
-    cond = Conditioning(cond.frames.detach().float(), cond.kernel.float())
+    net, x, cond = float_case()
+    nets = [net, net_of({"channels": 32}).float()]
 
     def gradients(compiled: bool, nets: list[WaveNet]) -> list[Tensor]:
         for net in nets:
             net.compiled_layers = compiled
-        losses = [net(x.float(), cond).sin().sum() for net in nets]  # all forwards before the first backward
+        losses = [net(x, cond).sin().sum() for net in nets]  # all forwards before the first backward
         return [g for net, loss in zip(nets, losses, strict=True) for g in torch.autograd.grad(loss, list(net.parameters()))]
 
     right = gradients(False, nets)
@@ -222,17 +228,10 @@ def test_without_a_gradient_they_keep_nothing(
 
 
 def test_a_second_backward_is_refused() -> None:
-    net = net_of({}).float()
-    x, cond = case(net, 4, 6)
-    loss = net(x.float(), Conditioning(cond.frames.float(), cond.kernel.float())).sum()
+    net, x, cond = float_case()
+    loss = net(x, cond).sum()
     loss.backward(retain_graph=True)
     refused(lambda: loss.backward(), "for a second, set the WaveNet's `compiled_layers` to False", RuntimeError)
-
-
-def float_case(changes: dict | None = None) -> tuple[WaveNet, Tensor, Conditioning]:
-    net = net_of(changes or {}).float()
-    x, cond = case(net, 4, 6)
-    return net, x.detach().float(), Conditioning(cond.frames.detach().float(), cond.kernel.float())
 
 
 def without_jit(net: WaveNet, x: Tensor, cond: Conditioning) -> None:
