@@ -111,11 +111,11 @@ def test_rates_without_a_common_divisor_cost_no_memory(tmp_path: Path) -> None:
     torch.testing.assert_close(read_segment(tmp_path / "a.wav", 5000, 100, 22051), audio[5000:5100], atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("target", [16000, 22050, 24000, 44100, 48000])
 @pytest.mark.parametrize("source", [8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 192000])
-def test_length_at_usual_rates_is_exact(tmp_path: Path, source: int, target: int) -> None:
+def test_length_at_usual_rates_is_exact(tmp_path: Path, source: int) -> None:
     sf.write(tmp_path / "a.wav", np.zeros(30_011), source)
-    assert audio_length(tmp_path / "a.wav", target) == -(-30_011 * target // source)
+    for target in (16000, 22050, 24000, 44100, 48000):
+        assert audio_length(tmp_path / "a.wav", target) == -(-30_011 * target // source), target
 
 
 def test_overs_and_silence_are_read_as_they_are(tmp_path: Path) -> None:
@@ -295,12 +295,16 @@ ODD = {"sample_rate": 24000, "hop_length": 300, "win_length": 1200, "n_fft": 204
 SPECS = [*(preset(name).spec for name in PRESETS), ODD]
 
 
+def librosa_filterbank(mel: MelSpectrogram) -> np.ndarray:
+    return librosa.filters.mel(
+        sr=mel.sample_rate, n_fft=mel.n_fft, n_mels=mel.n_mels, fmin=mel.f_min, fmax=mel.f_max, dtype=np.float64
+    )
+
+
 @pytest.mark.parametrize("arguments", SPECS)
 def test_filterbank_is_librosas(arguments: dict) -> None:
     mel = MelSpectrogram(**arguments)
-    expected = librosa.filters.mel(
-        sr=mel.sample_rate, n_fft=mel.n_fft, n_mels=mel.n_mels, fmin=mel.f_min, fmax=mel.f_max, dtype=np.float64
-    )
+    expected = librosa_filterbank(mel)
     assert mel.filterbank.shape == (mel.n_mels, mel.n_fft // 2 + 1)
     np.testing.assert_allclose(mel.filterbank, expected, rtol=0, atol=1e-14)
     assert expected.max() > 1e-3, "the tolerance must mean something"
@@ -323,10 +327,7 @@ def librosa_mel(mel: MelSpectrogram, audio: np.ndarray) -> np.ndarray:
     stft = librosa.stft(
         np.pad(audio, pad, mode="reflect"), n_fft=mel.n_fft, hop_length=mel.hop_length, win_length=mel.win_length, center=False
     )
-    filterbank = librosa.filters.mel(
-        sr=mel.sample_rate, n_fft=mel.n_fft, n_mels=mel.n_mels, fmin=mel.f_min, fmax=mel.f_max, dtype=np.float64
-    )
-    bands = np.log(np.maximum(filterbank @ np.sqrt(np.abs(stft) ** 2 + 1e-9), 1e-5))
+    bands = np.log(np.maximum(librosa_filterbank(mel) @ np.sqrt(np.abs(stft) ** 2 + 1e-9), 1e-5))
     return bands[:, :-1] if mel.center else bands
 
 

@@ -160,7 +160,7 @@ def test_command_writes_the_page(tmp_path: Path) -> None:
     (tmp_path / "runtime").mkdir()
     for key, name in FILES.items():
         (tmp_path / "runtime" / name).write_text(key)
-    options = [f"model={tmp_path / 'student.safetensors'}", f"output={tmp_path / 'page'}", "page=true", "passes=2"]
+    options = [f"model={tmp_path / 'student.safetensors'}", f"output={tmp_path / 'page'}", "page=true", "passes=1"]
     outcome = succeeds("export", *options, f"runtime={tmp_path / 'runtime'}")
     assert f"{tmp_path / 'page' / 'index.html'}: open it" in outcome.out
     assert {path.name for path in (tmp_path / "page").iterdir()} == {"student.onnx", "engine.js", "index.html"}

@@ -285,9 +285,8 @@ def test_models_of_several_kinds_are_compared(chain: Chain, held_out: list[str],
     alone = succeeds("evaluate", f"model={paths[2]}", *held_out, f"output={tmp_path / 'alone'}")
     figures = json.loads((tmp_path / "alone" / "figures.json").read_text())
     assert figures["summary"][-1]["system"] == "teacher"
-    assert list(figures["tables"]) == ["Likelihood of the recordings", "What was trained"], (
-        "it is no teacher, whatever it is called"
-    )
+    tables = ["Likelihood of the recordings", "What was trained"]
+    assert list(figures["tables"]) == tables, "it is no teacher, whatever it is called"
     assert "Quality against training time" not in (tmp_path / "alone" / "report.html").read_text()
     assert "waveglow" not in alone.out.split("- teacher")[0]
 
@@ -303,12 +302,8 @@ def test_folders_of_foreign_sounds_are_compared(tmp_path: Path) -> None:
     options = [f"reference={reference}", f"generated={','.join(map(str, folders))}", *EVALUATE, "listen=true"]
     outcome = succeeds("evaluate", *options, f"output={tmp_path / 'report'}")
     figures = json.loads((tmp_path / "report" / "figures.json").read_text())
-    assert [(row["system"], row["clips"]) for row in figures["summary"]] == [
-        ("recording", 2),
-        ("v1.5", 2),
-        ("v1.6", 0),
-        ("generated recording", 2),
-    ]
+    clips = [(row["system"], row["clips"]) for row in figures["summary"]]
+    assert clips == [("recording", 2), ("v1.5", 2), ("v1.6", 0), ("generated recording", 2)]
     assert figures["summary"][1]["M-STFT"]["mean"] == 0.0
     assert figures["summary"][2]["M-STFT"]["mean"] is None
     left_out = {(row["clip"], row["system"]) for row in figures["left_out"]}

@@ -37,9 +37,7 @@ def test_identical_audio_is_perfect_in_every_metric_once_its_lag_is_out(lag: int
     recording, same = compared.rows
     wanted = PERFECT if lag is None else PERFECT | {"lag ms": pytest.approx(1000 * lag / SAMPLE_RATE)}
     if lag:  # frames and periods are cut elsewhere
-        wanted |= {name: pytest.approx(1.0, abs=0.05) for name in ("DIO F1", "voicing F1")} | {
-            "F0 cents": pytest.approx(0, abs=9)
-        }
+        wanted |= dict.fromkeys(("DIO F1", "voicing F1"), pytest.approx(1.0, abs=0.05)) | {"F0 cents": pytest.approx(0, abs=9)}
     assert same == {"clip": "clip", "system": "same"} | wanted
     assert recording.keys() == same.keys()
     assert METRICS.keys() - same.keys() == ({"lag ms"} if lag is None else set()) | {"x real time"}
@@ -61,10 +59,8 @@ def test_what_cannot_be_compared_is_named_excluded_and_counted() -> None:
         "NaN": (broken, "holds NaN or infinity"),
     }
     clips = {fault: {"recording": audio, "a": sound, "never": sound} for fault, (sound, _) in faults.items()}
-    clips |= {
-        "good": {"recording": audio, "a": 2.0 * audio, "never": broken},
-        "no recording": {"recording": broken, "a": audio},
-    }
+    clips["good"] = {"recording": audio, "a": 2.0 * audio, "never": broken}
+    clips["no recording"] = {"recording": broken, "a": audio}
 
     compared = compare(clips, SAMPLE_RATE, voicing=False, align=True, jobs=1)
 
@@ -82,9 +78,8 @@ def test_what_cannot_be_compared_is_named_excluded_and_counted() -> None:
 
 def test_unequal_lengths_are_cut_and_a_lag_that_leaves_too_little_is_not_taken_out() -> None:
     audio = noise(SHORTEST + 40)
-    rows = of_one(
-        {"recording": audio, "shorter": audio[:-20], "longer": torch.cat([audio, audio]), "late": audio.roll(41)}, align=True
-    )
+    sounds = {"recording": audio, "shorter": audio[:-20], "longer": audio.repeat(2), "late": audio.roll(41)}
+    rows = of_one(sounds, align=True)
     assert (rows["shorter"]["M-STFT"], rows["longer"]["M-STFT"]) == (0.0, 0.0)
     assert rows["late"]["lag ms"] == 0.0
 
@@ -174,9 +169,8 @@ def test_any_number_of_processes_gives_the_same() -> None:
 
 
 def test_summary_is_the_mean_over_clips_with_the_speed() -> None:
-    rows = [{"clip": str(i), "system": "a", "mel L1": float(i)} for i in range(3)] + [
-        {"clip": "0", "system": "b", "mel L1": 7.0}
-    ]
+    rows = [{"clip": str(i), "system": "a", "mel L1": float(i)} for i in range(3)]
+    rows.append({"clip": "0", "system": "b", "mel L1": 7.0})
     second, first = summarize(rows, ["b", "a"], {"a": 5.0})
 
     assert (first["system"], first["mel L1"].mean, first["mel L1"].n) == ("a", 1.0, 3)

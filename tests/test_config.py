@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from helpers import tiny_teacher
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -29,6 +30,10 @@ def composed(*overrides: str) -> DictConfig:
         return compose("train", ["output=out", *overrides])
 
 
+def options_of(group: str) -> list[str]:
+    return [option for name, option in OPTIONS if name == group]
+
+
 def plain(cfg: DictConfig) -> dict[str, Any]:
     return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
 
@@ -36,23 +41,24 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 def test_the_groups_are_those_that_a_user_reads_of() -> None:
     assert set(GROUPS) >= {"audio", "data", "stage", "net", "spectral", "trainer", "callbacks"}
     assert len(OPTIONS) >= 2 * len(GROUPS) - 2
-    assert {"cpu_small", "cpu_hours", "cpu_fast", "lj_h200"} <= {option for group, option in OPTIONS if group == "experiment"}
+    assert {"cpu_small", "cpu_hours", "cpu_fast", "lj_h200"} <= set(options_of("experiment"))
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
+# Those of audio and spectral compose whole in tests below.
+@pytest.mark.parametrize(("group", "option"), [each for each in OPTIONS if each[0] not in ("audio", "spectral")])
 def test_option_composes_and_leaves_nothing_open(group: str, option: str) -> None:
     with_path = ("folder", "shards", "ljspeech", "vctk", "libritts", "cmuarctic", "yesno", "wine", "csv")
     path = ["data.path=wavs"] if option in with_path or group == "experiment" else []
     assert plain(composed(f"{group}={option}", *path)).keys() >= set(GROUPS) - {"experiment"}
 
 
-@pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "audio"])
+@pytest.mark.parametrize("option", options_of("audio"))
 def test_audio_is_a_mel_spectrogram_and_a_net_is_built_on_it(option: str) -> None:
     cfg = composed(f"audio={option}", *SMALL)
     assert build(plain(cfg)["net"]).mel.spec == MelSpectrogram(**cfg.audio).spec == plain(cfg)["audio"]
 
 
-@pytest.mark.parametrize("option", [option for group, option in OPTIONS if group == "net" and option != "text"])
+@pytest.mark.parametrize("option", [option for option in options_of("net") if option != "text"])
 def test_net_is_built_and_is_of_its_stage(option: str) -> None:
     stage = option.split("_")[0]
     stage = stage if stage in ("teacher", "student") else "flow"
@@ -76,14 +82,18 @@ def test_stage_brings_its_net() -> None:
     assert composed("stage=flow", "net=waveflow_small").net.channels == 32
 
 
-@pytest.mark.parametrize("spectral", [option for group, option in OPTIONS if group == "spectral"])
-def test_stages_become_tasks(spectral: str) -> None:
-    cfg = composed("net.whitening=5", *SMALL)
+def test_the_teachers_stage_becomes_a_task() -> None:
+    cfg = composed(*SMALL)
     teacher = build(plain(cfg)["net"])
     task = instantiate(cfg.stage, net=teacher)
     assert isinstance(task, LikelihoodTask)
     assert isinstance(task.optimizer(teacher.parameters()), torch.optim.Adam)
+
+
+@pytest.mark.parametrize("spectral", options_of("spectral"))
+def test_the_students_stage_becomes_a_task(spectral: str) -> None:
     cfg = composed("stage=student", f"spectral={spectral}", "stage.contrastive=null", *SMALL)
+    teacher = tiny_teacher(mel=plain(cfg)["audio"], whitening=5)
     net = build(net_config(plain(cfg)["net"], teacher))
     task = instantiate(cfg.stage, net=net, teacher=teacher)
     assert isinstance(task, DistillationTask)

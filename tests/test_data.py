@@ -14,14 +14,7 @@ import torch
 from helpers import refused
 
 from wavflow.audio import READABLE, check_audio, read_audio
-from wavflow.data import (
-    AudioDataModule,
-    ClipDataset,
-    CropDataset,
-    bundled_speech,
-    find_audio,
-    usable_files,
-)
+from wavflow.data import AudioDataModule, ClipDataset, CropDataset, bundled_speech, find_audio, usable_files
 from wavflow.data.split import SPLITS
 from wavflow.mel import MelSpectrogram
 from wavflow.mel_files import read_with_mel
@@ -200,13 +193,8 @@ def test_clip_shorter_than_a_crop_is_padded_and_masked(tmp_path: Path, samples: 
 
 def test_dequantization_is_one_uniform_step_after_the_mel(tmp_path: Path) -> None:
     files = [write_noise(tmp_path / "a.wav", 20_000)]
-    for clips in (False, True):
-        plain, noisy = (
-            ClipDataset(files, tiny_mel(), dequantize=flag)[0]
-            if clips
-            else CropDataset(files, tiny_mel(), 16384, dequantize=flag)[0]
-            for flag in (False, True)
-        )
+    for data in (ClipDataset, partial(CropDataset, segment_length=16384)):
+        plain, noisy = (data(files, tiny_mel(), dequantize=flag)[0] for flag in (False, True))
         noise = (noisy["audio"] - plain["audio"]).double() / STEP
         assert torch.equal(noisy["mel"], plain["mel"])
         assert -0.501 <= noise.min() < -0.49, "float32 leaves an error of 1e-3 steps"

@@ -59,9 +59,8 @@ def test_a_resumed_run_keeps_what_act_norm_started_from(sounds: Path, tmp_path: 
     options = [*options_of("flowavenet", sounds), "net.flows=1", "stage.optimizer.lr=0", f"output={run}"]
     succeeds("train", *options)
     before = load_model(run / "model.safetensors")
-    succeeds(
-        "train", *options, "trainer.max_steps=4", "resume=auto", "data.path=" + str(make_sounds(tmp_path / "loud", (0.5,) * 4))
-    )
+    loud = make_sounds(tmp_path / "loud", (0.5,) * 4)
+    succeeds("train", *options, "trainer.max_steps=4", "resume=auto", f"data.path={loud}")
     after = load_model(run / "model.safetensors")
     assert after.info["steps"] == 4
     assert after.info["seconds"] > before.info["seconds"]
