@@ -205,9 +205,9 @@ PATHS = (
 )
 STREAMS: dict[str, tuple[list[str | bytes], str]] = {
     "bytes first": ([b"abcd"], "first message"),
-    "no JSON": (["hello"], "JSON"),
-    "an empty text": ([""], "JSON"),
-    "a list": (["[]"], "object"),
+    "no JSON": (["hello"], "`first message`.*JSON"),
+    "an empty text": ([""], "`first message`.*JSON"),
+    "a list": (["[]"], "`first message`.*object"),
     "deep JSON": (["[" * 50000], "JSON"),
     "an unknown option": (['{"path": "/etc/passwd"}'], "path"),
     "an unknown model": (['{"model": "../lj-student"}'], "model"),

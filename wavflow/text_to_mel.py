@@ -121,7 +121,9 @@ class TextToMel(nn.Module):
             warnings.warn(f"The model has never heard {' '.join(map(repr, new))}, which it leaves out.", stacklevel=2)
         known = [symbol for symbol in symbols if symbol in self.numbers]
         if not set(known) - {" ", *PAUSES}:
-            raise ValueError(f"`text` must hold something that can be spoken, got {text[:80]!r}.")
+            languages = {"phones": "English words", "characters": f"the characters {' '.join(self.numbers)}"}
+            reads = languages.get(self.alphabet, f"text for {self.alphabet}")
+            raise ValueError(f"`text` must hold something that can be spoken, got {text[:80]!r}: this model reads {reads}.")
         return torch.tensor([[self.numbers[symbol] for symbol in known]], device=self.device)
 
     def log_prob(

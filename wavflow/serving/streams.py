@@ -58,7 +58,9 @@ class Streams:
                 try:
                     await socket.close(*await self._stream(socket))
                 except ValidationError as error:
-                    words = (f"`{'.'.join(map(str, each['loc']))}`: {each['msg']}" for each in error.errors())
+                    words = (
+                        f"`{'.'.join(map(str, each['loc'])) or 'first message'}`: {each['msg']}" for each in error.errors()
+                    )
                     await self._refuse(socket, "; ".join(words))
                 except HTTPException as error:
                     await self._refuse(socket, error.detail)
