@@ -70,8 +70,11 @@ def test_choices_are_the_commands_own() -> None:
     ("command", "stage"),
     [("synthesize", "student"), ("export", "student"), ("score", "teacher"), ("compress", "teacher"), ("speak", "text")],
 )
-def test_where_there_is_no_run_the_model_is_the_one_of_the_help(command: str, stage: str, tmp_path: Path) -> None:
-    name = newest_model(stage, "model", tmp_path).stem
+def test_where_there_is_no_run_the_model_is_the_one_of_the_help(
+    command: str, stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = newest_model(stage, "model").stem
     assert re.search(rf"\bor (else )?{name}(,|\.|$)", entries(help_text(command))["model"])
 
 
