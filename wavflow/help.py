@@ -17,6 +17,7 @@ CONF = resources.files("wavflow.conf")
 WIDTH, INDENT = 110, 34
 _KEY = re.compile(r"( *)([A-Za-z]\w*):(?:\s|$)")
 _COMMENT = re.compile(r"\s# ?(.*)$")
+_OF_COMMAND = re.compile(r"^For wavflow\.(\w+): (.)")
 _CHOICE = re.compile(r"^  - (\w+): \S+(?: # (.*))?$", re.MULTILINE)
 
 
@@ -45,7 +46,7 @@ def help_text(command: str, overrides: Sequence[str] = ()) -> str:
             lines.append(_entry(f"{group}={_shown(chosen[group])}", f"{text}: {', '.join(options(command, group))}"))
     for group in groups:
         if own := [key for key in values if key.startswith(f"{group}.")]:
-            said = re.sub(r"^For wavflow\.\w+: (.)", lambda head: head[1].upper(), about(group, str(chosen[group])))
+            said = _OF_COMMAND.sub(lambda head: head[2].upper(), about(group, str(chosen[group])))
             lines += ["", f"{group}={chosen[group]}: {said}"]
             lines += [_line(key, values[key], words) for key in own]
     lines += [
@@ -60,7 +61,7 @@ def help_text(command: str, overrides: Sequence[str] = ()) -> str:
 def options(command: str, group: str) -> list[str]:
     """Returns the options of a group that are for a command; the words of some say `For wavflow.<command>: `."""
     names = sorted(path.name.removesuffix(".yaml") for path in (CONF / group).iterdir() if path.name.endswith(".yaml"))
-    own = {name: found[1] for name in names if (found := re.match(r"For wavflow\.(\w+):", about(group, name)))}
+    own = {name: found[1] for name in names if (found := _OF_COMMAND.match(about(group, name)))}
     return [name for name in names if own.get(name) == command] or [name for name in names if name not in own]
 
 
