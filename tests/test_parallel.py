@@ -1,5 +1,6 @@
 """The fast draw of a student against its flow, whole and in pieces, in every shape and precision."""
 
+import itertools
 import re
 import runpy
 from pathlib import Path
@@ -125,8 +126,9 @@ def test_noise_of_a_stream_is_that_of_the_whole(batch: int, base: str, hop_lengt
     mel = random_log_mel(9, batch).float()
     whole = student.sample(mel, None, 0.7, torch.Generator().manual_seed(3))
     assert len(whole.unique()) > 0.99 * whole.numel(), "no two frames or items have the same noise"
-    for chunk_frames in (2, 9):
-        pieces = student.stream(mel, None, 0.7, torch.Generator().manual_seed(3), chunk_frames=chunk_frames)
+    noise = student.noise(mel, torch.Generator().manual_seed(3))
+    for chunk_frames, given in itertools.product((2, 9), (None, noise)):
+        pieces = student.stream(mel, given, 0.7, torch.Generator().manual_seed(3), chunk_frames=chunk_frames)
         assert torch.equal(torch.cat(list(pieces), dim=-1), whole)
 
 
