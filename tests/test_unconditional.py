@@ -13,6 +13,7 @@ from test_score import table
 
 import wavflow
 from wavflow.audio_density import check_pair
+from wavflow.data import AudioDataModule
 from wavflow.flows.linear_prediction import LinearPrediction
 from wavflow.synthesis.parallel import ParallelEngine
 from wavflow.synthesis.steps import StepEngine
@@ -121,6 +122,14 @@ def test_a_file_brings_the_model_back_and_a_student_starts_from_its_teacher(tmp_
     assert again.mel.n_mels == 0
     audio = 0.1 * torch.randn(1, 160)
     torch.testing.assert_close(again.log_prob(audio), teacher.log_prob(audio), rtol=0, atol=0)
+
+
+def test_an_item_holds_a_mel_of_no_bands_and_its_audio(tmp_path: Path) -> None:
+    sounds = make_sounds(tmp_path, (0.3, 0.01, 0.2))
+    batch = next(iter(AudioDataModule(tiny_mel(n_mels=0), sounds, segment_length=1024, batch_size=4).train_dataloader()))
+    assert batch["mel"].shape == (4, 0, 64)
+    assert batch["audio"].shape == (4, 1024)
+    assert batch["audio"].std() > 1e-3
 
 
 class Chain(NamedTuple):
