@@ -84,8 +84,16 @@ def test_a_student_is_no_teacher(place: Path) -> None:
         ("synthesize", "input=sounds,https://host/a.wav output=out", "`input`|https://host/a.wav: mount it, or copy it"),
         ("synthesize", "input=sounds output=az://box/out", "`output` must be a file or folder here|az://box/out: mount it"),
         ("score", "input=sounds model=https://host/m.safetensors", "`model`|https://host/m.safetensors: mount it, or copy it"),
-        ("train", "data=folder data.path=s3://bucket/a", "`data.path`|s3://bucket/a: say data=shards if it holds shards"),
-        ("train", "data=shards data.path=az://box/a", "`path` must be a folder, s3://… or gs://…, got az://box/a"),
+        (
+            "train",
+            "data=folder data.path=s3://bucket/a",
+            "`data.path`|s3://bucket/a: say data=shards if it holds shards, or mount",
+        ),
+        (
+            "train",
+            "data=shards data.path=az://box/a",
+            "`path` must be a folder, s3://… or gs://…, got az://box/a|copy the shards",
+        ),
     ],
 )
 def test_addresses_are_refused_where_a_path_is_needed(place: Path, command: str, options: str, words: str) -> None:

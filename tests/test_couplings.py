@@ -35,7 +35,7 @@ def test_coupling_is_exact_both_ways(tau: Bijection, swap: bool, channels: int, 
     transform, cond, x = coupling(tau, channels, swap), torch.randn(1, 2, time), torch.randn(1, channels, time)
     for direction in (transform, transform.inverse):
         assert_log_det_is_exact(lambda x, direction=direction: direction(x, cond), x)
-    assert_round_trip(transform, x, cond)
+    assert_round_trip(transform, x, cond, least=1e-3)
 
 
 @pytest.mark.parametrize("tau", TAUS.values(), ids=TAUS)

@@ -131,6 +131,10 @@ def test_every_feature_depends_on_every_other(name: str) -> None:
     assert (matrix != 0).all()
 
 
+def test_maf_turns_the_order_of_the_features_between_layers() -> None:
+    assert len(build("maf", 3).transform.transforms) == 5
+
+
 def test_glow_starts_from_data() -> None:
     flow, x = glow(4, depth=2, hidden=(8,)), 1000 + 50 * torch.randn(200, 4, 1)
     flow.initialize(x)
