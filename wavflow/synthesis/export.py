@@ -203,8 +203,6 @@ def _write_onnx(program: ExportedProgram, path: str | os.PathLike[str], inputs: 
     export_library("onnx")
     optimizer = export_library("onnxscript.optimizer")
     with inference():
-        # onnxruntime 1.28, which sherpa-onnx 2.0 brings, has no cosine in float64, but a sine.
-        program = program.run_decompositions({torch.ops.aten.cos.default: lambda angle: torch.sin(angle + math.pi / 2)})
         # Not its whole optimizer, which takes "+ floor", 1e-10 in the whitening, for "+ 0": runtimes bring their own.
         graph: Any = torch.onnx.export(
             program,
@@ -212,6 +210,7 @@ def _write_onnx(program: ExportedProgram, path: str | os.PathLike[str], inputs: 
             opset_version=OPSET,
             input_names=inputs,
             output_names=outputs,
+            custom_translation_table={torch.ops.aten.cos.default: _cosine},
             optimize=False,
             verbose=False,
         )
@@ -226,6 +225,14 @@ def _write_onnx(program: ExportedProgram, path: str | os.PathLike[str], inputs: 
     graph.model.metadata_props.update(facts)
     with atomic_write(path) as part:
         graph.save(part, external_data=False)
+
+
+def _cosine(angle: Any) -> Any:
+    """As a sine: onnxruntime 1.28, which sherpa-onnx 2.0 brings, has no cosine in float64."""
+    op: Any = export_library("onnxscript").opset20
+    onnx = export_library("onnx")
+    quarter = onnx.helper.make_tensor("quarter", onnx.TensorProto.DOUBLE, (), [math.pi / 2])
+    return op.Sin(op.Add(angle, op.CastLike(op.Constant(value=quarter), angle)))
 
 
 def _facts(vocoder: Vocoder, form: str, usage: str) -> dict[str, str]:
