@@ -295,15 +295,16 @@ def test_saving_below_a_file_fails_and_leaves_nothing(tmp_path: Path) -> None:
 def test_saving_that_breaks_off_keeps_the_old_file(
     error: type[BaseException], model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = model_file.read_bytes()
+    before, write_bytes = model_file.read_bytes(), Path.write_bytes
 
-    def break_off(_weights: dict, path: Path, _metadata: dict) -> None:
-        Path(path).write_bytes(before[:50])
+    def break_off(path: Path, data: bytes) -> None:
+        write_bytes(path, data[:50])
         raise error("No space left on device")
 
-    monkeypatch.setattr(wavflow.models, "save_file", break_off)
-    with pytest.raises(error, match="No space left"):
-        save_model(tiny_teacher(), model_file)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", break_off)
+        with pytest.raises(error, match="No space left"):
+            save_model(tiny_teacher(), model_file)
     assert [entry.name for entry in model_file.parent.iterdir()] == [model_file.name]
     assert model_file.read_bytes() == before
 

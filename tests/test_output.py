@@ -1,6 +1,8 @@
 """Files that are whole or not there, and folders that one process has to itself."""
 
+import errno
 import os
+import re
 import subprocess
 import sys
 import time
@@ -10,10 +12,11 @@ from typing import Any
 
 import pytest
 from helpers import refused, tiny_teacher
+from tqdm import tqdm
 
 import wavflow
 from wavflow import files
-from wavflow.cli import output_folder
+from wavflow.cli import one_line_errors, output_folder
 from wavflow.files import IDLE, atomic_write, lock, sweep, unlock_all
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
@@ -74,6 +77,20 @@ def test_two_writers_of_one_file_have_a_part_each(tmp_path: Path) -> None:
         two.write_text("two")
     assert path.read_text() == "one"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_told_with_the_file_and_the_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def fill() -> None:
+        with tqdm(total=2, file=sys.stderr), one_line_errors(), atomic_write(tmp_path / "a.csv") as part:
+            part.write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device")  # as of a file that is open: without a name
+
+    with pytest.raises(SystemExit):
+        fill()
+    lines = re.split("[\r\n]+", capsys.readouterr().err)
+    words = f"wavflow: `output` must be writable, got {tmp_path / 'a.csv'} (No space left on device): choose another place."
+    assert words in lines, "and not behind the bar"
+    assert not list(tmp_path.iterdir())
 
 
 def test_unfinished_files_are_swept_once_nobody_can_be_writing_to_them(tmp_path: Path) -> None:

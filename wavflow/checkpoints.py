@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ class KeepCheckpoint(Checkpoint):
     same signal once more ends the process at once. Training goes on from a checkpoint as if it had never ended, see `Task`
     and `Batches`. So no checkpoint is taken between the batches of one optimizer step: it would lack their gradients. It is
     written when the next step begins, since Lightning logs the curves after the last callback of a step. If a validation comes
-    between, a checkpoint of after the validation is written instead.
+    between, a checkpoint of after the validation is written instead. In a validation before or after the training there is
+    nothing to save: Ctrl-C is as Python has it, and the others raise `Stopped` at once.
 
     Args:
         folder: Where `last.ckpt` and, from the second on, `previous.ckpt` are.
@@ -75,14 +77,18 @@ class KeepCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved, self._signal, self._stop = time.monotonic(), None, False
-        if threading.current_thread() is threading.main_thread():
-            for signum in STOPS:
-                if signal.getsignal(signum) is not signal.SIG_IGN:
-                    signal.signal(signum, self._remember)  # Lightning sets back what was there before it
+        _handle(STOPS, self._remember)
 
     def _remember(self, signum: int, _: Any) -> None:
         self._signal = signal.Signals(signum)
         signal.signal(signum, signal.SIG_DFL)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        def stop(signum: int, _: Any) -> None:
+            raise Stopped(signal.Signals(signum), trainer.global_step)
+
+        if trainer.state.fn != "fit":  # before or after a training; Lightning would ignore SIGTERM
+            _handle([signum for signum in STOPS if signum != signal.SIGINT], stop)
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self._label_logs(trainer)
@@ -124,3 +130,11 @@ class KeepCheckpoint(Checkpoint):
             self._file.write()
         if self._stop:
             raise Stopped(self._signal or signal.SIGTERM, trainer.global_step)
+
+
+def _handle(signals: list[signal.Signals], handler: Callable[[int, Any], None]) -> None:
+    """Has a function called on signals that are not ignored; Lightning sets back what was there before it."""
+    if threading.current_thread() is threading.main_thread():
+        for signum in signals:
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                signal.signal(signum, handler)

@@ -128,10 +128,10 @@ def one_line_errors() -> Iterator[None]:
     except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
         if os.environ.get("WAVFLOW_TRACEBACK"):
             traceback.print_exc()
-        print(f"wavflow: {' '.join(explain(error).split())}", file=sys.stderr)
+        tqdm.write(f"wavflow: {' '.join(explain(error).split())}", file=sys.stderr)  # on a line of its own, if there is a bar
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print("wavflow: interrupted", file=sys.stderr)
+        tqdm.write("wavflow: interrupted", file=sys.stderr)
         raise SystemExit(130) from None  # as a shell counts it
 
 
@@ -161,7 +161,7 @@ def explain(error: BaseException) -> str:
             return f"`{cause.full_key}`: there is no such key: did you mean {' or '.join(elsewhere)}?"
         hint = f"did you mean {parent}{near[0]}?" if near else f"choose one of {', '.join(known)}."
         return f"`{cause.full_key}`: there is no such key: {hint}"
-    return str(error)
+    return re.sub(r"^`path` must be writable", "`output` must be writable", str(error))  # commands write nowhere else
 
 
 def _found_below(node: dict[str, Any], key: str) -> list[str]:

@@ -28,27 +28,32 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The folder is made if it is not there. No other process, on this machine or another, gets the same path. The file's
     permissions are those of the umask.
+
+    Raises:
+        OSError: The path can't be written; the error names it.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.part")
-    part.touch(exist_ok=False)
-    mode = part.stat().st_mode & 0o777
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch(exist_ok=False)
+        mode = part.stat().st_mode & 0o777
         yield part
         part.chmod(mode)
         os.replace(part, path)
+    except OSError as error:
+        if error.errno is None:  # worded already
+            raise
+        raise OSError(f"`path` must be writable, got {path} ({error.strerror}): choose another place.") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a folder that could not be made
+            part.unlink()
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Writes bytes, as `atomic_write`; an OSError names the path."""
-    try:
-        with atomic_write(path) as part:
-            part.write_bytes(data)
-    except OSError as error:
-        raise OSError(f"`path` must be writable, got {path} ({error.strerror}): choose another place.") from error
+    """Writes bytes, as `atomic_write`."""
+    with atomic_write(path) as part:
+        part.write_bytes(data)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -16,13 +16,13 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as encoded
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from wavflow.architectures import flowavenet, student, teacher, waveflow, waveglow
 from wavflow.arguments import choose, reason
-from wavflow.files import atomic_write
+from wavflow.files import write_bytes
 from wavflow.mel import MelSpectrogram
 from wavflow.text_to_mel import TextToMel, text_to_mel
 from wavflow.vocoder import Vocoder
@@ -101,8 +101,7 @@ def save_model(
         "config": json.dumps(model.config),
         "info": json.dumps(model.info | (info or {})),
     }
-    with atomic_write(path) as part:
-        save_file(weights, part, metadata)
+    write_bytes(path, encoded(weights, metadata))  # encoded in memory, since safetensors' errors are no OSErrors
 
 
 @torch.inference_mode(False)  # of its parameters, for a caller that has it on: they could never be trained

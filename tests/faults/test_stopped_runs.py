@@ -91,6 +91,29 @@ def test_ctrl_c_before_the_first_step_leaves_nothing_in_the_way(
     succeeds("train", *options)
 
 
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_validation_before_or_after_the_training_ends_at_once(
+    steps: int, sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [*teacher_options(sounds), "trainer.max_steps=1", "trainer.val_check_interval=9", f"output={tmp_path / 'run'}"]
+    ended = []
+
+    def kill(task: LikelihoodTask, result: Any) -> Any:
+        if task.global_step == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+            ended.append(task)
+        return result
+
+    with monkeypatch.context() as patch:
+        in_each(patch, "validation_step", kill)
+        outcome = call("train", *options)
+    assert outcome.status == 128 + signal.SIGTERM
+    assert f"wavflow: stopped by SIGTERM and saved after {steps} step" in outcome.err
+    assert not ended, "the validation went on"
+    resumed(outcome.err)
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
 def test_resume_auto_takes_up_the_newest_run_of_the_stage(
     sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.utilities import rank_zero_only
+from tqdm import tqdm
 
 from wavflow.arguments import about
 from wavflow.checkpoints import Stopped
@@ -221,7 +222,7 @@ def telling_how_to_go_on(cfg: DictConfig) -> Iterator[None]:
     try:
         yield
     except Stopped as stop:
-        say(f"wavflow: {stop}: {go_on}", file=sys.stderr)
+        rank_zero_only(tqdm.write)(f"wavflow: {stop}: {go_on}", file=sys.stderr)
         raise SystemExit(128 + stop.signum) from None  # as a shell counts it
     except SystemExit as end:
         if isinstance(end.__context__, KeyboardInterrupt):  # before the first step or after the last; Lightning says nothing

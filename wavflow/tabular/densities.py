@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as encoded
 from torch import Tensor
 from torch.nn import functional as F
 
 from wavflow.arguments import at_least_float32, choose, reason
-from wavflow.files import atomic_write
+from wavflow.files import write_bytes
 from wavflow.flows import ActNorm, Chain, Flow, Transform
 from wavflow.flows.named import gaussianization, glow, iaf, maf, mintnet, nice, real_nvp
 
@@ -82,9 +82,8 @@ def gaussian_log_prob(train: Tensor, test: Tensor, levels: int | None = None) ->
 
 def save(model: Flow, path: str | os.PathLike[str], config: dict[str, Any]) -> None:
     """Writes weights and configuration, the arguments of `density`, to one .safetensors file."""
-    with atomic_write(path) as part:
-        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        save_file(weights, part, {"format": FORMAT, "config": json.dumps(config)})
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    write_bytes(path, encoded(weights, {"format": FORMAT, "config": json.dumps(config)}))
 
 
 def load(path: str | os.PathLike[str]) -> Flow:
