@@ -19,7 +19,8 @@ SLOW_ON_A_CPU = 1_000_000
 def opening(task: Task, data: Batches, trainer: pl.Trainer, output: str, teacher: str | None) -> str:
     """Returns the opening lines of a training: data, net, places, and what is unusual about them."""
     device = trainer.strategy.root_device
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {threads} thread{'s' * (threads > 1)}"
     size = sum(parameter.numel() for parameter in task.net.parameters())
     limits = [f"{trainer.max_steps:,} steps"] if trainer.max_steps > 0 else []
     limits += [f"{remaining / 60:,.0f} minutes" for _, remaining in times(trainer)]
@@ -32,7 +33,7 @@ def opening(task: Task, data: Batches, trainer: pl.Trainer, output: str, teacher
     if device.type == "cpu" and size >= SLOW_ON_A_CPU:
         notes.append(
             f"{size / 1e6:.1f} million parameters take seconds a step on a CPU, and days in all: the nets for it are "
-            "net=teacher_small, net=student_small and the like, or take the recipe experiment=cpu_small."
+            "net=teacher_small, net=student_small and the like, or take the recipe experiment=cpu_small data.path=<folder>."
         )
     return "\n".join([*lines, *(f"Note: {note}" for note in notes)])
 
