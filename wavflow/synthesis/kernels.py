@@ -17,6 +17,7 @@ def multiply(y, y0, y_step, x, x0, x_step, rows, weights, first, tiles):
 
     Tile by tile, so that however many rows there are, the weights come from far memory once.
     """
+    # Not `blocks.multiply`, eight rows at least: a lone row through 16 layers of 48 channels takes it 11.6 us, not 2.7.
     pairs, words = weights.shape[1], weights.shape[2]
     for tile in range(tiles):
         start, column, row = (first + tile) * pairs * words, y0 + tile * TILE, 0
