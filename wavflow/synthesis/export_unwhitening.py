@@ -29,8 +29,6 @@ class Unwhitening(nn.Module):
 
     envelope: LinearPrediction
     comb: PitchPrediction | None
-    response_index: Tensor
-    past_index: Tensor
 
     def __init__(self, whitening: Whitening) -> None:
         super().__init__()
@@ -40,11 +38,6 @@ class Unwhitening(nn.Module):
         if self.comb is not None:  # the longest whole part of a block within which no sample waits for another
             shortest_lag = self.comb.pitch.shortest_lag
             self.stride = next(n for n in range(min(self.length, shortest_lag), 0, -1) if self.length % n == 0)
-        # Made here, for a graph would make them again with every block.
-        self.register_buffer("response_index", toeplitz_index(self.length, self.length, 0, self.length), persistent=False)
-        self.register_buffer(
-            "past_index", toeplitz_index(self.length, self.order, self.order - 1, self.order), persistent=False
-        )
 
     def initial(self, batch: int, like: Tensor) -> State:
         """Returns the memory before the first block, zeros: the comb's in the dtype of `like`, the filter's in float64."""
@@ -80,8 +73,8 @@ class Unwhitening(nn.Module):
             after["whitening.comb"], u = past, torch.cat(pieces, dim=-1)
         past = state["whitening.filter"]
         excitation = u * torch.exp(block["log_gain"]).unsqueeze(-1)  # float64
-        driven = excitation + product(take(block["coefficients"], self.past_index), past)
-        audio = product(take(block["response"], self.response_index), driven)
+        driven = excitation + convolution(block["coefficients"], past, self.length, self.order - 1)
+        audio = convolution(block["response"], driven, self.length, 0)
         after["whitening.filter"] = torch.cat([past, audio], dim=-1)[:, -self.order :].clone()  # `scan` wants no view
         return after, audio.to(u.dtype)
 
@@ -94,21 +87,15 @@ def impulse_response(coefficients: Tensor, length: int) -> Tensor:
     """
     h = torch.ones_like(coefficients[..., :1])
     while (n := h.shape[-1]) < length:
-        past = take(coefficients, toeplitz_index(n, n, n - 1, coefficients.shape[-1], h.device))
-        response = take(h, toeplitz_index(n, n, 0, n, h.device))
-        h = torch.cat([h, product(response, product(past, h))], dim=-1)
+        h = torch.cat([h, convolution(h, convolution(coefficients, h, n, n - 1), n, 0)], dim=-1)
     return h[..., :length]
 
 
-def toeplitz_index(rows: int, columns: int, first: int, n: int, device: torch.device | None = None) -> Tensor:
-    """Returns which of n values stands where in a Toeplitz matrix: number `first + row - column`; n where there is none."""
-    index = first + torch.arange(rows, device=device).unsqueeze(1) - torch.arange(columns, device=device)
-    return torch.where((index >= 0) & (index < n), index, n)
-
-
-def take(values: Tensor, index: Tensor) -> Tensor:
-    """Returns values (..., n) at an index: (..., *index.shape), 0 at the index n."""
-    return functional.pad(values, (0, 1)).index_select(-1, index.flatten()).unflatten(-1, index.shape)
+def convolution(values: Tensor, signal: Tensor, length: int, first: int) -> Tensor:
+    """Returns `y[t] = sum_l values[first + t - l] signal[l]`, (..., length), of values (..., n) and a signal (..., L)."""
+    columns = signal.shape[-1]
+    padded = functional.pad(values, (columns - 1 - first, length + first - values.shape[-1]))
+    return product(padded.flip(-1).unfold(-1, columns, 1), signal).flip(-1)  # a window of them for each t, the last one first
 
 
 def product(matrix: Tensor, vector: Tensor) -> Tensor:

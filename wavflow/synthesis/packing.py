@@ -104,6 +104,13 @@ def pack(net: WaveNet, words: Words | None = None) -> PackedWaveNet:
     )
 
 
+def projection(net: WaveNet) -> Tensor:
+    """Returns the weights (K, layers * 2C) from features of K channels to the gates of all layers."""
+    layers, channels = len(net.dilations), whole(net.channels, VECTOR)
+    weight = torch.zeros(layers * 2 * net.channels, 0) if net.features is None else _weight(net.features)
+    return by_vectors(padded(weight.T.unflatten(1, (layers, 2, -1)), {-1: channels})).flatten(1)
+
+
 def whole(width: int, unit: int) -> int:
     """Returns the width, rounded up to whole units."""
     return -(-width // unit) * unit

@@ -21,8 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wavflow.flows.autoregressive import Autoregressive
-from wavflow.flows.base import Chain, Inverse
 from wavflow.flows.elementwise import Inverted
 from wavflow.flows.triangular import TriangularAffine
 from wavflow.nn.wavenet import WaveNet
@@ -30,10 +28,10 @@ from wavflow.synthesis.noise import Noise
 from wavflow.synthesis.packing import (
     TILE,
     PackedWaveNet,
-    by_vectors,
     pack,
     padded,
     paired_words,
+    projection,
     tile_words,
     tiles,
     to_numpy,
@@ -93,13 +91,15 @@ class ParallelEngine:
     @staticmethod
     def supports(vocoder: Any) -> bool:
         """Whether the engine can draw for a model."""
-        chain = vocoder.flow.transform
-        steps: list[Any] = list(chain.transforms) if isinstance(chain, Chain) else []
-        if not steps or not all(isinstance(step, Inverse) and _is_affine(step.transform) for step in steps):
+        try:
+            flows = inverse_flows(vocoder)
+        except ValueError:
             return False
-        flows = [step.transform for step in steps]
+        taus: list[Any] = [flow.tau for flow in flows]
+        if not all(type(tau) is Inverted and type(tau.bijection) is TriangularAffine for tau in taus):
+            return False
         nets = {(flow.group, str(flow.conditioner), *flow.conditioner.dilations) for flow in flows}
-        return len(nets) == len({flow.tau.bijection.diagonal.bound for flow in flows}) == 1
+        return len(nets) == len({tau.bijection.diagonal.bound for tau in taus}) == 1
 
     def stream(self, batch: int = 1, speaker: Tensor | None = None) -> ParallelStream:
         """Returns an empty stream for so many items at once."""
@@ -116,24 +116,12 @@ class ParallelEngine:
 
     def _pack_frames(self, nets: list[WaveNet]) -> None:
         """Packs what is done at frame rate: the upsampler, and the projections to all layers side by side."""
-        up, channels = self.vocoder.upsampler, self.net.channels
+        up = self.vocoder.upsampler
         mix = up.mix.weight.detach().permute(2, 1, 0).flatten(0, 1)  # of three frames, one behind the other
         self.mix = _matrix(mix), _row(up.mix.bias), float(up.mean), float(up.scale)
         self.refine = _matrix(up.refine.weight.detach()[..., 0].T), _row(up.refine.bias)
-        columns = []
-        for net in nets:
-            weight = torch.zeros(up.channels, len(net.dilations), 2, channels, dtype=torch.float32)
-            if net.features is not None:
-                weight[..., : net.channels] = net.features.weight.detach().T.unflatten(1, (len(net.dilations), 2, -1))
-            columns.append(by_vectors(weight).flatten(1))
-        self.projection = _matrix(torch.cat(columns, dim=1))
+        self.projection = _matrix(torch.cat([projection(net) for net in nets], dim=1))
         self.embedding = None if self.vocoder.speakers is None else to_numpy(self.vocoder.speakers.weight)
-
-
-def _is_affine(flow: Any) -> bool:
-    if type(flow) is not Autoregressive or type(flow.tau) is not Inverted or type(flow.tau.bijection) is not TriangularAffine:
-        return False
-    return type(flow.conditioner) is WaveNet and flow.conditioner.causal
 
 
 def dtypes() -> list[torch.dtype]:

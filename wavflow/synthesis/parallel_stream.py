@@ -28,11 +28,9 @@ class Piece(NamedTuple):
     mels: np.ndarray  # (B, F + 2, n_mels), from the frame before the first one to that after the last
     projected: list[np.ndarray]  # of each item, features of these frames for all layers
     u: np.ndarray  # (B, F, hop_length) noise; then what the stages make of it
-    log_scale: np.ndarray  # (B, F, hop_length) log |du/dz|
+    log_scale: np.ndarray  # (B, F, hop_length) log |du/dz| of these stages
     log_prob: Tensor  # (B, F * hop_length) of the noise
     pitch: np.ndarray  # (B, F, blocks of a frame, 2), see `unwhitening.pitches`
-    audio: np.ndarray  # (B, F, hop_length)
-    log_gain: np.ndarray  # (B, F, hop_length) log |daudio/du|
     last: bool = False  # of those that one push brings
 
     @property
@@ -114,8 +112,8 @@ class ParallelStream:
                 for stage in itertools.chain.from_iterable(chains):
                     stage((piece, here))
             if here.stop == piece.frames:
-                audio, log_scale = (x.reshape(self.batch, -1) for x in (piece.audio, piece.log_scale + piece.log_gain))
-                yield torch.from_numpy(audio), piece.log_prob - torch.from_numpy(log_scale), piece.last
+                audio, log_scale = (torch.from_numpy(x.reshape(self.batch, -1)) for x in (piece.u, piece.log_scale))
+                yield audio, piece.log_prob - log_scale, piece.last
 
     def _parts(
         self, mels: np.ndarray, noise: Callable[[int], Tensor], last: bool, threads: int
@@ -179,8 +177,6 @@ class ParallelStream:
             np.zeros_like(u),
             engine.vocoder.flow.base_log_prob(z.unsqueeze(1)),
             np.empty((self.batch, frames, engine.filters.kernel.shape[1], 2) if engine.filters else 0),
-            np.empty_like(u) if engine.filters else u,
-            np.zeros_like(u),
         )
 
     def _stages(self) -> list[Stage]:
@@ -223,8 +219,8 @@ class ParallelStream:
 
         piece, here = part
         mels, pitch = piece.mels[item, here.start : here.stop + 2], piece.pitch[item, here].reshape(-1, 2)
-        u, audio, log_gain = (x[item, here].reshape(-1) for x in (piece.u, piece.audio, piece.log_gain))
-        unwhitening.unwhiten(self.engine.filters, mels, pitch, u, self.comb[item], self.audio[item], audio, log_gain)
+        u, log_scale = (x[item, here].reshape(-1) for x in (piece.u, piece.log_scale))
+        unwhitening.unwhiten(self.engine.filters, mels, pitch, u, log_scale, self.comb[item], self.audio[item])
 
 
 def with_spare(rows: np.ndarray) -> np.ndarray:

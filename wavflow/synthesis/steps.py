@@ -18,7 +18,7 @@ from wavflow.flows.base import Flow
 from wavflow.flows.elementwise import Affine, MixtureCDF
 from wavflow.nn.upsampler import Conditioning
 from wavflow.nn.wavenet import WaveNet
-from wavflow.synthesis.packing import by_vectors, pack, shared_words, whole
+from wavflow.synthesis.packing import pack, projection, shared_words, whole
 
 PIECE = 1024  # samples to a call, at least: between calls the past of the layers moves back to the front
 SMALLEST_LOG_TAIL = -700.0  # beyond it a probability is no float64
@@ -50,6 +50,7 @@ class StepEngine:
             raise ValueError(f"`dtype` must be torch.float32 or torch.bfloat16, got {dtype}.")
         self._tau, self._conditioner = parts
         self._net = pack(self._conditioner, shared_words if dtype == torch.bfloat16 else None)
+        self._projection = projection(self._conditioner)
 
     @staticmethod
     def supports(flow: Flow) -> bool:
@@ -97,15 +98,9 @@ class StepEngine:
 
     def _features(self, cond: Conditioning, first: int, n: int) -> np.ndarray:
         """Projects frames first - 1 ... first + n, the edge frames held: (B, n + 2, layers, 2 C), padded."""
-        net = self._conditioner
-        count, batch = cond.frames.shape[-1], len(cond.frames)
-        projected = torch.zeros(batch, n + 2, len(net.dilations), 2, self._net.channels, dtype=torch.float32)
-        if net.features is not None:
-            neighbors = torch.arange(first - 1, first + n + 1).clamp(0, count - 1)
-            frames = cond.frames[..., neighbors].transpose(1, 2).float().cpu()
-            values = frames @ net.features.weight.float().cpu().T
-            projected[..., : net.channels] = values.unflatten(-1, (len(net.dilations), 2, -1))
-        return by_vectors(projected).numpy()
+        neighbors = torch.arange(first - 1, first + n + 1).clamp(0, cond.frames.shape[-1] - 1)
+        frames = cond.frames[..., neighbors].transpose(1, 2).float().cpu()
+        return (frames @ self._projection).unflatten(-1, (len(self._net.dilations), -1)).numpy()
 
     def _noise(self, z: Tensor) -> np.ndarray:
         """Returns noise (B, n) as (B, n, 1), or for a mixture as (B, n, 3), what `kernels.quantile` takes of it."""

@@ -96,28 +96,26 @@ def unwhiten(
     filters: Filters,
     mels: np.ndarray,
     pitch: np.ndarray,
-    e: np.ndarray,
+    x: np.ndarray,
+    log_scale: np.ndarray,
     comb: np.ndarray,
     past: np.ndarray,
-    x: np.ndarray,
-    log_gain: np.ndarray,
 ) -> None:
-    """Unwhitens whitened audio e by the filters of its frames.
+    """Unwhitens whitened audio by the filters of its frames, where it lies.
 
     Args:
         filters: See there.
         mels: (F + 2, n_mels) log-mels from the frame before the first one to that after the last.
         pitch: Of each block, see `pitches`.
-        e: (F * hop_length,) float32.
+        x: (F * hop_length,) float32 whitened audio; is overwritten by the audio.
+        log_scale: As x; the log of the gain is added to each sample's.
         comb: The last `longest_lag` samples before the envelope's filter, float64; is brought up to date, as `past` is.
         past: (order,) the last samples of the audio, float64, the latest last.
-        x: (F * hop_length,) float32, is written.
-        log_gain: As x: the log of the gain at each sample.
     """
     kernel, length, order = filters.kernel, filters.block_length, len(past)
     n_mels, taps, memory = mels.shape[1], 2 * filters.smear + 2, len(comb)
     log_mel, coefficients, weights = np.empty(n_mels), np.empty(order), np.empty(taps)
-    voice, audio = np.empty(memory + len(e)), np.empty(order + len(e))
+    voice, audio = np.empty(memory + len(x)), np.empty(order + len(x))
     voice[:memory], audio[:order] = comb, past
     t = 0
     for frame in range(1, len(mels) - 1):
@@ -130,12 +128,13 @@ def unwhiten(
                 log_mel[band] = max(log_mel[band], nearby - LARGEST_FALL)
             gain = predictor(filters, log_mel, strength, coefficients)
             end = t + length
-            voice[memory + t : memory + end] = e[t:end]
+            voice[memory + t : memory + end] = x[t:end]
             if strength > 0.0:
                 recur(voice, memory + t, length, lag, weights)
             audio[order + t : order + end] = voice[memory + t : memory + end] * gain
             recur(audio, order + t, length, 1, coefficients)
-            x[t:end], log_gain[t:end] = audio[order + t : order + end], math.log(gain)
+            x[t:end] = audio[order + t : order + end]
+            log_scale[t:end] += np.float32(math.log(gain))
             t = end
     comb[:], past[:] = voice[t : t + memory], audio[t : t + order]
 
