@@ -20,7 +20,8 @@ def opening(task: Task, data: Batches, trainer: pl.Trainer, output: str, teacher
     """Returns the opening lines of a training: data, net, places, and what is unusual about them."""
     device = trainer.strategy.root_device
     threads = torch.get_num_threads()
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {threads} thread{'s' * (threads > 1)}"
+    on_cpu = f"{device.type}, {threads} thread{'s' * (threads > 1)}"
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu
     size = sum(parameter.numel() for parameter in task.net.parameters())
     limits = [f"{trainer.max_steps:,} steps"] if trainer.max_steps > 0 else []
     limits += [f"{remaining / 60:,.0f} minutes" for _, remaining in times(trainer)]
