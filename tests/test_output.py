@@ -93,6 +93,13 @@ def test_a_full_disk_is_told_with_the_file_and_the_option(tmp_path: Path, capsys
     assert not list(tmp_path.iterdir())
 
 
+def test_an_error_of_another_file_stays_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught, atomic_write(tmp_path / "a.csv"):
+        (tmp_path / "mel.npy").read_bytes()
+    assert caught.value.filename == str(tmp_path / "mel.npy")
+    assert not list(tmp_path.iterdir())
+
+
 def test_unfinished_files_are_swept_once_nobody_can_be_writing_to_them(tmp_path: Path) -> None:
     other = tmp_path / ".download.part"
     old, young, later = (tmp_path / f".sound.wav.{token * 12}.part" for token in "abc")

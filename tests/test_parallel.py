@@ -58,6 +58,12 @@ def test_draws_what_the_flow_draws_with_its_density(changes: dict) -> None:
     torch.testing.assert_close(student.sample(mel, noise, speaker=speaker, passes=0), audio, rtol=0, atol=0)
 
 
+def test_a_flow_outside_a_chain_is_drawn_too() -> None:
+    student = student_of({"flows": 1, "layers": 2, "group": 2})
+    student.flow.transform = student.flow.transform.transforms[0]
+    drawn_as_the_flow_draws(student, *case(student))
+
+
 def test_whitening_by_pitch_and_envelope() -> None:
     # the published mel resolves harmonics: the comb takes part, as loud as it can be
     student = student_of({"mel": None, "features": 8})

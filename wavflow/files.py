@@ -42,7 +42,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         part.chmod(mode)
         os.replace(part, path)
     except OSError as error:
-        if error.errno is None:  # worded already
+        own = {str(file) for file in (None, part, path, *path.parents)}  # a full disk names no file
+        if error.errno is None or str(error.filename) not in own:  # worded already, or of a file that is read meanwhile
             raise
         raise OSError(f"`path` must be writable, got {path} ({error.strerror}): choose another place.") from error
     finally:

@@ -145,8 +145,9 @@ def predict(net, sums, past, first_rows, features, t, end, x, scratch):
             store(state, b * width + skip + j, repeat(x, b) * load(inputs, j) + load(inputs, channels + j))
     for layer in range(layers):
         dilation, row, known = dilations[layer], first_rows[layer], min(dilations[layer], BLOCK)
-        y = (layer * BLOCK + (t - start) % known) * batch * gates
-        if (t - start) % known == 0:
+        place = (t - start) % known  # among the steps that are started at once
+        y = (layer * BLOCK + place) * batch * gates
+        if place == 0:
             steps = min(known, end - t)
             take_delayed(sums, y, layer, t, steps, batch, past, row, dilation, kernel_size, matrices, gate_bias, features)
         now = (layer * kernel_size + kernel_size - 1) * gates // TILE
