@@ -68,6 +68,13 @@ def test_manifests_of_all_processes_are_read_and_an_error_gives_way(tmp_path: Pa
     assert contents(tmp_path) == {"done-0-of-2.jsonl", "done-1-of-2.jsonl"}
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_a_full_disk_is_told_with_the_manifest(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path, "done", Share(0, 1, 0), {}, False)
+    manifest.path = Path("/dev/full")
+    refused(lambda: manifest.add("a"), "No space left on device: '/dev/full'", OSError)
+
+
 def test_errors_of_a_share_are_counted() -> None:
     end_share({}, 3)
     refused(lambda: end_share({"a": OSError("gone")}, 1), "^gone$", OSError)
@@ -89,7 +96,7 @@ def test_a_killed_command_goes_on(command: str, model: str, place: Path, monkeyp
         paths = (f"model={place / model}.safetensors", f"input={place / 'in'}", f"output={place / folder}")
         return [*paths, "device=cpu", *more]
 
-    assert "1 of 7 files can't be used" in call(command, *options("whole")).err
+    assert "1 of 7 files failed" in call(command, *options("whole")).err
     done: list[object] = []
 
     def add(self: Manifest, file: object, _add=Manifest.add, **what: object) -> None:

@@ -108,8 +108,12 @@ class Manifest:
         return sorted(self.folder.glob(f"{self.name}-*-of-*.jsonl"))
 
     def _append(self, text: str) -> None:
-        with self.path.open("a") as file:
-            file.write(text)
+        try:
+            with self.path.open("a") as file:
+                file.write(text)
+        except OSError as error:
+            error.filename = str(self.path)  # a full disk names no file
+            raise
 
 
 def end_share(skipped: Mapping[Any, Exception], count: int) -> None:
@@ -131,5 +135,5 @@ def end_share(skipped: Mapping[Any, Exception], count: int) -> None:
         if count == 1:
             raise first
         raise ValueError(
-            f"{len(skipped)} of {count} files can't be used and were left out: {some(skipped)}. The first: {first}"
+            f"{len(skipped)} of {count} files failed and were left out: {some(skipped)}. The first: {first}"
         ) from first

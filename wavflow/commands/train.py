@@ -98,7 +98,8 @@ def run(cfg: DictConfig) -> None:
         if resume is None:
             trainer.validate(task, data, verbose=False)  # the curves start with the untrained model
         trainer.fit(task, data, ckpt_path=resume and resume.path, weights_only=resume is not None)
-        trainer.validate(task, data, verbose=False)
+        if task.validated_at != trainer.global_step:
+            trainer.validate(task, data, verbose=False)
     if trainer.is_global_zero:
         print(f"{cfg.output}/model.safetensors after {trainer.global_step} steps: " + in_words(trainer.callback_metrics))
 

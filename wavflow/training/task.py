@@ -51,6 +51,11 @@ class Task(pl.LightningModule):
         self.warmup_steps = warmup_steps
         self.final_fraction = final_fraction
         self.seed = seed
+        self.validated_at: int | None = None  # the step of the last validation
+
+    def on_validation_end(self) -> None:
+        """Notes the step, so that the last validation is not run twice."""
+        self.validated_at = self.global_step
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seeds each step by seed, process and batch: a resumed training samples the same numbers."""
