@@ -337,6 +337,10 @@ def test_a_loaded_model_has_the_dtype_of_its_file_and_not_the_default(
     assert loaded.sample(random_log_mel(3)).dtype == wanted
 
 
+def test_a_device_that_is_not_there_is_refused_by_name() -> None:
+    refused(lambda: load_model("lj-student", device="abacus"), "`device` 'abacus' can't be used here", "try cpu")
+
+
 def test_a_model_loaded_in_inference_mode_draws_and_trains(tmp_path: Path) -> None:
     save_model(tiny_student().float(), tmp_path / "model.safetensors")
     mel = random_log_mel(3).float()

@@ -263,6 +263,7 @@ def test_malformed_bodies_are_refused(server: Running, unharmed: None) -> None:
             answer = server.post(path, body)
             assert answer.status_code == 400, (name, path, answer.status_code)
             refused(answer, 400)
+            assert "`mels`" not in answer.text, "that is an option of the training"
 
 
 def test_malformed_options_and_paths_are_refused(server: Running, unharmed: None) -> None:

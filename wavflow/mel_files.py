@@ -63,8 +63,8 @@ def stored_mel(path: str | os.PathLike[str], mel: MelSpectrogram, name: str = "i
     return loaded
 
 
-def mel_frames(path: str | os.PathLike[str], mel: MelSpectrogram) -> int:
-    """Returns the number of frames of a stored mel; of a .npy file no more is read than its header.
+def mel_frames(path: str | os.PathLike[str], mel: MelSpectrogram, name: str = "input") -> int:
+    """Returns the number of frames of a stored mel; of a .npy file no more is read than its header. `name` is for errors.
 
     Raises:
         FileNotFoundError: When there is no such file.
@@ -77,7 +77,7 @@ def mel_frames(path: str | os.PathLike[str], mel: MelSpectrogram) -> int:
             shape = ()
         if shape[:-1] in ((mel.n_mels,), (1, mel.n_mels)):
             return shape[-1]
-    return stored_mel(path, mel, "mels").shape[-1]
+    return stored_mel(path, mel, name).shape[-1]
 
 
 def read_scale(

@@ -22,6 +22,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from wavflow.architectures import flowavenet, student, teacher, waveflow, waveglow
 from wavflow.arguments import choose, reason
+from wavflow.devices import pick_device
 from wavflow.files import write_bytes
 from wavflow.mel import MelSpectrogram
 from wavflow.text_to_mel import TextToMel, text_to_mel
@@ -116,13 +117,15 @@ def load_model(
 
     Args:
         path: A file, or the name of a model that comes with the package; a file of that name goes first.
-        device: Where to.
+        device: Where to; "auto" is a GPU where there is one.
         kind: What is needed: `Vocoder`, or `TextToMel`.
 
     Raises:
         FileNotFoundError: When there is no such file.
-        ValueError: When the file is not a whole wavflow model, is of a newer format, or holds another kind of model.
+        ValueError: When the file is not a whole wavflow model, is of a newer format, or holds another kind of model, or when
+            torch can't use the device.
     """
+    place = pick_device(device) if isinstance(device, str) else device
     path = Path(path) if Path(path).is_file() else released_models().get(os.fspath(path), Path(path))
     metadata, weights = _read(path)
     version = metadata.get("format_version", "")
@@ -145,7 +148,7 @@ def load_model(
         ) from error
     if not isinstance(model, kind):
         raise ValueError(f"`path`: {path} holds {KINDS[type(model)]}, and {KINDS[kind]} is needed: name one.")
-    return model.to(device).eval().requires_grad_(False)
+    return model.to(place).eval().requires_grad_(False)
 
 
 def _check_numbers(config: dict[str, Any], info: dict[str, Any], tensors: int) -> None:

@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from wavflow.arguments import about
 from wavflow.cli import newest_model, number
-from wavflow.devices import pick_device
 from wavflow.models import load_model
 from wavflow.speakers import first_speaker, speaker_id
 from wavflow.speech import spoken
@@ -28,11 +27,11 @@ def run(cfg: DictConfig) -> None:
     parts = sentences(read_text(cfg))
     if not parts:
         raise ValueError("`text` must hold a word at least, got none: say what to speak.")
-    device, started = pick_device(cfg.device), time.perf_counter()
+    started = time.perf_counter()
     with about("model", "path"):
-        model = load_model(cfg.model or newest_model("text", key="model"), device, TextToMel)
+        model = load_model(cfg.model or newest_model("text", key="model"), cfg.device, TextToMel)
     with about("vocoder", "path"):
-        vocoder = load_model(cfg.vocoder, device)
+        vocoder = load_model(cfg.vocoder, cfg.device)
     if model.mel.spec != vocoder.mel.spec:
         raise ValueError(
             f"`vocoder` must have the mel convention of the text model, {model.mel.spec}, got {cfg.vocoder} with "

@@ -57,7 +57,7 @@ class GivenMels:
                 own = mel.frames_of(audio_length(audio, mel.sample_rate))
                 if path is None:
                     raise ValueError("there is no mel of that name")
-                given = mel_frames(path, mel)
+                given = mel_frames(path, mel, "mels")
                 if abs(given - own) > SLACK:
                     raise ValueError(f"{path} has {given} frames, where {own} fit its audio with a hop of {mel.hop_length}")
             except (ValueError, OSError) as error:
