@@ -119,7 +119,7 @@ def test_command_leaves_out_what_is_no_audio(place: Path) -> None:
     model = f"model={place / 'teacher.safetensors'}"
     outcome = call("score", model, f"input={place / 'sounds'}", f"output={place / 'out'}", "pictures=0")
     assert outcome.status == 1
-    assert "1 of 6 files can't be used and were left out: text.wav" in outcome.err
+    assert "1 of 6 files failed and were left out: text.wav" in outcome.err
     assert len(table(place / "out/scores.csv")) == 5
     is_refused(place, "score", model, f"input={place / 'gone'}", f"output={place / 'x'}", words="`input`|no file or folder")
     student = f"model={place / 'student.safetensors'}"
