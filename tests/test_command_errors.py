@@ -333,6 +333,16 @@ def test_outputs_that_cannot_be_written_are_refused(place: Path) -> None:
     refuses_to_synthesize("input=sounds", "output=file/run", words=words)
 
 
+@pytest.mark.parametrize("output", ["here", "here/a/b.wav", "here/0.wav"])
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    output: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "sounds").rename(place / "here")
+    monkeypatch.setattr("os.access", lambda path, mode: not (mode == os.W_OK and Path(path) == place / "here"))
+    words = "`output` must be writable, got here|no permission to write to"
+    refuses("synthesize", "model=none", "input=here", f"output={output}", words=words)
+
+
 def test_inputs_are_not_overwritten(place: Path) -> None:
     refuses_to_synthesize(f"output={place / 'sounds/0.wav'}", words="`output` would overwrite the input|choose another place")
     refuses_to_synthesize("input=sounds", "output=sounds", words="`output` would overwrite")

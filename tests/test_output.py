@@ -1,6 +1,7 @@
 """Files that are whole or not there, and folders that one process has to itself."""
 
 import errno
+import getpass
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import call
 from helpers import refused, tiny_teacher
 from tqdm import tqdm
 
@@ -58,6 +60,14 @@ def test_a_folder_that_another_process_writes_to_is_refused(tmp_path: Path) -> N
     assert output_folder(tmp_path) == tmp_path, "it has ended"
     assert lock(tmp_path), "once more by the same process"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_user_may_have_a_number_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    monkeypatch.setattr("wavflow.commands.score.run", lambda cfg: print(getpass.getuser()))  # as torch does, at a training
+    assert call("score", "input=a.wav").out == f"{os.getuid()}\n"
 
 
 def test_a_forked_worker_does_not_keep_the_folder(tmp_path: Path) -> None:

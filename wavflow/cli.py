@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import getpass
 import importlib
 import io
 import itertools
@@ -29,7 +30,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from tqdm import tqdm
 
 from wavflow import __version__
-from wavflow.files import lock, unlock_all
+from wavflow.files import check_writable, lock, unlock_all
 from wavflow.help import help_text
 from wavflow.options import as_dict, check_places, flat, overrides
 
@@ -64,6 +65,10 @@ def command(name: str, lists: tuple[str, ...] = (), plain: str | None = None) ->
                     run(cfg)
 
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would print, and we word it
+        try:
+            getpass.getuser()
+        except (KeyError, OSError):  # in a container a user may have a number alone, and torch asks for a name
+            os.environ["USER"] = str(os.getuid())
         try:
             with one_line_errors(), quiet():
                 if "--version" in typed:
@@ -265,6 +270,7 @@ def output_folder(path: str | Path, new: bool = False, shared: bool = False) -> 
         OSError: When it can't be made or written, or another process writes to it.
     """
     path = Path(path)
+    check_writable("output", path)
     try:
         for number in itertools.count(1):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -272,11 +278,9 @@ def output_folder(path: str | Path, new: bool = False, shared: bool = False) -> 
             with contextlib.suppress(*([FileExistsError] if new else [])):
                 folder.mkdir(exist_ok=not new)
                 break
-        reason = None if os.access(folder, os.W_OK) else "no permission to write"
     except OSError as error:
-        reason = error.strerror
-    if reason:
-        raise OSError(f"`output` must be a folder that can be written, got {path} ({reason}): choose another place.")
+        words = f"`output` must be a folder that can be written, got {path} ({error.strerror}): choose another place."
+        raise OSError(words) from error
     if not lock(folder, shared):
         raise OSError(f"`output`: another process writes to {folder}: wait until it has ended, or name another folder.")
     return folder

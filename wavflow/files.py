@@ -114,6 +114,16 @@ def check_local(name: str, path: str | os.PathLike[str], hint: str = "") -> None
         )
 
 
+def check_writable(name: str, path: str | os.PathLike[str]) -> None:
+    """Raises OSError where the folder that a path lies in can't be written or made: hours of work would end there."""
+    whole = Path(path).absolute()
+    there = next(place for place in (whole, *whole.parents) if os.path.exists(place))
+    folder = whole.parent if there == whole and there.is_file() else there
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        reason = f"no permission to write to {folder}" if folder.is_dir() else f"{folder} is a file"
+        raise OSError(f"`{name}` must be writable, got {path} ({reason}): choose another place.")
+
+
 def lock(folder: str | os.PathLike[str], shared: bool = False) -> bool:
     """Locks a folder for as long as this process lives; returns whether no other process has locked it.
 

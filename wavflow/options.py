@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from wavflow.files import check_local
+from wavflow.files import check_local, check_writable
 
 PLACES = (
     *("input", "output", "model", "teacher", "student", "reference", "generated", "start", "resume", "vocoder"),
@@ -83,12 +83,17 @@ def as_dict(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
 
 
 def check_places(cfg: DictConfig, shards: bool) -> None:
-    """Raises ValueError where a path is an address such as https://host/file; that of `shards` may be one."""
+    """Raises ValueError where a path is an address such as https://host/file (that of `shards` may be one).
+
+    An output that can't be written is an OSError.
+    """
     for key in PLACES:
         value = OmegaConf.select(cfg, key)
         for place in value if isinstance(value, ListConfig) else [value]:
             if place is not None and not (shards and key == "data.path"):
                 check_local(key, str(place), "say data=shards if it holds shards, or " * (key == "data.path"))
+    if (output := OmegaConf.select(cfg, "output")) not in (None, "-"):
+        check_writable("output", output)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
