@@ -19,7 +19,7 @@ LARGEST_GAIN = 4.0
 """Nats by which one pass may raise or lower a band."""
 OVERSHOOT = 1.9
 """Factor of all passes but the last: a sample lies in several frames, whose corrections blur each other, so that a pass of 1
-falls short. From 2.1 on, many passes diverge."""
+falls short. From 2.1 on, many passes do not converge."""
 
 
 class MelEqualizer(ExactBuffers):

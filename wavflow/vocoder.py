@@ -22,7 +22,7 @@ from wavflow.synthesis.parallel import ParallelEngine
 from wavflow.synthesis.steps import StepEngine
 from wavflow.vocoder_stream import VocoderStream
 
-PASSES = 6
+PASSES = 8
 """Of the `MelEqualizer`, by default: each costs little, and looks three frames further ahead. See docs/results.md."""
 
 
