@@ -146,6 +146,16 @@ def test_the_gaussian_is_the_one_of_full_covariance() -> None:
     known, test = torch.randn(50, 2) @ torch.tensor([[1.0, 2.0], [0.0, 3.0]]), torch.randn(5, 2)
     expected = torch.distributions.MultivariateNormal(known.mean(0), torch.cov(known.T)).log_prob(test)
     torch.testing.assert_close(densities.gaussian_log_prob(known[..., None], test[..., None]), expected)
+    one = densities.gaussian_log_prob(known[:, :1, None], test[:, :1, None])
+    torch.testing.assert_close(one, torch.distributions.Normal(known[:, 0].mean(), known[:, 0].std()).log_prob(test[:, 0]))
+
+
+def test_a_column_that_follows_from_others_is_named_before_training() -> None:
+    x = torch.randn(80, 2)
+    columns = ["a", "b", "sum"]
+    bench.check_independent(torch.stack([x[:, 0], 1e9 + x[:, 1], x.sum(dim=1) + 0.01 * torch.randn(80)], dim=1), columns)
+    data = tables.Data(tables.split(torch.cat([x, x.sum(dim=1, keepdim=True)], dim=1), 2, seed=0), columns, standardized=True)
+    refused(lambda: bench.fit_all(data, {"name": "maf"}, {"epochs": 0}), "before it, sum: leave it out")
 
 
 def test_kl_to_the_truth_is_zero_for_the_truth_alone() -> None:
@@ -223,4 +233,5 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     is_refused(tmp_path, "density", "flow=glo", output, words="`flow` has no option 'glo'|glow")
     is_refused(tmp_path, "density", "flow.hidden=[0]", output, words="`hidden`")
     is_refused(tmp_path, "density", "fit.epochs=0", output, words="`fit.epochs` must be a whole number of at least 1|got 0")
+    is_refused(tmp_path, "density", "fit.max_seconds=0", output, words="`fit.max_seconds` must be a number above 0.0, got 0")
     is_refused(tmp_path, "density", "noise=-1", output, words="`noise` must not be negative")

@@ -90,6 +90,7 @@ def test_graph_tells_what_its_user_has_to_know(student: Vocoder, graph: Path) ->
     states = [item.name for item in model.graph.input][2:-1]
     assert [item.name for item in model.graph.output] == ["audio", "log_prob", *(f"{name}.next" for name in states)]
     assert bool(states) == (graph.stem == "step")
+    assert ", speaker (B,), int64 below 3, in the order of wavflow.info -> audio" in facts["usage"]
 
 
 @pytest.mark.slow

@@ -83,11 +83,12 @@ def test_digits_without_scikit_learn_say_how_to_get_it(monkeypatch: pytest.Monke
         ([], "is empty"),
         (["1,2", "3"], "must have 2 cells in every line, got 1 in 2"),
         (["a,b", "1,2", "3,red"], "numbers alone, got 'red' in line 3"),
+        ([",a", "0,3", "1,4"], "must name every column, got no name for column 1 in line 1"),
         (["1,2"] * 30, "at least 50 rows, got 30"),
         (["a,b", *(f"{i},7" for i in range(60))], "b: constant"),
-        (["a,b", *(f"{i},{i * i % 7}" for i in range(60)), "1,nan"], "b: not finite"),
-        (["a,b", *(f"{i},{i * i % 7}" for i in range(60)), "1,"], "b: not finite"),
-        (["a,b", *(f"{i},{i * i % 7}" for i in range(60)), "inf,1"], "a: not finite"),
+        (["a,b", *(f"{i},{i * i % 7}" for i in range(60)), "1,nan"], "b: missing or not finite"),
+        (["a,b", *(f"{i},{i * i % 7}" for i in range(60)), "1,"], "b: missing or not finite"),
+        (["a,b", *(f"{i},{i * i % 7}" for i in range(60)), "inf,1"], "a: missing or not finite"),
     ],
 )
 def test_a_table_that_is_none_is_refused(tmp_path: Path, lines: list[str], words: str) -> None:

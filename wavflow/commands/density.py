@@ -27,6 +27,8 @@ def run(cfg: DictConfig) -> None:
     """Trains, judges, writes the results and prints their table."""
     seed, noise, flow = number("seed", cfg.seed, 0), number("noise", cfg.noise, 0.0), as_dict(cfg.flow)
     options = {name: number(f"fit.{name}", cfg.fit[name], 1) for name in ("epochs", "batch_size", "patience")}
+    if cfg.fit.max_seconds is not None:
+        options["max_seconds"] = number("fit.max_seconds", cfg.fit.max_seconds, 0.0, above=True)
     options = {**cfg.fit, **options}
     data = instantiate(cfg.data)
     densities.density(flow, len(data.columns), data.levels)  # refuses what can't be built before anything is trained or made

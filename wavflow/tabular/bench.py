@@ -16,6 +16,8 @@ from wavflow.tabular.densities import density, gaussian_log_prob
 from wavflow.tabular.fitting import History, fit, log_likelihoods
 from wavflow.tabular.tables import Data, Fold
 
+DEPENDENT = 1e-6  # a column's part that is its own, as a fraction of its deviation
+
 
 class Fitted(NamedTuple):
     """A flow on all folds: the models, how each was trained, and log p (N,) of each fold's test rows."""
@@ -44,7 +46,13 @@ def fit_all(
         noise: Standard deviation of the Gaussian noise on each batch, in those of the columns: it blunts the spikes that a
             flow puts on repeated values. Pictures have noise of their own.
         progress: Wraps the numbers of the epochs, given `desc`, a name to show; e.g. `tqdm`.
+
+    Raises:
+        ValueError: When a column follows from others, so that there is no density.
     """
+    if not data.levels:  # else their noise makes them independent
+        for fold in data.folds:
+            check_independent(torch.cat([fold.train, fold.validation]), data.columns)
     fitted = Fitted(str(flow.get("name")), [], [], [])
     for i, fold in enumerate(data.folds):
         torch.manual_seed(seed + i)
@@ -71,6 +79,15 @@ def baseline(data: Data) -> list[Tensor]:
         known = torch.cat([dequantize(fold.train, data.levels), fold.validation])[..., None]
         result.append(gaussian_log_prob(known, fold.test[..., None], data.levels) + offset(data, fold))
     return result
+
+
+def check_independent(known: Tensor, columns: list[str]) -> None:
+    """Raises ValueError where a column of rows (N, D) is a linear function of those before it, as is always so where D >= N."""
+    factor = torch.linalg.qr(known - known.mean(dim=0), mode="r").R  # its diagonal is what those before leave over
+    dependent = factor.diagonal().abs() < DEPENDENT * factor.norm(dim=0)[: len(factor)]
+    if dependent.any():
+        names = ", ".join(columns[i] for i in dependent.nonzero().flatten())
+        raise ValueError(f"`data` must have no column that follows from those before it, {names}: leave it out, or add rows.")
 
 
 def row(name: str, data: Data, log_probs: list[Tensor], fitted: Fitted | None = None) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def read(path: str) -> tuple[Tensor, list[str]]:
 
     Raises:
         FileNotFoundError: When there is no such file.
-        ValueError: When a cell holds no number, or a row is shorter or longer than the first.
+        ValueError: When a cell holds no number, a name is missing, or a row is shorter or longer than the first.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"`data.path`: there is no file {path}.")
@@ -102,7 +102,10 @@ def read(path: str) -> tuple[Tensor, list[str]]:
     if not lines:
         raise ValueError(f"`data.path`: {path} is empty: give a .csv file of numbers.")
     first = lines[0][1]
-    named = all(_number(cell) is None for cell in first)
+    named = all(_number(cell) is None for cell in first if cell)
+    if named and "" in first:  # as that of the rows' numbers, which pandas and R write
+        place = f"column {first.index('') + 1} in line {lines[0][0]}"
+        raise ValueError(f"`data.path`: {path} must name every column, got no name for {place}: leave it out or name it.")
     rows = []
     for number, cells in lines[named:]:
         if len(cells) != len(first):
@@ -119,7 +122,7 @@ def check(values: Tensor, columns: list[str], path: str) -> None:
     """Raises ValueError where rows (N, D) are too few, or columns constant or not finite."""
     if len(values) < LEAST_ROWS:
         raise ValueError(f"`data.path`: {path} must have at least {LEAST_ROWS} rows, got {len(values)}.")
-    faults = {"not finite": ~values.isfinite().all(dim=0), "constant": values.amin(dim=0) == values.amax(dim=0)}
+    faults = {"missing or not finite": ~values.isfinite().all(dim=0), "constant": values.amin(dim=0) == values.amax(dim=0)}
     for fault, where in faults.items():
         if where.any():
             names = ", ".join(columns[i] for i in where.nonzero().flatten())
