@@ -18,6 +18,7 @@ from wavflow.data import AudioDataModule
 from wavflow.mel import MelSpectrogram
 from wavflow.models import build
 from wavflow.training import DistillationTask, LikelihoodTask, TextTask
+from wavflow.vocoder import PASSES
 
 CONF = resources.files("wavflow.conf")
 GROUPS = re.findall(r"^  - (\w+):", (CONF / "train.yaml").read_text(), flags=re.MULTILINE)
@@ -136,3 +137,9 @@ def test_an_experiment_is_a_recipe_for_each_stage(experiment: str, stage: str) -
 
 def test_an_interval_of_the_trainer_goes_before_the_minutes() -> None:
     assert time_limit(composed("minutes=0.5", "trainer.max_time=00:01:00:00")) == "00:01:00:00"
+
+
+def test_commands_have_the_passes_of_python() -> None:
+    files = (file for file in resources.files("wavflow.conf").iterdir() if file.name.endswith(".yaml"))
+    configs = [OmegaConf.create(file.read_text()) for file in files]
+    assert [cfg.passes for cfg in configs if "passes" in cfg] == [PASSES] * 4

@@ -115,7 +115,7 @@ def check_local(name: str, path: str | os.PathLike[str], hint: str = "") -> None
 
 
 def check_writable(name: str, path: str | os.PathLike[str]) -> None:
-    """Raises OSError where the folder that a path lies in can't be written or made: hours of work would end there."""
+    """Raises OSError where no file or folder can be made or written at a path; called before the work, so that none is lost."""
     whole = Path(path).absolute()
     there = next(place for place in (whole, *whole.parents) if os.path.exists(place))
     folder = whole.parent if there == whole and there.is_file() else there

@@ -83,9 +83,11 @@ def as_dict(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
 
 
 def check_places(cfg: DictConfig, shards: bool) -> None:
-    """Raises ValueError where a path is an address such as https://host/file (that of `shards` may be one).
+    """Checks the paths among the options, before any work.
 
-    An output that can't be written is an OSError.
+    Raises:
+        ValueError: When one is an address such as https://host/file; that of `shards` may be one.
+        OSError: When `output` can't be written.
     """
     for key in PLACES:
         value = OmegaConf.select(cfg, key)

@@ -23,7 +23,7 @@ from wavflow.synthesis.steps import StepEngine
 from wavflow.vocoder_stream import VocoderStream
 
 PASSES = 8
-"""Of the `MelEqualizer`, by default: each costs little, and looks three frames further ahead. See docs/results.md."""
+"""Of the `MelEqualizer`, by default: each costs little, and looks 3.5 frames further ahead. See docs/results.md."""
 
 
 class Vocoder(AudioDensity):

@@ -76,7 +76,7 @@ def of_models(cfg: DictConfig) -> Report:
     data = instantiate(cfg.data, mel=next(iter(models.values())).mel)
     hold_out(data, models, paths)
     clips = test_clips(cfg, data, device, check_speakers(models, paths))
-    output_folder(cfg.output)  # hours of work must not end in a folder that can't be written
+    output_folder(cfg.output)  # made and locked before hours of work
     print(f"sampling {len(clips)} clips; models that sample step by step take the longest", file=sys.stderr)
     teacher = models["teacher"] if "teacher" in roles else None
     return report_on_models(clips, models, paths, teacher, temperature, cfg.voicing, jobs, progress, passes)

@@ -110,8 +110,9 @@ def export_whole(vocoder: Vocoder, path: str | os.PathLike[str], passes: int = 0
     """
     names = ["mel", "noise", *(["speaker"] if vocoder.speakers is not None else [])]
     usage = (
-        f"mel (B, n_mels, F), F at least {fewest_frames(vocoder, passes)}, noise (B, F * hop_length){_who(vocoder)} -> audio "
-        f"(B, F * hop_length), after {passes} passes of the mel equalizer; log_prob: nats per sample, of the draw before them."
+        f"mel (B, n_mels, F), F at least {fewest_frames(vocoder, passes)}, noise "
+        f"(B, F * hop_length){_speaker_usage(vocoder)} -> audio (B, F * hop_length), after {passes} passes of the mel "
+        "equalizer; log_prob: nats per sample, of the draw before them."
     )
     _write_onnx(whole_program(vocoder, passes), path, names, ["audio", "log_prob"], _facts(vocoder, "whole", usage))
 
@@ -126,8 +127,8 @@ def export_step(vocoder: Vocoder, path: str | os.PathLike[str]) -> None:
     names = ["mel", "noise", *state, *(["speaker"] if vocoder.speakers is not None else [])]
     usage = (
         f"mel (B, n_mels, {1 + 2 * CONTEXT}): a frame with the two before and after it, NaN where the mel has none; "
-        f"noise (B, hop_length){_who(vocoder)} -> audio (B, hop_length): the draw, which no mel equalizer has touched; "
-        "log_prob: nats per sample. "
+        f"noise (B, hop_length){_speaker_usage(vocoder)} -> audio (B, hop_length): the draw, which no mel equalizer has "
+        "touched; log_prob: nats per sample. "
         "All other inputs are the state: zeros at first, then the outputs of that name with .next."
     )
     outputs = ["audio", "log_prob", *(f"{name}.next" for name in state)]
@@ -194,7 +195,7 @@ def _speaker(vocoder: Vocoder, batch: int) -> tuple[Tensor, ...]:
     return () if vocoder.speakers is None else (torch.zeros(batch, dtype=torch.long, device=vocoder.device),)
 
 
-def _who(vocoder: Vocoder) -> str:
+def _speaker_usage(vocoder: Vocoder) -> str:
     return "" if vocoder.speakers is None else f", speaker (B,), int64 below {vocoder.n_speakers}, in the order of wavflow.info"
 
 

@@ -76,7 +76,7 @@ def gaussian_log_prob(train: Tensor, test: Tensor, levels: int | None = None) ->
     maps = Chain(preparation(levels, train.shape[1])).to(train.dtype)
     maps.initialize(train)
     (known, _), (z, log_det) = maps(train), maps(test)
-    covariance = torch.cov(known[..., 0].T).reshape(known.shape[1], -1)  # a number, of one column
+    covariance = torch.cov(known[..., 0].T).reshape(known.shape[1], -1)  # of one column `cov` is a scalar
     normal = torch.distributions.MultivariateNormal(known.mean(dim=0)[:, 0], covariance)
     return normal.log_prob(z[..., 0]) + log_det[:, 0]
 

@@ -103,7 +103,7 @@ def read(path: str) -> tuple[Tensor, list[str]]:
         raise ValueError(f"`data.path`: {path} is empty: give a .csv file of numbers.")
     first = lines[0][1]
     named = all(_number(cell) is None for cell in first if cell)
-    if named and "" in first:  # as that of the rows' numbers, which pandas and R write
+    if named and "" in first:  # pandas and R write the numbers of rows without a name
         place = f"column {first.index('') + 1} in line {lines[0][0]}"
         raise ValueError(f"`data.path`: {path} must name every column, got no name for {place}: leave it out or name it.")
     rows = []
