@@ -119,10 +119,10 @@ def test_sherpa_takes_the_mel_alone_and_noise_is_drawn_inside(tmp_path: Path, ba
     session = open_graph(tmp_path / "vocoder.onnx")
     assert [item.name for item in session.get_inputs()] == ["mel"]
     assert session.get_modelmeta().custom_metadata_map.items() >= {"model_type": "hifigan", "sample_rate": "8000"}.items()
-    mel = random_log_mel(1000).float()
+    mel = random_log_mel(6000).float()  # of 1,000 frames two medians differ by more than is allowed in 3 % of all runs
     first, second = (torch.from_numpy(session.run(None, {"mel": mel.numpy()})[0]).flatten() for _ in range(2))
     expected = student.sample(mel, passes=0, fast=False).flatten()
-    assert len(first) == len(expected) == 16000
+    assert len(first) == len(expected) == 96000
     assert (first != second).double().mean() > 0.99
     levels = torch.tensor([0.001, 0.1, 0.5, 0.9, 0.999])
     torch.testing.assert_close(first.quantile(levels), expected.quantile(levels), rtol=0.15, atol=0.03 * float(expected.std()))
