@@ -14,9 +14,9 @@ from torch import Tensor
 
 from wavflow.arguments import at_least, check_signal
 from wavflow.audio_density import AudioDensity
+from wavflow.kernels import compiles
 from wavflow.mel_scale import check_scale, warn_of_log10
 from wavflow.synthesis.eager import EagerSampler
-from wavflow.synthesis.engines import Engines
 from wavflow.synthesis.noise import Noise
 from wavflow.synthesis.parallel import ParallelEngine
 from wavflow.synthesis.steps import StepEngine
@@ -33,8 +33,8 @@ class Vocoder(AudioDensity):
     """
 
     @cached_property
-    def _engines(self) -> Engines:
-        return Engines()
+    def _engines(self) -> _Engines:
+        return _Engines()
 
     def forward(self, specgrams: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """`sample` as torchaudio calls a vocoder: returns waveforms (B, T) and, for lengths in frames, those in samples."""
@@ -205,3 +205,38 @@ def _check_lengths(lengths: Tensor | Sequence[int], mel: Tensor) -> Tensor:
     if values.shape != (batch,) or not ((values >= 1) & (values <= frames) & (values == values.long())).all():
         raise ValueError(f"`lengths` must be {batch} whole numbers of frames in 1 ... {frames}, got {values.tolist()}.")
     return values.long()
+
+
+class _Engines:
+    """The engines of one model, one for each dtype of their matrices.
+
+    An engine holds a copy of the weights. They can change in ways that torch does not count, such as a copy into `.data`. So
+    the values from which the engines were made are kept, and each call compares them: 1 ms for a million weights, a thirtieth
+    of what a draw of eight frames takes.
+    """
+
+    def __init__(self) -> None:
+        self._values: list[Tensor] = []
+        self._made: dict[torch.dtype, StepEngine | ParallelEngine] = {}
+
+    def __reduce__(self) -> tuple[type[_Engines], tuple[()]]:
+        """Makes copies of a model start without engines: they hold the weights once more."""
+        return _Engines, ()
+
+    def get(self, vocoder: Vocoder, dtype: torch.dtype) -> StepEngine | ParallelEngine | None:
+        """Returns the engine that draws with what the vocoder holds now; None where none can. See `Vocoder.engine`."""
+        if not compiles() or any(p.device.type != "cpu" or p.dtype != torch.float32 for p in vocoder.parameters()):
+            return None
+        values = [*vocoder.parameters(), *vocoder.buffers()]
+        if len(values) != len(self._values) or not all(map(_equal, values, self._values)):
+            self._values, self._made = [value.detach().clone() for value in values], {}
+        if dtype not in self._made:
+            if StepEngine.supports(vocoder.flow):
+                self._made[dtype] = StepEngine(vocoder.flow, dtype)
+            elif ParallelEngine.supports(vocoder):
+                self._made[dtype] = ParallelEngine(vocoder, dtype)
+        return self._made.get(dtype)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a, b)
