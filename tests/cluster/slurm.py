@@ -21,7 +21,7 @@ from pathlib import Path
 PATH = f"{os.environ['PATH']}{os.pathsep}/usr/sbin"
 MISSING = [name for name in ("munged", "slurmctld", "slurmd", "srun") if shutil.which(name, path=PATH) is None]
 
-# cred_expire: a job that is put back into the queue waits for so many seconds. KillWait: from SIGTERM to SIGKILL. The other
+# cred_expire, sched_interval: so many seconds a job waits that is put back into the queue. KillWait: from SIGTERM to SIGKILL. The other
 # times are for a machine so busy that daemons do not answer within the seconds that are the default.
 CONFIG = """
 ClusterName=test
@@ -39,6 +39,7 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
+SchedulerParameters=sched_interval=1,bf_interval=1
 SlurmdParameters=config_overrides
 KillWait=600
 MessageTimeout=60

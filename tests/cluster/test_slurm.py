@@ -25,11 +25,11 @@ pytestmark = [
     pytest.mark.skipif(bool(slurm.MISSING), reason=f"needs {', '.join(slurm.MISSING)}: apt-get install slurm-wlm munge"),
 ]
 
-# As in docs/train.md; but the first start has no end, and the second makes five steps.
+# As in docs/train.md; but the first two starts have no end, and the third makes five steps.
 JOB = """#!/bin/bash
-#SBATCH --requeue --open-mode=append --output={folder}/job.log
+#SBATCH --requeue --open-mode=append --nodes=2 --ntasks-per-node=1 --output={folder}/job.log
 export OMP_NUM_THREADS=1
-after=$(grep -m1 -o 'saved after [0-9]*' {folder}/job.log | grep -o '[0-9]*')
+after=$(grep -o 'saved after [0-9]*' {folder}/job.log | sed -n '2s/.* //p')
 STEPS=$((${{after:-100000}} + 5))
 srun {python} -m wavflow.train {options} trainer.max_steps=$STEPS trainer=slurm output={folder}/run resume=auto
 [ $? -eq 138 ] && scontrol requeue "$SLURM_JOB_ID"
@@ -42,35 +42,35 @@ def environ() -> Iterator[dict[str, str]]:
         yield environ
 
 
-@pytest.mark.parametrize(
-    ("stage", "tasks", "warning", "name"),
-    [
-        ("teacher", ["--nodes=2", "--ntasks-per-node=1"], ["scancel", "--signal=USR1"], "SIGUSR1"),
-        ("student", ["--nodes=1", "--ntasks-per-node=2"], ["scontrol", "requeue"], "SIGTERM"),
-    ],
-)
-def test_two_tasks_that_are_requeued_train_as_one_process(
-    stage: str, tasks: list[str], warning: list[str], name: str, environ: dict[str, str], tmp_path: Path
-) -> None:
+def test_two_tasks_that_are_requeued_train_as_one_process(environ: dict[str, str], tmp_path: Path) -> None:
     """SIGUSR1 comes from sbatch's --signal, whereupon the script requeues; to requeue a job SLURM itself sends SIGTERM."""
     sounds = make_sounds(tmp_path / "sounds", (0.3, 0.2, 0.25, 0.35, 0.3, 0.4, 0.22, 0.31))
     wavflow.save_model(tiny_teacher(0.1, n_components=1).float(), tmp_path / "teacher.safetensors")
-    options = [*TRAIN, f"data.path={sounds}", "data.validation=0.4", f"stage={stage}", "trainer.val_check_interval=100"]
+    options = [*TRAIN, f"data.path={sounds}", "data.validation=0.4", "stage=student", "trainer.val_check_interval=100"]
+    options += ["net.flows=1", f"teacher={tmp_path / 'teacher.safetensors'}"]
+    options += ["spectral=magnitude", "+spectral.n_fft=64", "+spectral.hop_length=16", "+spectral.win_length=64"]  # a mean
     options += ["~callbacks.listen", "stage.final_fraction=1.0"]  # else the rate hangs on max_steps
-    if stage == "student":
-        options += ["net.flows=1", f"teacher={tmp_path / 'teacher.safetensors'}"]
-        options += ["spectral=magnitude", "+spectral.n_fft=64", "+spectral.hop_length=16", "+spectral.win_length=64"]  # a mean
     script, log, metrics = tmp_path / "job.sh", tmp_path / "job.log", tmp_path / "run" / "logs" / "metrics.csv"
     script.write_text(JOB.format(folder=tmp_path, python=sys.executable, options=" ".join(options)))
-    job = slurm.ask(environ, "sbatch", "--parsable", *tasks, str(script))
+    job = slurm.ask(environ, "sbatch", "--parsable", str(script))
     assert job.isdecimal(), job
-    slurm.wait_for(lambda: metrics.is_file() and len(metrics.read_text().splitlines()) > 5, 600, log)
-    assert slurm.ask(environ, *warning, job) == ""
+
+    def rows() -> int:
+        return len(metrics.read_text().splitlines()) if metrics.is_file() else 0
+
+    def warn(name: str, *command: str) -> int:
+        """Warns the job once it trains; returns after how many steps it has saved."""
+        before, words = rows(), f"stopped by {name} and saved after "
+        slurm.wait_for(lambda: rows() > before + 5, 600, log)
+        assert slurm.ask(environ, *command, job) == ""
+        slurm.wait_for(lambda: words in log.read_text(), 600, log)
+        return int(re.search(rf"{words}(\d+) step", log.read_text())[1])
+
+    steps = [warn("SIGUSR1", "scancel", "--signal=USR1"), warn("SIGTERM", "scontrol", "requeue")]
     slurm.wait_for(lambda: slurm.ask(environ, "squeue", "--noheader") == "", 600, log)
-    saved = re.search(rf"wavflow: stopped by {name} and saved after (\d+) step", log.read_text())
-    assert saved
-    assert f"Going on with {tmp_path / 'run' / 'checkpoints' / 'last.ckpt'}, after" in log.read_text()
-    options += ["data.batch_size=4", f"trainer.max_steps={int(saved[1]) + 5}"]
+    for n in steps:
+        assert f"Going on with {tmp_path / 'run' / 'checkpoints' / 'last.ckpt'}, after {n} steps" in log.read_text()
+    options += ["data.batch_size=4", f"trainer.max_steps={steps[-1] + 5}"]
     succeeds("train", *options, f"output={tmp_path / 'whole'}")
     assert_same(tmp_path / "run", tmp_path / "whole", 1e-4)
 
