@@ -69,7 +69,7 @@ class AudioDensity(nn.Module):
         self.source = source
         self.speakers = nn.Embedding(n_speakers, upsampler.channels) if n_speakers else None
         if self.speakers is not None:
-            nn.init.zeros_(self.speakers.weight)  # whom training does not hear keeps what all voices have in common
+            nn.init.zeros_(self.speakers.weight)  # a speaker unseen in training falls back to the shared voice
         self.config: dict[str, Any] | None = None
         self.info: dict[str, Any] = {}
 

@@ -21,8 +21,8 @@ from pathlib import Path
 PATH = f"{os.environ['PATH']}{os.pathsep}/usr/sbin"
 MISSING = [name for name in ("munged", "slurmctld", "slurmd", "srun") if shutil.which(name, path=PATH) is None]
 
-# cred_expire, sched_interval: so many seconds a job waits that is put back into the queue. KillWait: from SIGTERM to SIGKILL. The other
-# times are for a machine so busy that daemons do not answer within the seconds that are the default.
+# cred_expire, sched_interval, bf_interval: so many seconds a job waits that is put back into the queue. KillWait: from SIGTERM
+# to SIGKILL. The other times are for a machine so busy that daemons do not answer within the seconds that are the default.
 CONFIG = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
