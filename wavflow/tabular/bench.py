@@ -50,35 +50,33 @@ def fit_all(
     Raises:
         ValueError: When a column follows from others, so that there is no density.
     """
-    if not data.levels:  # else their noise makes them independent
-        for fold in data.folds:
-            check_independent(torch.cat([fold.train, fold.validation]), data.columns)
+    for fold in data.folds:
+        check_independent(known_rows(fold, data.levels), data.columns)
     fitted = Fitted(str(flow.get("name")), [], [], [])
     for i, fold in enumerate(data.folds):
         torch.manual_seed(seed + i)
         model = density(flow, len(data.columns), data.levels)
-        train, validation, test = (x.to(torch.get_default_dtype())[..., None] for x in fold)  # (N, D, 1)
-        known = torch.cat([dequantize(train, data.levels), validation])
+        parts = Fold(*(x.to(torch.get_default_dtype())[..., None] for x in fold))  # (N, D, 1)
+        known = known_rows(parts, data.levels)
         model.initialize(known)
         jitter = functools.partial(blur, spread=noise * known.std(dim=0)) if noise else None
         jitter = functools.partial(dequantize, levels=data.levels) if data.levels else jitter
         place = f" {i + 1}/{len(data.folds)}" if len(data.folds) > 1 else ""
         bar = functools.partial(progress, desc=fitted.name + place)
-        history = fit(model, train, validation, jitter=jitter, progress=bar, **options)
+        history = fit(model, parts.train, parts.validation, jitter=jitter, progress=bar, **options)
         fitted.models.append(model.eval())
         fitted.histories.append(history)
-        fitted.log_probs.append(log_likelihoods(model, test) + offset(data, fold))
+        fitted.log_probs.append(log_likelihoods(model, parts.test) + offset(data, fold))
     return fitted
 
 
 def baseline(data: Data) -> list[Tensor]:
     """Returns log p (N,) of each fold's test rows under the Gaussian of full covariance of its other rows."""
     torch.manual_seed(0)
-    result = []
-    for fold in data.folds:
-        known = torch.cat([dequantize(fold.train, data.levels), fold.validation])[..., None]
-        result.append(gaussian_log_prob(known, fold.test[..., None], data.levels) + offset(data, fold))
-    return result
+    return [
+        gaussian_log_prob(known_rows(fold, data.levels)[..., None], fold.test[..., None], data.levels) + offset(data, fold)
+        for fold in data.folds
+    ]
 
 
 def check_independent(known: Tensor, columns: list[str]) -> None:
@@ -127,8 +125,12 @@ def offset(data: Data, fold: Fold) -> float:
     """
     if data.levels:
         return -len(data.columns) * math.log(data.levels)
-    known = torch.cat([fold.train, fold.validation])
-    return known.std(dim=0, correction=0).log().sum().item() if data.standardized else 0.0
+    return known_rows(fold).std(dim=0, correction=0).log().sum().item() if data.standardized else 0.0
+
+
+def known_rows(fold: Fold, levels: int | None = None) -> Tensor:
+    """Returns all rows that are not tested: those to train with, which get the noise of `dequantize`, and those to stop by."""
+    return torch.cat([dequantize(fold.train, levels), fold.validation])
 
 
 def dequantize(x: Tensor, levels: int | None) -> Tensor:

@@ -95,16 +95,15 @@ def fit(
             optimizer.step()
             averaged.update_parameters(model)
             total += loss.item() * len(rows)
+        else:
+            history.append(Epoch(total / len(train), nll(smooth, validation)))
+            if history[-1].validation < history[best].validation:
+                best, kept = epoch, copy.deepcopy(smooth.state_dict())
+            if epoch - best >= patience:
+                ended = "patience"
+            elif max_seconds is not None and time.monotonic() - began >= max_seconds:
+                ended = "time"
         if ended != "epochs":
-            break
-        history.append(Epoch(total / len(train), nll(smooth, validation)))
-        if history[-1].validation < history[best].validation:
-            best, kept = epoch, copy.deepcopy(smooth.state_dict())
-        if epoch - best >= patience:
-            ended = "patience"
-            break
-        if max_seconds is not None and time.monotonic() - began >= max_seconds:
-            ended = "time"
             break
     model.load_state_dict(kept)
     return History(history, best, time.monotonic() - began, ended)
