@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wavflow.evaluation.report.drawings import path, round_numbers
+from wavflow.evaluation.report.drawings import Axis, path
 
 COLORS = {"train": "var(--accent)", "validation": "var(--second)"}
 PROMINENT = {"loss": 0, "bits": 1, "kl": 1, "nats": 2, "spectral": 2}  # their order; the others follow by name
@@ -22,28 +22,6 @@ class Scatter(NamedTuple):
     x_label: str
     y_label: str
     points: Sequence[tuple[str, float, float]]
-
-
-class Axis(NamedTuple):
-    """A range of values, linear or logarithmic, and the pixels that it is drawn over."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    logarithmic: bool = False
-
-    def place(self, values: np.ndarray | float) -> np.ndarray:
-        """Returns the pixels of values."""
-        low, high, values = (np.log(x) if self.logarithmic else np.asarray(x) for x in (self.low, self.high, values))
-        return self.start + (values - low) / (high - low) * (self.end - self.start)
-
-    def ticks(self) -> list[float]:
-        """Returns round numbers within the range."""
-        if not self.logarithmic:
-            return round_numbers(self.low, self.high)
-        decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)))
-        return [x for k in decades for x in (10.0**k, 3 * 10.0**k) if self.low <= x <= self.high]
 
 
 def curve_charts(name: str, csv_path: str | Path) -> dict[str, str]:
@@ -118,7 +96,7 @@ def _margins(values: Sequence[float] | np.ndarray, start: float, end: float, mar
 def _svg(label: str, x: Axis, y: Axis, x_label: str, y_label: str, marks: str) -> str:
     """Axes, grid and labels around `marks`, which are cut off at the axes."""
     left, right, bottom, top = x.start, x.end, y.start, y.end
-    across, down = ([(f"{tick:g}", axis.place(tick)) for tick in axis.ticks()] for axis in (x, y))
+    across, down = x.labels(), y.labels()
     grid = "".join(f"M{at:.1f} {bottom}V{top}" for _, at in across) + "".join(f"M{left} {at:.1f}H{right}" for _, at in down)
     texts = [f'<text x="{at:.1f}" y="{bottom + 14}" text-anchor="middle">{tick}</text>' for tick, at in across]
     texts += [f'<text x="{left - 5}" y="{at + 3:.1f}" text-anchor="end">{tick}</text>' for tick, at in down]

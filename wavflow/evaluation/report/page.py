@@ -33,7 +33,7 @@ def render_page(report: Report) -> str:
     """Returns the page, sounds and pictures included."""
     recording = next(iter(next(iter(report.sounds.values()), {})), None)
     mel = judging_mel(report.sample_rate)
-    axis, better = mel_axis(mel), {name: metric.better for name, metric in report.legend.items()}
+    labels, better = mel_axis(mel), {name: metric.better for name, metric in report.legend.items()}
     comparisons = [
         f'<div class="card"><h3>{html.escape(scatter.title)}</h3>{scatter_chart(scatter)}</div>' for scatter in report.scatters
     ]
@@ -56,9 +56,9 @@ def render_page(report: Report) -> str:
         style=asset("page.css") + asset("report.css"),
         script="\n".join(asset(name) for name in ("theme.js", "tables.js", "player.js", "report.js")),
         wave=lane("Waveform", [], '<canvas role="img" aria-label="Waveform"></canvas>', "wave"),
-        mel=lane('Mel spectrogram of <b class="selected"></b>', axis, _EMPTY, "mel"),
+        mel=lane('Mel spectrogram of <b class="selected"></b>', labels, _EMPTY, "mel"),
         difference=lane(
-            f"Absolute difference from {first}, 0 to {DIFFERENCE * DECIBEL:.0f} dB", axis, _EMPTY + _NONE, "difference"
+            f"Absolute difference from {first}, 0 to {DIFFERENCE * DECIBEL:.0f} dB", labels, _EMPTY + _NONE, "difference"
         ),
         links=_links(report.links),
         contents="".join(f'<a href="#{name}">{html.escape(heading)}</a>' for name, heading, _ in sections[1:]),
