@@ -54,10 +54,7 @@ class Player {
       plot.append(head);
       return head;
     });
-    this.likely = [...section.querySelectorAll("canvas[data-samples]")].map((canvas) => [
-      canvas,
-      Uint8Array.from(atob(canvas.dataset.samples), (byte) => byte.charCodeAt(0)),
-    ]);
+    this.likely = [...section.querySelectorAll("canvas[data-samples]")].map((canvas) => [canvas, bytes(canvas.dataset.samples)]);
     for (const name of section.querySelectorAll(".difference .first")) name.textContent = deck.names[0];
     for (const image of section.querySelectorAll(".lane image")) image.setAttribute("width", section.dataset.pictureSeconds);
   }
@@ -221,7 +218,7 @@ class Player {
     const buffer = this.deck.buffers[this.deck.selected];
     const peak = this.peak();
     if (buffer) this.plot(this.find("canvas"), buffer.getChannelData(0), -peak, peak);
-    for (const [canvas, bytes] of this.likely) this.plot(canvas, bytes, 0, 255);
+    for (const [canvas, samples] of this.likely) this.plot(canvas, samples, 0, 255);
   }
 
   // Samples in view: least and greatest of each column, or the samples themselves where there are few.
