@@ -30,7 +30,7 @@ def _linear_magnitude(mel: Tensor, mel_module: MelSpectrogram) -> np.ndarray:
 
 
 def _cut(padded: np.ndarray, mel: Tensor, mel_module: MelSpectrogram) -> Tensor:
-    """The F * hop_length samples that the frames stand for, out of their overlap-add.
+    """Cuts the F * hop_length samples that the frames stand for out of their overlap-add.
 
     The first frame begins before the audio does:
 
@@ -45,7 +45,7 @@ def _cut(padded: np.ndarray, mel: Tensor, mel_module: MelSpectrogram) -> Tensor:
 
 
 def griffin_lim(mel: Tensor, mel_module: MelSpectrogram, iterations: int = 32) -> Tensor:
-    """Audio whose phase is found by so many iterations of fast Griffin-Lim, from a fixed random start.
+    """Audio whose phase is found by `iterations` of fast Griffin-Lim, from a fixed random start.
 
     References:
         Perraudin et al., 2013, "A fast Griffin-Lim algorithm"

@@ -16,7 +16,7 @@ from wavflow.tabular.densities import density, gaussian_log_prob
 from wavflow.tabular.fitting import History, fit, log_likelihoods
 from wavflow.tabular.tables import Data, Fold
 
-DEPENDENT = 1e-6  # a column's part that is its own, as a fraction of its deviation
+DEPENDENT = 1e-6  # of its deviation: a column of which the others leave less than this over follows from them
 
 
 class Fitted(NamedTuple):
@@ -119,9 +119,9 @@ def rows(data: Data, fitted: Fitted) -> list[dict[str, Any]]:
 
 
 def offset(data: Data, fold: Fold) -> float:
-    """Returns what turns log p of a row as it is stored into that of the units which are reported, in nats.
+    """Returns the nats to add to log p of a stored row for log p in the units that are reported.
 
-    Of standardized columns x / s it is sum log s, of pictures' levels L x in [0, L) it is -D log L.
+    For standardized columns x / s that is sum log s, for pictures' levels L x in [0, L) it is -D log L.
     """
     if data.levels:
         return -len(data.columns) * math.log(data.levels)
@@ -134,7 +134,7 @@ def known_rows(fold: Fold, levels: int | None = None) -> Tensor:
 
 
 def dequantize(x: Tensor, levels: int | None) -> Tensor:
-    """Returns x with fresh uniform noise of one grey level; as it is where there are no levels."""
+    """Returns x with fresh uniform noise of one gray level; as it is where there are no levels."""
     return x + torch.rand_like(x) / levels if levels else x
 
 

@@ -24,7 +24,7 @@ class Epoch(NamedTuple):
 
 
 class History(NamedTuple):
-    """What a training did: all its epochs, the first of them untrained, which one was kept, and why it ended."""
+    """A training's epochs, of which the first is the untrained model's, the one that was kept, and why it ended."""
 
     epochs: list[Epoch]
     best: int
@@ -57,8 +57,8 @@ def fit(
         model: Its `log_prob` of (B, D, 1) is in nats, summed over all that it returns.
         train: Rows (N, D, 1).
         validation: Rows (M, D, 1).
-        epochs: At most so many.
-        max_seconds: At most so long; the rate then decays by time.
+        epochs: At most.
+        max_seconds: At most; the rate then decays by time.
         batch_size: Rows per step, at most N.
         lr: At the start.
         weight_decay: Of AdamW, decoupled.

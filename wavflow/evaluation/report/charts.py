@@ -28,7 +28,7 @@ def curve_charts(name: str, csv_path: str | Path) -> dict[str, str]:
     """Draws the curves of a run's `metrics.csv`: value to SVG, the prominent ones first; empty if nothing was logged.
 
     Columns are named `train/<value>` and `validation/<value>`, Lightning's endings `_step` and `_epoch` aside; others
-    are left out. Both of a value share a chart. Rows are sparse: an empty cell means that nothing was logged there.
+    are left out. Training and validation share a chart. Rows are sparse: an empty cell means that nothing was logged there.
     """
     return {value: _curve_chart(f"{name}, {value}, by step", parts) for value, parts in _read_curves(csv_path).items()}
 
@@ -65,7 +65,7 @@ def _read_curves(csv_path: str | Path) -> dict[str, dict[str, np.ndarray]]:
 
 
 def _curve_chart(label: str, parts: Mapping[str, np.ndarray]) -> str:
-    """Training faint under its running mean, validation as dots; early outliers don't set the scale."""
+    """Draws training faint under its running mean, and validation as dots; early outliers don't set the scale."""
     steps = np.concatenate([points[:, 0] for points in parts.values()])
     shown = [np.quantile(points[:, 1], [0.01, 0.99] if part == "train" else [0, 1]) for part, points in parts.items()]
     x, y = _margins(steps, 50, 295, 0.05, False), _margins(np.ravel(shown), 145, 5, 0.08, False)
@@ -84,7 +84,7 @@ def _curve_chart(label: str, parts: Mapping[str, np.ndarray]) -> str:
 
 
 def _margins(values: Sequence[float] | np.ndarray, start: float, end: float, margin: float, may_be_log: bool = True) -> Axis:
-    """An axis over all values and a fraction of their range on both sides."""
+    """Returns an axis over all values and a fraction of their range on both sides."""
     low, high = float(np.min(values)), float(np.max(values))
     if may_be_log and low > 0 and high > 30 * low:
         factor = (high / low) ** margin

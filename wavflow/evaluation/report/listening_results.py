@@ -1,7 +1,7 @@
 """Results of the listening test: read from the files that listeners saved, and brought into tables.
 
 A session is one run of one test by one listener, drawn from one seed. MUSHRA ratings are averaged per listener first, so
-that the interval speaks of listeners, also of those not asked. ABX trials are counted over all listeners.
+that the interval holds for listeners in general. ABX trials are counted over all listeners.
 
 References:
     MUSHRA and the exclusion of listeners: ITU-R BS.1534-3 (2015). The interval of a fraction: Clopper & Pearson (1934),
@@ -38,7 +38,7 @@ Line = tuple[Path, int, Mapping[str, str]]  # file, line in it, cell of each col
 
 
 class Scores(NamedTuple):
-    """Rows for tables, and what a reader of them has to know; a test that nobody took has no rows."""
+    """Rows for tables, and notes on them; a test that nobody took has no rows."""
 
     mushra: list[Row]
     abx: list[Row]
