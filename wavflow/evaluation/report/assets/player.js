@@ -180,6 +180,13 @@ function approach(gain, level, now) {
   gain.gain.setTargetAtTime(level, now, Deck.FADE / 5);
 }
 
+// An element with its properties and what it holds.
+function make(tag, properties, ...content) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...content);
+  return element;
+}
+
 // The bytes of base64, bare or in a data URI.
 function bytes(source) {
   return Uint8Array.from(atob(source.slice(source.indexOf(",") + 1)), (character) => character.charCodeAt(0));
