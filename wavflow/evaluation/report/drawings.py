@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.ticker import LogLocator, MaxNLocator
 from torch import Tensor
 
 from wavflow.evaluation.pitch import HOP_LENGTH
@@ -38,11 +39,9 @@ class Axis(NamedTuple):
 
     def labels(self) -> Labels:
         """Returns round numbers within the range, and their pixels."""
-        ticks = round_numbers(self.low, self.high)
-        if self.logarithmic:
-            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)))
-            ticks = [x for k in decades for x in (10.0**k, 3 * 10.0**k) if self.low <= x <= self.high]
-        return [(f"{tick:g}", float(self.place(tick))) for tick in ticks]
+        locator = LogLocator(subs=(1, 3)) if self.logarithmic else MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=3)
+        ticks = locator.tick_values(self.low, self.high)
+        return [(f"{tick:g}", float(self.place(tick))) for tick in ticks if self.low <= tick <= self.high]
 
 
 def lane(title: str, labels: Labels, content: str, kind: str) -> str:
@@ -144,16 +143,6 @@ def _lane_svg(label: str, seconds: float, labels: Labels, content: str) -> str:
         f'<svg viewBox="0 0 {seconds:.5f} 100" preserveAspectRatio="none" role="img" aria-label="{html.escape(label)}">'
         f"{lines}{content}</svg>"
     )
-
-
-def round_numbers(low: float, high: float) -> list[float]:
-    """Returns three to six round numbers within a range; one if it is empty."""
-    if not high > low:
-        return [low]
-    power = 10.0 ** math.floor(math.log10(high - low))
-    steps = [factor * power for factor in (5.0, 2.0, 1.0, 0.5, 0.2, 0.1)]
-    step = next(step for step in steps if math.floor(high / step) - math.ceil(low / step) >= 2)
-    return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def path(points: Sequence[tuple[float, float]]) -> str:
