@@ -40,8 +40,8 @@ def _cut(padded: np.ndarray, mel: Tensor, mel_module: MelSpectrogram) -> Tensor:
     so that frame f stays centered on sample f * hop_length + frame_center and the lag is 0.
     """
     length = mel.shape[-1] * mel_module.hop_length
-    audio = padded[mel_module.n_fft // 2 - int(mel_module.frame_center) :][:length]
-    return torch.from_numpy(np.pad(audio, (0, length - len(audio)))).to(mel)
+    audio = padded[mel_module.n_fft // 2 - int(mel_module.frame_center) :]
+    return torch.from_numpy(librosa.util.fix_length(audio, size=length)).to(mel)
 
 
 def griffin_lim(mel: Tensor, mel_module: MelSpectrogram, iterations: int = 32) -> Tensor:
@@ -89,5 +89,5 @@ def world(audio: Audio, sample_rate: int) -> Tensor:
     f0, times = pyworld.harvest(clip, sample_rate)
     envelope = pyworld.cheaptrick(clip, f0, times, sample_rate)
     aperiodicity = pyworld.d4c(clip, f0, times, sample_rate)
-    copy = pyworld.synthesize(f0, envelope, aperiodicity, sample_rate)[: len(clip)]
-    return torch.from_numpy(np.pad(copy, (0, len(clip) - len(copy)))).float()
+    copy = pyworld.synthesize(f0, envelope, aperiodicity, sample_rate)
+    return torch.from_numpy(librosa.util.fix_length(copy, size=len(clip))).float()

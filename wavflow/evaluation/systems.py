@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from wavflow.audio_density import check_pair
 from wavflow.clips import MissingLibraryError
@@ -217,10 +218,8 @@ def _speaker(model: Vocoder, clip: Clip) -> Tensor | None:
 def _sample_together(model: Vocoder, clips: Sequence[Clip], temperature: float) -> list[Tensor]:
     """Samples all clips as one batch, padded to the longest: a step costs nearly the same for many as for one."""
     frames = torch.arange(max(clip.mel.shape[-1] for clip in clips), device=clips[0].mel.device)
-    samples = len(frames) * model.hop_length
     mel = torch.cat([clip.mel[..., frames.clamp(max=clip.mel.shape[-1] - 1)] for clip in clips])
-    noises = (_noise(model, clip, i) for i, clip in enumerate(clips))
-    noise = torch.cat([torch.nn.functional.pad(z, (0, samples - z.shape[-1])) for z in noises])
+    noise = pad_sequence([_noise(model, clip, i)[0] for i, clip in enumerate(clips)], batch_first=True)
     speaker = None if model.speakers is None else torch.cat([clip.speaker for clip in clips if clip.speaker is not None])
     audio = model.sample(mel, noise, temperature, speaker=speaker, passes=0)
     return [row[: clip.audio.shape[-1]] for row, clip in zip(audio, clips, strict=True)]
