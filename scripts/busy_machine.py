@@ -2,8 +2,8 @@
 
     python scripts/busy_machine.py
 
-Each run is a process of its own with the threads that it chooses, as for any command; the first one fills the caches and does
-not count. At least half of the quiet steps should be left.
+Each run is a process of its own, which chooses its threads as any command does; the first one fills the caches and does not
+count. At least half of the quiet steps should be left.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ COMMAND = ["-m", "wavflow.train", "experiment=cpu_small", "stage=student", "teac
 
 
 def steps() -> int:
-    """Trains for so many seconds in a new folder; returns the steps taken."""
+    """Trains for `SECONDS` in a new folder; returns the steps taken."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
             [sys.executable, *COMMAND, f"minutes={SECONDS / 60}", f"output={folder}/run"], check=True, capture_output=True

@@ -61,7 +61,7 @@ class HiFiGAN(nn.Module):
 
 
 def peers() -> dict[str, tuple[Callable[[], Tensor], float]]:
-    """Returns what draws once, and the seconds that it draws, of each other model."""
+    """Returns, for each other model, a function that draws once and the seconds of audio that it draws."""
     hifi, mel = HiFiGAN().eval(), torch.randn(1, 80, round(SECONDS * 22_050 / 256))
     found = {"HiFi-GAN V2's shape, torch": (lambda: hifi(mel), mel.shape[-1] * 256 / 22_050)}
     try:
@@ -97,7 +97,7 @@ def ours(name: str) -> dict[str, tuple[Callable[[], Tensor], float]]:
 
 @torch.no_grad()
 def main(names: list[str], repeats: int = 7) -> None:
-    """Prints a table: each row the best of some runs, which go round the models so that none gets the quiet minute."""
+    """Prints a table: each row the best of several runs, in which the models take turns, so that none has the quiet minute."""
     torch.set_num_threads(1)
     rows = {key: value for name in names for key, value in ours(name).items()} | peers()
     best = dict.fromkeys(rows, float("inf"))

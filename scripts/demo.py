@@ -1,6 +1,6 @@
 """The main job, end to end, in minutes: trains a small teacher, distils a student from it, and writes a report.
 
-First of all it lets the student that comes with wavflow speak, which was trained for longer and on another voice.
+First the student that comes with wavflow speaks; it was trained for longer, and on another voice.
 
     python scripts/demo.py                          # the bundled corpus, as `make demo` does
     python scripts/demo.py --data wavs/ --minutes 60 --output my-voice

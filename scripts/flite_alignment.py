@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 import wavflow
+from wavflow.data.corpora import read_table
 from wavflow.data.split import file_name, read_split
 from wavflow.data.utterances import even_frames
 from wavflow.text import symbols_of
@@ -66,20 +67,18 @@ def boundary_errors(folder: Path) -> np.ndarray:
     """Returns found less true ends of the phones of all held-out sentences, in seconds; without the last of each sentence."""
     model = wavflow.load_model(folder / "run" / "model.safetensors", kind=TextToMel)
     held_out, errors = set(read_split(folder / "run" / "split.json")["test"]), []
-    with open(folder / "list.csv", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="|"))
-    for row in rows:
-        path = folder / "audio" / row["path"]
+    texts, ends = (read_table(folder / "list.csv", folder / "audio", column) for column in ("text", "ends"))
+    for path, text in texts.items():
         if file_name(path, folder / "audio") not in held_out:
             continue
         audio, _ = wavflow.read_audio(path, model.mel.sample_rate)
         mel = model.mel(audio[None].float())
         with torch.inference_mode():
             mel = mel[..., : even_frames(len(audio), model.mel)]
-            durations = model.log_prob(mel, model.encode(row["text"])).durations[0].sum(dim=-1)
+            durations = model.log_prob(mel, model.encode(text)).durations[0].sum(dim=-1)
         found = durations.cumsum(0).numpy() * model.mel.hop_length / model.mel.sample_rate
-        true = np.array(row["ends"].split(), float)
-        assert len(true) == len(symbols_of(row["text"], "characters")), "a phone is a symbol"
+        true = np.array(ends[path].split(), float)
+        assert len(true) == len(symbols_of(text, "characters")), "a phone is a symbol"
         errors.append((found - true)[:-1])
     return np.concatenate(errors)
 

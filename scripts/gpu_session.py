@@ -1,11 +1,12 @@
-"""All that a machine with a GPU is wanted for, in one command: checks, figures, and training for the time that is left.
+"""Everything to run on a machine with a GPU, in one command: checks, figures, and training for the time that is left.
 
     python scripts/gpu_session.py --data LJ --output out --minutes 9 --train-minutes 8
     python scripts/gpu_session.py --data LJ --output out --minutes 9 --train-minutes 8 --steps train
     python scripts/gpu_session.py --tiny --minutes 2                        # to try it, on a CPU
 
-Again and again: training goes on where it stopped, as long as runs/gpu is there. Install wavflow first (`pip install -e .`).
-Each step has a process of its own, so that none falls with another; each kind of figures gets a fifth of the time at most.
+Call it as often as you like: training goes on where it stopped, as long as runs/gpu is there. Install wavflow first
+(`pip install -e .`). Each step is a process of its own, so that one that fails does not end the others; each kind of figures
+gets a fifth of the time at most.
 """
 
 import argparse
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.0, help="for everything (default: 9)")
     parser.add_argument("--train-minutes", type=float, default=25.0, help="of each stage, over all calls (default: 25)")
     parser.add_argument("--steps", default=",".join([*FIGURES, "train"]), help="(default: %(default)s)")
-    parser.add_argument("--tiny", action="store_true", help="nets and times of next to nothing")
+    parser.add_argument("--tiny", action="store_true", help="tiny nets, and two steps of training")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 60.0 * args.minutes
@@ -70,7 +71,7 @@ def train(args: argparse.Namespace, end: float) -> bool:
 
 
 def call(command: list[str], end: float) -> int:
-    """Runs Python; tells it, and what it called, to stop at the end of the time, as training takes well; returns its status."""
+    """Runs Python and returns its status; at the end of the time it and its children get SIGTERM, on which a training saves."""
     process = subprocess.Popen([sys.executable, *command], start_new_session=True)
     for told in (end - time.monotonic() - 20.0, 20.0):
         try:

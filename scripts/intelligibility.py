@@ -5,7 +5,7 @@
 
 For the held-out files of a run, it prints the word error rate of the recordings, of the vocoder from their mels (copy
 synthesis), and of the spoken texts; and how often the right text is more likely than 20 others. The recognizer is old and knows
-few words: it compares, its rates say little. How near the mels are is told by `text_metrics.py`.
+few words: its rates say little by themselves, and serve to compare. `text_metrics.py` tells how near the mels are.
 """
 
 import re

@@ -3,7 +3,7 @@
     python scripts/text_metrics.py --run runs/text/voice --path corpus/ --table list.csv --speaker kathleen
 
 The log-density is that of a recorded mel given its text, by the model, and by a diagonal Gaussian for each symbol, whose mean
-and deviation are those of the training frames that the model aligns with it. The sentences are then spoken. They have a pace of
+and deviation are those of the training frames that the model aligns with it. The sentences are then spoken, at a pace of
 their own: dynamic time warping lays their mels along the recordings' before the voicing is compared.
 """
 

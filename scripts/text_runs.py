@@ -1,7 +1,6 @@
 """What the scripts that judge a text model share: their options, the models and the texts of a speaker."""
 
 import argparse
-import csv
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +8,8 @@ import torch
 
 import wavflow
 from wavflow import Vocoder
-from wavflow.data.split import Split, read_split
+from wavflow.data.corpora import read_table
+from wavflow.data.split import Split, file_name, read_split
 from wavflow.speakers import speaker_id
 from wavflow.text_to_mel import GUIDANCE, TEMPERATURE, TextToMel
 
@@ -29,7 +29,7 @@ def options(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="folder of a run of stage=text")
     parser.add_argument("--path", type=Path, required=True, help="folder of the audio")
-    parser.add_argument("--table", type=Path, required=True, help="CSV file, parted by |, with path, text and speaker")
+    parser.add_argument("--table", type=Path, required=True, help="CSV file with path, text and speaker")
     parser.add_argument("--speaker", required=True)
     parser.add_argument("--vocoder", default="lj-student")
     parser.add_argument("--count", type=int, default=24, help="held-out sentences")
@@ -42,8 +42,7 @@ def load(arguments: argparse.Namespace) -> TextRun:
     """Loads what the options name."""
     model = wavflow.load_model(arguments.run / "model.safetensors", kind=TextToMel)
     voice = speaker_id(arguments.speaker, model) if model.speakers is not None else None
-    with open(arguments.table, encoding="utf-8", newline="") as file:
-        every = csv.DictReader(file, delimiter="|", quoting=csv.QUOTE_NONE)
-        rows = [row for row in every if row["speaker"] == arguments.speaker]
-    texts = {Path(row["path"]).with_suffix("").as_posix(): (arguments.path / row["path"], row["text"]) for row in rows}
+    speakers, texts = (read_table(arguments.table, arguments.path, column) for column in ("speaker", "text"))
+    own = [path for path, speaker in speakers.items() if speaker == arguments.speaker]
+    texts = {file_name(path, arguments.path): (path, texts[path]) for path in own}
     return TextRun(model, wavflow.load_model(arguments.vocoder), voice, read_split(arguments.run / "split.json"), texts)

@@ -28,7 +28,7 @@ def of_one(sounds: dict[str, Tensor], voicing: bool = False, **options: Any) -> 
 @needs("pyworld")
 @pytest.mark.parametrize("lag", [None, 64, -64])
 def test_identical_audio_is_perfect_in_every_metric_once_its_lag_is_out(lag: int | None) -> None:
-    """A lag of None: it is not looked for, and no metric of its own."""
+    """With a lag of None it is not looked for, and is no metric."""
     audio = speech(seconds=1.5)
     late = audio.roll(lag or 0)  # what wraps around is silence
 

@@ -91,7 +91,7 @@ def test_a_model_that_begins_without_a_likelihood_is_refused() -> None:
 # --- densities ----------------------------------------------------------------------------------------------------------
 
 
-def test_logit_is_exact_at_both_ends_of_the_grey_levels() -> None:
+def test_logit_is_exact_at_both_ends_of_the_gray_levels() -> None:
     x = torch.tensor([0.0, 0.3, 1.0, 0.9])[None, :, None]
     assert_round_trip(Logit(), x)
     assert_total_log_det_is_exact(Logit(), x)

@@ -55,7 +55,7 @@ def test_spectrogram_picture_refuses_what_it_cannot_draw(tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
-def test_matrix_picture_shows_each_value_in_its_colour() -> None:
+def test_matrix_picture_shows_each_value_in_its_color() -> None:
     values = torch.tensor([[-5.0, 0.0, 0.49], [0.51, 1.0, 9.0]])
     picture = np.asarray(Image.open(io.BytesIO(matrix_png(values, 0.0, 1.0, "magma"))).convert("RGB"))
 
@@ -106,7 +106,7 @@ def test_charts_take_their_colors_from_the_page(tmp_path: Path) -> None:
         assert "currentColor" in chart
         assert "nan" not in chart
         assert "step" in "".join(root.itertext()), "text stays text"
-    assert "var(--second)" in teacher["loss"], "validation has its own colour"
+    assert "var(--second)" in teacher["loss"], "validation has its own color"
     assert curve_charts("empty", tmp_path / "empty.csv") == {}
     refused(lambda: curve_charts("absent", tmp_path / "absent.csv"), r"absent.csv", FileNotFoundError)
 

@@ -82,7 +82,7 @@ def test_a_report_without_teacher_seconds_or_library_is_smaller(monkeypatch: pyt
     assert [row["system"] for row in report.summary] == ["recording", "Griffin-Lim", "random phase", "a"]
     assert list(report.tables) == ["Likelihood of the recordings", "What was trained"]
     assert [scatter.title for scatter in report.scatters] == ["Quality against speed"]
-    assert "not computed, for want of a library: DIO F1, WORLD (pip install 'wavflow[eval]')" in report.notes
+    assert "not computed, because a library is missing: DIO F1, WORLD (pip install 'wavflow[eval]')" in report.notes
     assert not any("whitening alone" in note for note in report.notes)
 
 

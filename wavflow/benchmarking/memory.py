@@ -21,7 +21,7 @@ STATUS = Path("/proc/self/status")
 
 
 def synthesis_costs(model: str | Path, seconds: Sequence[float], device: str = "cpu") -> list[dict[str, float]]:
-    """Samples so many seconds of audio from a model file, each length in a process of its own, and returns a row for each.
+    """Samples audio of each length from a model file, each in a process of its own, and returns a row for each.
 
     Memory is the process's largest resident set (on a GPU the most that torch allocated): how far it rises above that of the
     loaded model while it samples; and in all.

@@ -29,7 +29,7 @@ class Engine(NamedTuple):
 
 
 def engines(vocoder: Vocoder, passes: int) -> dict[str, Engine]:
-    """Returns the ways to sample from a vocoder on its device, with so many passes of the equalizer."""
+    """Returns the ways to sample from a vocoder on its device, with `passes` of the equalizer."""
     sample = partial(vocoder.sample, speaker=first_speaker(vocoder), passes=passes)
     found = {"PyTorch, float32": Engine(partial(sample, fast=False))}
     for dtype in dtypes() if vocoder.engine() else ():

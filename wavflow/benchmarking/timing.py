@@ -66,7 +66,7 @@ def times(measured: Measurement) -> Row:
 
 
 def inputs(vocoder: Vocoder, samples: float, batch: int = 1) -> tuple[Tensor, Tensor]:
-    """Returns a mel (B, n_mels, F) of about the level of speech, and noise (B, F * hop_length), of about so many samples."""
+    """Returns a mel (B, n_mels, F) of about the level of speech, and noise (B, F * hop_length), for about `samples` samples."""
     frames, generator = max(1, round(samples / vocoder.hop_length)), torch.Generator().manual_seed(0)
     mel = torch.randn(batch, vocoder.mel.n_mels, frames, generator=generator, dtype=torch.float32).sub(6.0).to(vocoder.device)
     return mel, vocoder.noise(mel, generator)

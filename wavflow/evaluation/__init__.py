@@ -1,4 +1,4 @@
-"""Evaluation of audio: metrics of one clip, anchors to compare with, and what tables of them need."""
+"""Metrics of audio clips, anchors to compare them with, and tables of the results."""
 
 from wavflow.clips import MissingLibraryError
 from wavflow.evaluation.alignment import align, estimate_lag

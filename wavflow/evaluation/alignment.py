@@ -1,9 +1,9 @@
 """How late a clip comes behind the recording, and cutting both to what they share.
 
-A codec or a delay keeps the waveform: its lag is the peak of the cross-correlation, to the sample. A vocoder makes phases of
-its own; the waveforms hardly correlate (.1 to .5 for Griffin-Lim, WORLD and noise through an envelope) and their best match
-lies anywhere within a pitch period. There the log spectrograms are correlated instead, .7 to .9 at a lag that is right to
-about 2 ms; below that the answer is 0.
+A codec or a delay keeps the waveform, so the peak of the cross-correlation gives the lag to the sample. A vocoder makes new
+phases: the waveforms hardly correlate (.1 to .5 for Griffin-Lim, WORLD and noise through an envelope), and their best match may
+lie anywhere within a pitch period. Then the log spectrograms are correlated instead. They correlate by .7 to .9, and their lag
+is right to about 2 ms; a shorter one counts as 0.
 """
 
 import math
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from wavflow.clips import Audio, checked_clip
 
-_SAME_WAVEFORM = 0.7  # least correlation of two waveforms, and of two spectrograms, that tells a lag; those of
-_SAME_SPECTRUM = 0.4  # different sentences correlate by up to .2
+_SAME_WAVEFORM = 0.7  # the least correlation of two waveforms that gives a lag
+_SAME_SPECTRUM = 0.4  # the same for spectrograms; those of different sentences correlate by up to .2
 _UNSURE_SECONDS = 0.002
 
 

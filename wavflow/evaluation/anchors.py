@@ -30,7 +30,7 @@ def _linear_magnitude(mel: Tensor, mel_module: MelSpectrogram) -> np.ndarray:
 
 
 def _cut(padded: np.ndarray, mel: Tensor, mel_module: MelSpectrogram) -> Tensor:
-    """The F * hop_length samples that the frames stand for, out of their overlap-add.
+    """Cuts the F * hop_length samples that the frames stand for out of their overlap-add.
 
     The first frame begins before the audio does:
 
@@ -40,12 +40,12 @@ def _cut(padded: np.ndarray, mel: Tensor, mel_module: MelSpectrogram) -> Tensor:
     so that frame f stays centered on sample f * hop_length + frame_center and the lag is 0.
     """
     length = mel.shape[-1] * mel_module.hop_length
-    audio = padded[mel_module.n_fft // 2 - int(mel_module.frame_center) :][:length]
-    return torch.from_numpy(np.pad(audio, (0, length - len(audio)))).to(mel)
+    audio = padded[mel_module.n_fft // 2 - int(mel_module.frame_center) :]
+    return torch.from_numpy(librosa.util.fix_length(audio, size=length)).to(mel)
 
 
 def griffin_lim(mel: Tensor, mel_module: MelSpectrogram, iterations: int = 32) -> Tensor:
-    """Audio whose phase is found by so many iterations of fast Griffin-Lim, from a fixed random start.
+    """Audio whose phase is found by `iterations` of fast Griffin-Lim, from a fixed random start.
 
     References:
         Perraudin et al., 2013, "A fast Griffin-Lim algorithm"
@@ -89,5 +89,5 @@ def world(audio: Audio, sample_rate: int) -> Tensor:
     f0, times = pyworld.harvest(clip, sample_rate)
     envelope = pyworld.cheaptrick(clip, f0, times, sample_rate)
     aperiodicity = pyworld.d4c(clip, f0, times, sample_rate)
-    copy = pyworld.synthesize(f0, envelope, aperiodicity, sample_rate)[: len(clip)]
-    return torch.from_numpy(np.pad(copy, (0, len(clip) - len(copy)))).float()
+    copy = pyworld.synthesize(f0, envelope, aperiodicity, sample_rate)
+    return torch.from_numpy(librosa.util.fix_length(copy, size=len(clip))).float()

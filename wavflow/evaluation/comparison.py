@@ -109,7 +109,7 @@ class Evaluation(NamedTuple):
     @property
     def missing(self) -> list[str]:
         """Names of the metrics that no row has, because a library is missing."""
-        return [name for name in METRICS if (found := [row[name] for row in self.rows if name in row]) and set(found) == {None}]
+        return [name for name in METRICS if {row[name] for row in self.rows if name in row} == {None}]
 
 
 def compare(
@@ -142,7 +142,7 @@ def compare(
 
 
 def parallel(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], jobs: int | None) -> Iterator[Any]:
-    """Calls a function with each task's arguments, in so many processes of one thread, and yields the results in order."""
+    """Calls a function with each task's arguments, in `jobs` processes of one thread each; yields the results in order."""
     jobs = min(len(tasks), processors() if jobs is None else jobs)
     if jobs <= 1:
         return (function(*task) for task in tasks)

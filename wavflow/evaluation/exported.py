@@ -1,4 +1,4 @@
-"""Exported graphs held against the model that they were made of, and how fast they run."""
+"""Compares exported graphs with the model that they were made from, and times them."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from wavflow.evaluation.comparison import RECORDING
 
 
 class Sounds(NamedTuple):
-    """What two or more folders have in common: clip to system to audio (T,), their rate, and what there is to say about it."""
+    """The clips that folders share: clip to system to audio (T,); their rate in Hz, and notes for the report."""
 
     clips: dict[str, dict[str, Tensor]]
     sample_rate: int

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from wavflow.audio_density import check_pair
 from wavflow.clips import MissingLibraryError
@@ -58,11 +59,11 @@ def render(
     progress: Progress = lambda clips, system: clips,
     passes: int = PASSES,
 ) -> dict[str, Rendering]:
-    """Renders every clip with the anchors, and from its mel with the models, which are all of one mel.
+    """Renders every clip by the anchors, and from its mel by the models, which must share one mel convention.
 
-    The models' audio is equalized, see `MelEqualizer`; it is also returned as it was before. A model that samples step by step
-    renders all clips as one batch. Noise is the same for all systems: clip i has seed i. Anchors are made by so many `jobs`,
-    processes of one thread; one whose library is missing is left out.
+    The models' audio is equalized, see `MelEqualizer`; what it was before is returned, too. A model that samples step by step
+    renders all clips as one batch. Noise is the same for all systems: clip i has seed i. Anchors are made in `jobs` processes
+    of one thread each; an anchor whose library is missing is left out.
     """
     model = next(iter(models.values()))
     mel = copy.deepcopy(model.mel).cpu()
@@ -135,7 +136,7 @@ def likelihoods(clips: Sequence[Clip], models: Models) -> tuple[list[dict[str, A
     """Returns rows of held-out nats and bits per sample, and clip to model to nats of each sample (T,).
 
     The rows: FLAC, the whitening (envelope, and with pitch), every model that scores in one pass. The whitening alone is
-    a Gaussian with one scale, fitted to these very clips in its favour.
+    a Gaussian with one scale, which is fitted to these very clips, in its favor.
     """
     model = next(iter(models.values()))
     n = sum(clip.audio.shape[-1] for clip in clips)
@@ -160,8 +161,8 @@ def likelihoods(clips: Sequence[Clip], models: Models) -> tuple[list[dict[str, A
 def divergences(clips: Sequence[Clip], teacher: Vocoder, models: Models) -> list[dict[str, Any]]:
     """Returns rows of KL(model || teacher) in nats per sample with its interval over clips, untrained and trained.
 
-    Of every model that draws in one pass and shares the teacher's mel and whitening. By the path estimator, on a
-    sample as long as the clip: it is the same for every pair of densities.
+    For every model that draws in one pass and shares the teacher's mel and whitening, on a draw as long as the clip, by the
+    path estimator, which fits every pair of densities.
     """
     density, rows, seen = DensityDistillation("path"), list[dict[str, Any]](), list[dict[str, Any]]()
     for name, own in models.items():
@@ -187,7 +188,7 @@ def divergences(clips: Sequence[Clip], teacher: Vocoder, models: Models) -> list
 
 
 def _whitenings(model: Vocoder) -> dict[str, Whitening]:
-    """Returns a model's whitening, and where it uses the pitch the same without it."""
+    """Returns a model's whitening; where it uses the pitch, also the same without pitch."""
     if model.whitening is None:
         return {}
     plain = Whitening(model.mel, model.whitening.order, pitch=False).to(model.device)
@@ -217,10 +218,8 @@ def _speaker(model: Vocoder, clip: Clip) -> Tensor | None:
 def _sample_together(model: Vocoder, clips: Sequence[Clip], temperature: float) -> list[Tensor]:
     """Samples all clips as one batch, padded to the longest: a step costs nearly the same for many as for one."""
     frames = torch.arange(max(clip.mel.shape[-1] for clip in clips), device=clips[0].mel.device)
-    samples = len(frames) * model.hop_length
     mel = torch.cat([clip.mel[..., frames.clamp(max=clip.mel.shape[-1] - 1)] for clip in clips])
-    noises = (_noise(model, clip, i) for i, clip in enumerate(clips))
-    noise = torch.cat([torch.nn.functional.pad(z, (0, samples - z.shape[-1])) for z in noises])
+    noise = pad_sequence([_noise(model, clip, i)[0] for i, clip in enumerate(clips)], batch_first=True)
     speaker = None if model.speakers is None else torch.cat([clip.speaker for clip in clips if clip.speaker is not None])
     audio = model.sample(mel, noise, temperature, speaker=speaker, passes=0)
     return [row[: clip.audio.shape[-1]] for row, clip in zip(audio, clips, strict=True)]

@@ -1,9 +1,9 @@
-"""Arithmetic with the same result, to the last bit, on every machine: coded audio is read by nothing else.
+"""Arithmetic with the same result, to the last bit, on every machine: without it coded audio can't be decoded.
 
 IEEE 754 fixes +, -, *, / and the square root. It does not fix exp, tanh or erfc, nor the order of a sum, nor whether a product
 and the sum that it goes into are rounded once or twice: all of these differ between processors, libraries and versions. So
-what the coder computes is made of the five alone, in the order in which it stands here. Numba keeps that order: LLVM reorders
-and fuses nothing without a flag that allows it, and no function here sets one.
+the coder uses these five operations alone, in the order written here. Numba keeps that order: LLVM reorders and fuses nothing
+without a flag that allows it, and no function here sets one.
 
 A result that changes in its last bit makes older files unreadable: then the format needs a new version, see `codec`.
 """
@@ -38,7 +38,7 @@ _TWO_TO = tuple(np.float32(math.log(2) ** k / math.factorial(k)) for k in range(
 
 @compiled
 def exp(x: float) -> float:
-    """Returns e^x; x is held between -700 and 700, whose results are normal numbers still."""
+    """Returns e^x; x is clipped to -700 .. 700, so that the result is a normal number."""
     x = min(max(x, -700.0), 700.0)
     n = math.floor(x * _LOG2_E + 0.5)
     r = (x - n * _LN2_HIGH) - n * _LN2_LOW

@@ -29,8 +29,7 @@ def bits_per_sample(log_prob: Value) -> Value:
 def flac_bits(audio: Audio, sample_rate: int) -> float:
     """Bits per sample of FLAC at its best level, the lossless yardstick for a likelihood.
 
-    The file's metadata (86 bytes as libsndfile writes them, .01 bits per sample of a 3 s clip) is left out, so the
-    value is FLAC at its most favourable.
+    The metadata (86 bytes as libsndfile writes them, .01 bits per sample of a 3 s clip) does not count, in favor of FLAC.
 
     Args:
         audio: (T,), int16, or float in [-1, 1], rounded to the 16-bit grid, which undoes dequantization.

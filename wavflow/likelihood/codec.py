@@ -37,7 +37,7 @@ from wavflow.synthesis.steps import StepEngine
 from wavflow.vocoder import Vocoder
 
 NAME, VERSION = b"wavflow", 2
-LEAST_BITS = -math.log2(1 - 2.0**-14)  # of a sample: what is kept for other values
+LEAST_BITS = -math.log2(1 - 2.0**-14)  # that a sample takes: all other values keep an interval, too
 
 
 class Coded(NamedTuple):
@@ -173,7 +173,7 @@ def read_header(data: bytes) -> tuple[dict, bytes]:
         sizes = header["bytes"]
         fits = fits and len(sizes) == header["channels"] and all(type(size) is int and size >= 0 for size in sizes)
         fits = fits and sum(sizes) == len(words)
-        # More samples than so many bits can tell: the sizes lie.
+        # Too few bits for that many samples: the sizes lie.
         fits = fits and header["samples"] * header["channels"] * LEAST_BITS <= 8 * len(words) + 64
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"`input` holds a header that no encoder writes ({error}): make it again.") from error

@@ -119,7 +119,7 @@ def follow(
 
 @compiled
 def predict(net, memory, chunk, i, x, scratch, sums):
-    """Takes the WaveNet's layers to the sample i of a chunk, from the whitened x before it; writes the skips' sums (S,)."""
+    """Runs the WaveNet's layers for sample i of a chunk, given the whitened x before it; writes the sums of the skips (S,)."""
     y, room, h, gated, out = scratch
     frames, kernel, inputs = chunk.frames, chunk.kernel, memory.inputs
     dilations, gates, outputs = net.dilations, net.gates, net.outputs
@@ -149,7 +149,7 @@ def predict(net, memory, chunk, i, x, scratch, sums):
 
 @compiled
 def describe(params, bijection, center, unit, mixture):
-    """Writes the weights, centers and scales (3, K), in values, that parameters tell; returns whether all are finite."""
+    """Writes the mixture's weights, centers and scales (3, K), in 16-bit values; returns whether all are finite."""
     components, bound, _ = bijection
     most, total, finite = -np.inf, 0.0, True
     for i in range(components):
@@ -164,7 +164,7 @@ def describe(params, bijection, center, unit, mixture):
         mixture[1, i] = center + unit * loc
         mixture[2, i] = unit * exp(bound * tanh(raw / bound))
         total += mixture[0, i]
-        # exp bounds what it is given: infinity shows before it.
+        # `exp` clips its argument, so infinity has to be found before it.
         finite = finite and math.isfinite(raw) and math.isfinite(mixture[1, i]) and math.isfinite(mixture[2, i])
     for i in range(components):
         mixture[0, i] /= total

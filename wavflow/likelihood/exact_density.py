@@ -93,7 +93,7 @@ class ExactDensity:
         """Goes through the samples (n,) from the frame `first` on, filling them if there is a reader.
 
         Returns:
-            Of samples that are given start and width of their intervals of 2^30, int64 (n, 2).
+            Start and width, of 2^30, of the interval of each sample that was given, int64 (n, 2).
         """
         memory, frames, intervals = self._memory, self._frames, np.zeros((len(values), 2), np.int64)
         if first:  # what the chunk looks back on moves to the front
@@ -144,7 +144,7 @@ def _net(wavenet: WaveNet) -> Net:
 
 
 def _features(teacher: Vocoder, mel: np.ndarray, speaker: int | None) -> np.ndarray:
-    """Returns what the upsampler makes of a mel (F, n_mels), and the speaker: (F, K) float64."""
+    """Returns the features of a mel (F, n_mels), by the upsampler, plus those of the speaker: (F, K) float64."""
     upsampler, frames = teacher.upsampler, np.arange(len(mel))
     mix, refine = _array(upsampler.mix.weight), _array(upsampler.refine.weight)[..., 0]
     x = (mel - float(upsampler.get_buffer("mean"))) / float(upsampler.get_buffer("scale"))

@@ -35,7 +35,7 @@ class ExactWhitening:
     Args:
         mel: The convention of the mel.
         linear: The model's linear prediction.
-        pitch: What reads the pitch, for a model that predicts by it.
+        pitch: Estimates the pitch; None for a model that does not use it.
     """
 
     def __init__(self, mel: MelSpectrogram, linear: LinearPrediction, pitch: MelPitch | None) -> None:
@@ -67,7 +67,7 @@ class ExactWhitening:
         self._pitch = None if pitch is None else _PitchTables(mel, pitch, bank, weight, centers)
 
     def filters(self, mel: np.ndarray) -> Filters:
-        """Returns those of the frames of a log-mel (F + 2, n_mels), but for the first and the last, which are neighbors."""
+        """Returns the filters of the F inner frames of a log-mel (F + 2, n_mels); the outer two are their neighbors."""
         before, here, after = (mel[i : len(mel) - 2 + i, None] for i in range(3))  # (F, 1, n_mels)
         first, middle, last = self._kernel[..., None]
         at_blocks = np.concatenate(first * before + middle * here + last * after)
@@ -95,7 +95,7 @@ class ExactWhitening:
 
 
 class _PitchTables:
-    """What `MelPitch` reads the pitch by, and the comb that it tells."""
+    """The tables by which `MelPitch` estimates the pitch, and the comb of that pitch."""
 
     def __init__(self, mel: MelSpectrogram, pitch: MelPitch, bank: np.ndarray, weight: np.ndarray, centers: np.ndarray) -> None:
         self._sample_rate, self._half_width, self._strongest = mel.sample_rate, pitch.half_width, pitch.strongest

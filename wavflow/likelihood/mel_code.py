@@ -40,7 +40,7 @@ def fine(grid: np.ndarray, step: float, stride: int, frames: int) -> np.ndarray:
 def code_mel(coder: Coder, grid: np.ndarray, low: int, high: int) -> None:
     """Codes a grid (n_mels, F) of numbers from `low` to `high`, frame by frame: writes it, or fills it as it reads.
 
-    Each number is Laplace-distributed around what its neighbors tell, as wide as the last ones have strayed from that.
+    Each number is Laplace-distributed around a prediction from its neighbors, as wide as the last predictions were off.
     """
     bands, frames = grid.shape
     before, now, strayed = np.full(bands, 0.5 * (high + low)), np.zeros(bands), np.full(bands, START)

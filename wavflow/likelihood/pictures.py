@@ -1,4 +1,4 @@
-"""What a model makes of a recording, as a picture: bits and surprise under the spectrogram."""
+"""The picture of a recording's scores: bits and surprise under its spectrogram."""
 
 from __future__ import annotations
 

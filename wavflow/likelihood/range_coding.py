@@ -27,12 +27,12 @@ class Coder(NamedTuple):
 
     data: np.ndarray  # uint8
     at: np.ndarray  # (1,) int64: bytes written, or read
-    state: np.ndarray  # (2,) uint64: where the range starts (of a reader: how far behind that its number is), and its length
+    state: np.ndarray  # (2,) uint64: the start of the range (in a reader the number read, less that start), and its length
     reads: bool
 
 
 def writer(size: int) -> Coder:
-    """Returns a writer with room for so many bytes, and the few that end them."""
+    """Returns a writer with room for `size` bytes, and the few that end them."""
     return Coder(np.zeros(size + 16, np.uint8), np.zeros(1, np.int64), np.array([0, 2**64 - 1], np.uint64), False)
 
 
@@ -117,13 +117,13 @@ def start_of(symbol: int, lowest: int, highest: int, mixture: np.ndarray, kind: 
         return 0
     if symbol > highest:
         return WHOLE
-    # A half less: then 1 and the number before 1 give the same.
+    # Half a unit less, so that a cdf of 1 and the number before 1 give the same start.
     return int(cdf(symbol - 0.5, mixture, kind) * (WHOLE - (highest - lowest + 1) - 0.5)) + symbol - lowest
 
 
 @compiled
 def cdf(x: float, mixture: np.ndarray, kind: int) -> float:
-    """Returns the probability of all that is below x."""
+    """Returns the probability of what is below x."""
     below = 0.0
     for i in range(mixture.shape[1]):
         z = (x - mixture[1, i]) / mixture[2, i]
@@ -171,7 +171,7 @@ def code_rare(coder: Coder, event: bool) -> bool:
 
 @compiled
 def code_evenly(coder: Coder, symbols: np.ndarray, lowest: int, bits: int) -> None:
-    """Writes symbols (n,) of so many bits each, from `lowest` on, or fills them as it reads."""
+    """Writes symbols (n,) of `bits` bits each, from `lowest` on, or fills them as it reads."""
     width = WHOLE >> bits
     for i in range(len(symbols)):
         if coder.reads:

@@ -39,7 +39,7 @@ class Scores(NamedTuple):
 
 
 def read(path: Path, model: Vocoder, spectrogram: MelSpectrogram | None = None) -> tuple[Tensor, Tensor]:
-    """Reads a file as the model takes it: dequantized audio (1, F * hop_length) and its mel (1, n_mels, F), or another.
+    """Reads a file as the model takes it: dequantized audio (1, F * hop_length) and its mel, or `spectrogram`, (1, n_mels, F).
 
     The noise of one 16-bit step depends on the file's name alone, so the scores of a file are always the same. A last
     incomplete frame is left out, but a file shorter than one is filled up with silence.

@@ -1,1 +1,1 @@
-"""Tables, intervals and pictures, for whoever has something to show."""
+"""Tables, intervals and pictures of results."""

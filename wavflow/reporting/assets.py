@@ -4,5 +4,5 @@ from importlib import resources
 
 
 def asset(name: str, package: str = "wavflow.evaluation.report") -> str:
-    """Returns the text of a file in the folder `assets` of a package; that of the report holds what all pages share."""
+    """Returns the text of a file in the folder `assets` of a package; the report's folder holds what all pages share."""
     return (resources.files(package) / "assets" / name).read_text(encoding="utf-8")

@@ -98,7 +98,7 @@ def html_table(rows: Sequence[Row], better: Mapping[str, str] | None = None, ref
 
 
 def _best(rows: Sequence[Row], column: str, distance_of: Callable[[float], float], reference: str | None) -> set[int]:
-    """Indices of the rows that are best: of one value as shown, and clear of the others' by their intervals; or none."""
+    """Returns the indices of the best rows: they show the same value, and its interval is clear of all others; or none."""
     name, distance, spread, shown = _columns(rows)[0], dict[int, float](), dict[int, float](), dict[int, str]()
     for i, row in enumerate(rows):
         value = _number(row.get(column))

@@ -16,7 +16,7 @@ from wavflow.tabular.densities import density, gaussian_log_prob
 from wavflow.tabular.fitting import History, fit, log_likelihoods
 from wavflow.tabular.tables import Data, Fold
 
-DEPENDENT = 1e-6  # a column's part that is its own, as a fraction of its deviation
+DEPENDENT = 1e-6  # of its deviation: a column of which the others leave less than this over follows from them
 
 
 class Fitted(NamedTuple):
@@ -50,35 +50,33 @@ def fit_all(
     Raises:
         ValueError: When a column follows from others, so that there is no density.
     """
-    if not data.levels:  # else their noise makes them independent
-        for fold in data.folds:
-            check_independent(torch.cat([fold.train, fold.validation]), data.columns)
+    for fold in data.folds:
+        check_independent(known_rows(fold, data.levels), data.columns)
     fitted = Fitted(str(flow.get("name")), [], [], [])
     for i, fold in enumerate(data.folds):
         torch.manual_seed(seed + i)
         model = density(flow, len(data.columns), data.levels)
-        train, validation, test = (x.to(torch.get_default_dtype())[..., None] for x in fold)  # (N, D, 1)
-        known = torch.cat([dequantize(train, data.levels), validation])
+        parts = Fold(*(x.to(torch.get_default_dtype())[..., None] for x in fold))  # (N, D, 1)
+        known = known_rows(parts, data.levels)
         model.initialize(known)
         jitter = functools.partial(blur, spread=noise * known.std(dim=0)) if noise else None
         jitter = functools.partial(dequantize, levels=data.levels) if data.levels else jitter
         place = f" {i + 1}/{len(data.folds)}" if len(data.folds) > 1 else ""
         bar = functools.partial(progress, desc=fitted.name + place)
-        history = fit(model, train, validation, jitter=jitter, progress=bar, **options)
+        history = fit(model, parts.train, parts.validation, jitter=jitter, progress=bar, **options)
         fitted.models.append(model.eval())
         fitted.histories.append(history)
-        fitted.log_probs.append(log_likelihoods(model, test) + offset(data, fold))
+        fitted.log_probs.append(log_likelihoods(model, parts.test) + offset(data, fold))
     return fitted
 
 
 def baseline(data: Data) -> list[Tensor]:
     """Returns log p (N,) of each fold's test rows under the Gaussian of full covariance of its other rows."""
     torch.manual_seed(0)
-    result = []
-    for fold in data.folds:
-        known = torch.cat([dequantize(fold.train, data.levels), fold.validation])[..., None]
-        result.append(gaussian_log_prob(known, fold.test[..., None], data.levels) + offset(data, fold))
-    return result
+    return [
+        gaussian_log_prob(known_rows(fold, data.levels)[..., None], fold.test[..., None], data.levels) + offset(data, fold)
+        for fold in data.folds
+    ]
 
 
 def check_independent(known: Tensor, columns: list[str]) -> None:
@@ -121,18 +119,22 @@ def rows(data: Data, fitted: Fitted) -> list[dict[str, Any]]:
 
 
 def offset(data: Data, fold: Fold) -> float:
-    """Returns what turns log p of a row as it is stored into that of the units which are reported, in nats.
+    """Returns the nats to add to log p of a stored row for log p in the units that are reported.
 
-    Of standardized columns x / s it is sum log s, of pictures' levels L x in [0, L) it is -D log L.
+    For standardized columns x / s that is sum log s, for pictures' levels L x in [0, L) it is -D log L.
     """
     if data.levels:
         return -len(data.columns) * math.log(data.levels)
-    known = torch.cat([fold.train, fold.validation])
-    return known.std(dim=0, correction=0).log().sum().item() if data.standardized else 0.0
+    return known_rows(fold).std(dim=0, correction=0).log().sum().item() if data.standardized else 0.0
+
+
+def known_rows(fold: Fold, levels: int | None = None) -> Tensor:
+    """Returns all rows that are not tested: those to train with, which get the noise of `dequantize`, and those to stop by."""
+    return torch.cat([dequantize(fold.train, levels), fold.validation])
 
 
 def dequantize(x: Tensor, levels: int | None) -> Tensor:
-    """Returns x with fresh uniform noise of one grey level; as it is where there are no levels."""
+    """Returns x with fresh uniform noise of one gray level; as it is where there are no levels."""
     return x + torch.rand_like(x) / levels if levels else x
 
 

@@ -25,7 +25,7 @@ ALPHA = 0.05
 
 
 class Logit(Transform):
-    """`z = logit(alpha + (1 - 2 alpha) x)` for x in [0, 1], so that a picture's grey levels fill the line.
+    """`z = logit(alpha + (1 - 2 alpha) x)` for x in [0, 1], so that a picture's gray levels fill the line.
 
     References:
         Real-NVP (Dinh et al., 2017), section 4.1, with its alpha of .05, https://arxiv.org/abs/1605.08803
@@ -47,7 +47,7 @@ class Logit(Transform):
 
 
 def preparation(levels: int | None, features: int) -> list[Transform]:
-    """The maps before every flow: of pictures the logit; then each column to mean 0 and deviation 1, which is not trained."""
+    """Returns the untrained maps before every flow: for pictures the logit, then each column to mean 0 and deviation 1."""
     return [Logit()] * (levels is not None) + [ActNorm(features).requires_grad_(False)]
 
 

@@ -24,7 +24,7 @@ class Epoch(NamedTuple):
 
 
 class History(NamedTuple):
-    """What a training did: all its epochs, the first of them untrained, which one was kept, and why it ended."""
+    """A training's epochs, of which the first is the untrained model's, the one that was kept, and why it ended."""
 
     epochs: list[Epoch]
     best: int
@@ -57,8 +57,8 @@ def fit(
         model: Its `log_prob` of (B, D, 1) is in nats, summed over all that it returns.
         train: Rows (N, D, 1).
         validation: Rows (M, D, 1).
-        epochs: At most so many.
-        max_seconds: At most so long; the rate then decays by time.
+        epochs: At most.
+        max_seconds: At most; the rate then decays by time.
         batch_size: Rows per step, at most N.
         lr: At the start.
         weight_decay: Of AdamW, decoupled.
@@ -95,16 +95,15 @@ def fit(
             optimizer.step()
             averaged.update_parameters(model)
             total += loss.item() * len(rows)
+        else:
+            history.append(Epoch(total / len(train), nll(smooth, validation)))
+            if history[-1].validation < history[best].validation:
+                best, kept = epoch, copy.deepcopy(smooth.state_dict())
+            if epoch - best >= patience:
+                ended = "patience"
+            elif max_seconds is not None and time.monotonic() - began >= max_seconds:
+                ended = "time"
         if ended != "epochs":
-            break
-        history.append(Epoch(total / len(train), nll(smooth, validation)))
-        if history[-1].validation < history[best].validation:
-            best, kept = epoch, copy.deepcopy(smooth.state_dict())
-        if epoch - best >= patience:
-            ended = "patience"
-            break
-        if max_seconds is not None and time.monotonic() - began >= max_seconds:
-            ended = "time"
             break
     model.load_state_dict(kept)
     return History(history, best, time.monotonic() - began, ended)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from wavflow.flows import Chain, Flow, Permutation, Reverse, Transform
@@ -121,11 +122,9 @@ def samples(model: Flow, n: int, features: int) -> Tensor:
     return model.sample(model.noise((n, features, 1), like=like))[..., 0]
 
 
-def flat(transform: nn.Module) -> list[Transform]:
+def flat(transform: Any) -> list[Transform]:
     """Returns the links of a chain, those of the chains in it too."""
-    if isinstance(transform, Chain):
-        return [part for link in transform.transforms for part in flat(link)]
-    return [transform] if isinstance(transform, Transform) else []
+    return [part for link in transform.transforms for part in flat(link)] if isinstance(transform, Chain) else [transform]
 
 
 def _panels(n: int, columns: int) -> tuple[Figure, list]:

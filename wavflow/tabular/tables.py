@@ -28,7 +28,7 @@ class Data(NamedTuple):
     """A data set of the bench.
 
     `standardized`: log-densities are reported of columns brought to mean 0 and deviation 1 on the rows that are not tested, as
-    is usual for tables. `levels`: the grey levels of pictures, whose columns hold level / levels; noise of one level makes them
+    is usual for tables. `levels`: the gray levels of pictures, whose columns hold level / levels; noise of one level makes them
     continuous, and all rows but those of `train` have it already. `shape`: the true density, where it is known.
     """
 
@@ -49,7 +49,7 @@ def shape(name: str = "moons", rows: int = 20000, seed: int = 0) -> Data:
 
 
 def digits(seed: int = 0) -> Data:
-    """scikit-learn's 8 x 8 digits, 17 grey levels, as `(level + u) / 17` with u uniform on [0, 1); a tenth held out.
+    """scikit-learn's 8 x 8 digits, 17 gray levels, as `(level + u) / 17` with u uniform on [0, 1); a tenth held out.
 
     Raises:
         ValueError: When scikit-learn is not installed.
@@ -157,7 +157,7 @@ def split(values: Tensor, folds: int, seed: int) -> list[Fold]:
 
 
 def _number(cell: str) -> float | None:
-    """The number in a cell; an empty one counts as missing, which is no number but may stand there."""
+    """Returns the number in a cell: nan for an empty one, None for text."""
     try:
         return float(cell) if cell else math.nan
     except ValueError:

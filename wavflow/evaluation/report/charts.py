@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wavflow.evaluation.report.drawings import path, round_numbers
+from wavflow.evaluation.report.drawings import Axis, path
 
 COLORS = {"train": "var(--accent)", "validation": "var(--second)"}
 PROMINENT = {"loss": 0, "bits": 1, "kl": 1, "nats": 2, "spectral": 2}  # their order; the others follow by name
@@ -24,33 +24,11 @@ class Scatter(NamedTuple):
     points: Sequence[tuple[str, float, float]]
 
 
-class Axis(NamedTuple):
-    """A range of values, linear or logarithmic, and the pixels that it is drawn over."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-    logarithmic: bool = False
-
-    def place(self, values: np.ndarray | float) -> np.ndarray:
-        """Returns the pixels of values."""
-        low, high, values = (np.log(x) if self.logarithmic else np.asarray(x) for x in (self.low, self.high, values))
-        return self.start + (values - low) / (high - low) * (self.end - self.start)
-
-    def ticks(self) -> list[float]:
-        """Returns round numbers within the range."""
-        if not self.logarithmic:
-            return round_numbers(self.low, self.high)
-        decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)))
-        return [x for k in decades for x in (10.0**k, 3 * 10.0**k) if self.low <= x <= self.high]
-
-
 def curve_charts(name: str, csv_path: str | Path) -> dict[str, str]:
     """Draws the curves of a run's `metrics.csv`: value to SVG, the prominent ones first; empty if nothing was logged.
 
     Columns are named `train/<value>` and `validation/<value>`, Lightning's endings `_step` and `_epoch` aside; others
-    are left out. Both of a value share a chart. Rows are sparse: an empty cell means that nothing was logged there.
+    are left out. Training and validation share a chart. Rows are sparse: an empty cell means that nothing was logged there.
     """
     return {value: _curve_chart(f"{name}, {value}, by step", parts) for value, parts in _read_curves(csv_path).items()}
 
@@ -87,7 +65,7 @@ def _read_curves(csv_path: str | Path) -> dict[str, dict[str, np.ndarray]]:
 
 
 def _curve_chart(label: str, parts: Mapping[str, np.ndarray]) -> str:
-    """Training faint under its running mean, validation as dots; early outliers don't set the scale."""
+    """Draws training faint under its running mean, and validation as dots; early outliers don't set the scale."""
     steps = np.concatenate([points[:, 0] for points in parts.values()])
     shown = [np.quantile(points[:, 1], [0.01, 0.99] if part == "train" else [0, 1]) for part, points in parts.items()]
     x, y = _margins(steps, 50, 295, 0.05, False), _margins(np.ravel(shown), 145, 5, 0.08, False)
@@ -106,7 +84,7 @@ def _curve_chart(label: str, parts: Mapping[str, np.ndarray]) -> str:
 
 
 def _margins(values: Sequence[float] | np.ndarray, start: float, end: float, margin: float, may_be_log: bool = True) -> Axis:
-    """An axis over all values and a fraction of their range on both sides."""
+    """Returns an axis over all values and a fraction of their range on both sides."""
     low, high = float(np.min(values)), float(np.max(values))
     if may_be_log and low > 0 and high > 30 * low:
         factor = (high / low) ** margin
@@ -118,7 +96,7 @@ def _margins(values: Sequence[float] | np.ndarray, start: float, end: float, mar
 def _svg(label: str, x: Axis, y: Axis, x_label: str, y_label: str, marks: str) -> str:
     """Axes, grid and labels around `marks`, which are cut off at the axes."""
     left, right, bottom, top = x.start, x.end, y.start, y.end
-    across, down = ([(f"{tick:g}", axis.place(tick)) for tick in axis.ticks()] for axis in (x, y))
+    across, down = x.labels(), y.labels()
     grid = "".join(f"M{at:.1f} {bottom}V{top}" for _, at in across) + "".join(f"M{left} {at:.1f}H{right}" for _, at in down)
     texts = [f'<text x="{at:.1f}" y="{bottom + 14}" text-anchor="middle">{tick}</text>' for tick, at in across]
     texts += [f'<text x="{left - 5}" y="{at + 3:.1f}" text-anchor="end">{tick}</text>' for tick, at in down]

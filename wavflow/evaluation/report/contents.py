@@ -1,4 +1,4 @@
-"""What a report holds: of models on held-out clips, and of folders of sounds."""
+"""Puts reports together: on models and held-out clips, and on folders of sounds."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def report_on_models(
         clips: Held-out recordings, of one mel convention.
         models: Name to model; all of that convention.
         paths: Name to the file that the model came from.
-        teacher: The KL of the models that sample in parallel is to it; None for none.
+        teacher: The model to which the KL of those that sample in parallel is measured; None for no KL.
         temperature: Of the noise.
         voicing: Whether to track the pitch by pYIN.
         jobs: Processes; all processors if None.
@@ -130,7 +130,7 @@ def _report(
 ) -> Report:
     """A report that plays the first clips; its notes say so, and what was not computed."""
     if missing := [*evaluation.missing, *missing]:
-        notes.append(f"not computed, for want of a library: {', '.join(missing)} (pip install 'wavflow[eval]')")
+        notes.append(f"not computed, because a library is missing: {', '.join(missing)} (pip install 'wavflow[eval]')")
     if len(sounds) > SHOWN:
         notes.append(f"the first {SHOWN} of {len(sounds)} clips can be heard here; the metrics are of all")
     return Report(
@@ -145,10 +145,10 @@ def _report(
 
 
 def write_listening_page(path: str | Path, report: Report) -> None:
-    """Writes a listening test of a report's sounds: the recording, the anchors of the field and the models, in ABX by pairs.
+    """Writes a listening test of a report's sounds: recording, anchors and models; ABX compares them in pairs.
 
-    Clips in which a system is missing or silent are left out, as listeners compare them all; so are whole systems beyond
-    the `MOST` that a screen takes, anchors first.
+    A clip in which a system is missing or silent is left out, as listeners compare all systems. So are the systems beyond the
+    `MOST` that a screen takes, anchors first.
 
     Raises:
         ValueError: When no clip is left, or the models take no mel.

@@ -7,8 +7,10 @@ import base64
 import html
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
+from matplotlib.ticker import LogLocator, MaxNLocator
 from torch import Tensor
 
 from wavflow.evaluation.pitch import HOP_LENGTH
@@ -16,15 +18,37 @@ from wavflow.reporting.intervals import Interval
 from wavflow.reporting.tables import Row
 
 LOW_PERCENTILE = 0.05
-Axis = Sequence[tuple[str, float]]
-"""Labels and their y, 0 (top) to 100."""
+EDGES = 96, 4  # y of the least and of the greatest value in a lane
+Labels = Sequence[tuple[str, float]]
+"""The labels of an axis, and where they stand on it."""
 
 
-def lane(title: str, axis: Axis, content: str, kind: str) -> str:
-    """A strip with its title and axis at the left; the page puts playheads into `.plot`."""
-    labels = "".join(f'<span style="top:{y:.2f}%">{html.escape(label)}</span>' for label, y in axis)
+class Axis(NamedTuple):
+    """A range of values, linear or logarithmic, and the pixels (of a lane, the y) that it is drawn over."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    logarithmic: bool = False
+
+    def place(self, values: np.ndarray | float) -> np.ndarray:
+        """Returns the pixels of values."""
+        low, high, values = (np.log(x) if self.logarithmic else np.asarray(x) for x in (self.low, self.high, values))
+        return self.start + (values - low) / ((high - low) or 1.0) * (self.end - self.start)
+
+    def labels(self) -> Labels:
+        """Returns round numbers within the range, and their pixels."""
+        locator = LogLocator(subs=(1, 3)) if self.logarithmic else MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=3)
+        ticks = locator.tick_values(self.low, self.high)
+        return [(f"{tick:g}", float(self.place(tick))) for tick in ticks if self.low <= tick <= self.high]
+
+
+def lane(title: str, labels: Labels, content: str, kind: str) -> str:
+    """Returns a strip with its title above and its axis at the left; the page puts playheads into `.plot`."""
+    axis = "".join(f'<span style="top:{y:.2f}%">{html.escape(label)}</span>' for label, y in labels)
     return (
-        f'<div class="lane {kind}"><div class="axis" aria-hidden="true">{labels}</div><div class="plot">{content}</div>'
+        f'<div class="lane {kind}"><div class="axis" aria-hidden="true">{axis}</div><div class="plot">{content}</div>'
         f'<p class="title">{title}</p></div>'
     )
 
@@ -42,13 +66,12 @@ def likelihood_lane(log_probs: Mapping[str, Tensor], hop_length: int, sample_rat
     if not np.isfinite(every).any():
         return ""
     low, high = np.quantile(every[np.isfinite(every)], [0.001, 0.999])  # the few strangest would flatten the rest
-    ticks = round_numbers(low, high)
-    samples, paths = [], []
+    axis, samples, paths = Axis(low, high, *EDGES), [], []
     for i, (name, each) in enumerate(nats.items()):
         each = np.where(np.isfinite(each), each, low)
         frames = each[: max(1, len(each) // hop_length) * hop_length].reshape(-1, min(hop_length, len(each)))
         values = each, frames.mean(axis=1), np.quantile(frames, LOW_PERCENTILE, axis=1)
-        y, top, bottom = (_scaled(value, low, high) for value in values)
+        y, top, bottom = (axis.place(value).clip(0, 100) for value in values)
         data = base64.b64encode(np.rint((96 - y).clip(0, 92) / 92 * 255).astype(np.uint8).tobytes()).decode()
         words = html.escape(f"Log-likelihood of each sample under {name}")
         samples.append(f'<canvas class="series-{i}" role="img" aria-label="{words}" data-samples="{data}"></canvas>')
@@ -58,11 +81,10 @@ def likelihood_lane(log_probs: Mapping[str, Tensor], hop_length: int, sample_rat
         paths.append(f'<path class="line series-{i}" d="{path([*zip(x, top, strict=True)])}"/>')
     label = f"Log-likelihood of the recording under {', '.join(nats)}, nats per sample"
     names = ", ".join(f'<b class="series-{i}">{html.escape(name)}</b>' for i, name in enumerate(nats))
-    axis = [(f"{tick:g}", float(_scaled(tick, low, high))) for tick in ticks]
     return lane(
         f"Log-likelihood of the recording under {names}: nats of each sample, mean of a frame, and down to the 5th percentile",
-        axis,
-        "".join(samples) + _lane_svg(label, seconds, axis, "".join(paths)),
+        axis.labels(),
+        "".join(samples) + _lane_svg(label, seconds, axis.labels(), "".join(paths)),
         "likelihood",
     )
 
@@ -75,20 +97,20 @@ def pitch_lane(tracks: Mapping[str, np.ndarray], sample_rate: int, seconds: floa
     hertz = np.concatenate([track[np.isfinite(track)] for track in tracks.values()])
     if not len(hertz):
         return ""
-    low, high = math.log(hertz.min() / 1.06), math.log(hertz.max() * 1.06)
-    ticks = [tick for tick in (60, 80, 100, 150, 200, 300, 400, 600, 800) if low <= math.log(tick) <= high]
-    axis = [(f"{tick} Hz", float(_scaled(math.log(tick), low, high))) for tick in ticks]
+    axis = Axis(hertz.min() / 1.06, hertz.max() * 1.06, *EDGES, logarithmic=True)
+    ticks = [tick for tick in (60, 80, 100, 150, 200, 300, 400, 600, 800) if axis.low <= tick <= axis.high]
+    labels = [(f"{tick} Hz", float(axis.place(tick))) for tick in ticks]
     paths = []
     hop = HOP_LENGTH / sample_rate
     for i, (name, track) in enumerate(tracks.items()):
         ends = np.flatnonzero(np.diff(np.isfinite(track), prepend=False, append=False)).reshape(-1, 2)
         # A lone voiced frame is a point: drawn a hundredth of a second long, with round ends.
-        runs = [[(hop * j, float(_scaled(math.log(track[j]), low, high))) for j in range(*end)] for end in ends]
+        runs = [[(hop * j, float(axis.place(track[j]))) for j in range(*end)] for end in ends]
         d = "".join(path(run if len(run) > 1 else [run[0], (run[0][0] + 0.01, run[0][1])]) for run in runs)
         paths.append(f'<path class="line {"reference" if i == 0 else "other"}" data-name="{html.escape(name)}" d="{d}"/>')
     title = f'F0 of <b class="reference">{html.escape(next(iter(tracks)))}</b>'
     title += '<span class="against"> and <b class="selected">the other versions</b></span>'
-    return lane(title, axis, _lane_svg("F0 of each version", seconds, axis, "".join(paths)), "pitch")
+    return lane(title, labels, _lane_svg("F0 of each version", seconds, labels, "".join(paths)), "pitch")
 
 
 def ladder(rows: Sequence[Row]) -> str:
@@ -115,27 +137,12 @@ def ladder(rows: Sequence[Row]) -> str:
     return f'{words}<ul class="ladder">{"".join(items)}</ul>'
 
 
-def _lane_svg(label: str, seconds: float, axis: Axis, content: str) -> str:
-    lines = "".join(f'<path class="rule" d="M0 {y:.2f}H{seconds:.5f}"/>' for _, y in axis)
+def _lane_svg(label: str, seconds: float, labels: Labels, content: str) -> str:
+    lines = "".join(f'<path class="rule" d="M0 {y:.2f}H{seconds:.5f}"/>' for _, y in labels)
     return (
         f'<svg viewBox="0 0 {seconds:.5f} 100" preserveAspectRatio="none" role="img" aria-label="{html.escape(label)}">'
         f"{lines}{content}</svg>"
     )
-
-
-def _scaled(value: np.ndarray | float, low: float, high: float) -> np.ndarray:
-    """Height of a value: 96 at `low`, 4 at `high`."""
-    return np.clip(96 - 92 * (np.asarray(value) - low) / max(high - low, 1e-9), 0, 100)
-
-
-def round_numbers(low: float, high: float) -> list[float]:
-    """Returns three to six round numbers within a range; one if it is empty."""
-    if not high > low:
-        return [low]
-    power = 10.0 ** math.floor(math.log10(high - low))
-    steps = [factor * power for factor in (5.0, 2.0, 1.0, 0.5, 0.2, 0.1)]
-    step = next(step for step in steps if math.floor(high / step) - math.ceil(low / step) >= 2)
-    return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def path(points: Sequence[tuple[float, float]]) -> str:

@@ -21,7 +21,7 @@ from wavflow.writing import write_audio
 
 @dataclass
 class Report:
-    """What there is to say about some systems on some clips; all but the first two may be left out.
+    """The results of some systems on some clips; all fields but the first two may be left out.
 
     A row is a mapping from column to number, text or `Interval`, see `markdown_table`; its first column names it.
 

@@ -1,7 +1,7 @@
 """Results of the listening test: read from the files that listeners saved, and brought into tables.
 
 A session is one run of one test by one listener, drawn from one seed. MUSHRA ratings are averaged per listener first, so
-that the interval speaks of listeners, also of those not asked. ABX trials are counted over all listeners.
+that the interval holds for listeners in general. ABX trials are counted over all listeners.
 
 References:
     MUSHRA and the exclusion of listeners: ITU-R BS.1534-3 (2015). The interval of a fraction: Clopper & Pearson (1934),
@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
 from wavflow.files import write_text
-from wavflow.reporting.intervals import Interval, mean_interval
+from wavflow.reporting.intervals import mean_interval
 from wavflow.reporting.pictures import write_figure
 from wavflow.reporting.tables import Row, csv_table, plain_rows
 
@@ -38,7 +38,7 @@ Line = tuple[Path, int, Mapping[str, str]]  # file, line in it, cell of each col
 
 
 class Scores(NamedTuple):
-    """Rows for tables, and what a reader of them has to know; a test that nobody took has no rows."""
+    """Rows for tables, and notes on them; a test that nobody took has no rows."""
 
     mushra: list[Row]
     abx: list[Row]
@@ -81,7 +81,10 @@ def score(paths: Iterable[str | Path]) -> Scores:
     kept = [row for row in ratings if row["listener"] not in excluded]
     if ratings:
         everyone = {row["listener"] for row in ratings}
-        notes.append(f"MUSHRA: {len(everyone) - len(excluded)} of {len(everyone)} listeners count; ± is {_spread(kept)}")
+        count = len(everyone) - len(excluded)
+        over = "listeners, each with the mean of their ratings" if count > 1 else "clips"
+        spread = f"the half-width of the 95 % interval (Student t) over {over}"
+        notes.append(f"MUSHRA: {count} of {len(everyone)} listeners count; ± is {spread}")
     trials = [row for row in rows if row["test"] == "abx"]
     if trials:
         notes.append("ABX: p is the chance to do as well or better by guessing; low and high bound the fraction with 95 %")
@@ -192,11 +195,6 @@ def _mushra_rows(ratings: Sequence[Mapping[str, str]]) -> list[Row]:
     return sorted(rows, key=lambda row: -row["rating"].mean)
 
 
-def _spread(ratings: Sequence[Mapping[str, str]]) -> str:
-    over = "listeners, each with the mean of their ratings" if len({row["listener"] for row in ratings}) > 1 else "clips"
-    return f"the half-width of the 95 % interval (Student t) over {over}"
-
-
 def _abx_rows(trials: Sequence[Mapping[str, str]]) -> list[Row]:
     pairs: dict[str, list[Mapping[str, str]]] = defaultdict(list)
     for row in trials:
@@ -221,15 +219,10 @@ def _abx_rows(trials: Sequence[Mapping[str, str]]) -> list[Row]:
 
 
 def _picture(path: Path, scores: Scores) -> None:
-    tests = [
-        ("MUSHRA: rating", [_bar(row["system"], row["rating"]) for row in scores.mushra], (0, 100), None),
-        (
-            "ABX: fraction of correct answers",
-            [(r["pair"], r["fraction"], r["low"], r["high"]) for r in scores.abx],
-            (0, 1),
-            0.5,
-        ),
-    ]
+    ratings = [(row["system"], *row["rating"]) for row in scores.mushra]
+    rated = [(name, mean, mean - half, mean + half) for name, mean, half, _ in ratings]  # nan for a single rating
+    told = [(row["pair"], row["fraction"], row["low"], row["high"]) for row in scores.abx]
+    tests = [("MUSHRA: rating", rated, (0, 100), None), ("ABX: fraction of correct answers", told, (0, 1), 0.5)]
     taken = [test for test in tests if test[1]]
     heights = [1 + 0.35 * len(bars) for _, bars, _, _ in taken]
     figure = Figure(figsize=(8, sum(heights)), layout="constrained")
@@ -246,8 +239,3 @@ def _picture(path: Path, scores: Scores) -> None:
         if guessing is not None:
             axes.axvline(guessing, color="0.5", linewidth=1, linestyle="--")
     write_figure(path, figure)
-
-
-def _bar(name: str, interval: Interval) -> tuple[str, float, float, float]:
-    half_width = interval.half_width if interval.n > 1 else 0.0
-    return name, interval.mean, interval.mean - half_width, interval.mean + half_width

@@ -33,13 +33,13 @@ def render_page(report: Report) -> str:
     """Returns the page, sounds and pictures included."""
     recording = next(iter(next(iter(report.sounds.values()), {})), None)
     mel = judging_mel(report.sample_rate)
-    axis, better = mel_axis(mel), {name: metric.better for name, metric in report.legend.items()}
+    labels, better = mel_axis(mel), {name: metric.better for name, metric in report.legend.items()}
     comparisons = [
         f'<div class="card"><h3>{html.escape(scatter.title)}</h3>{scatter_chart(scatter)}</div>' for scatter in report.scatters
     ]
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in report.notes)
     contents: list[tuple[str, list[str]]] = [
-        ("Listen and look", [_clip(report, mel, i, clip) for i, clip in enumerate(report.sounds)]),
+        ("Listen and look", [_clip(report, mel, better, i, clip) for i, clip in enumerate(report.sounds)]),
         ("Systems", [html_table(report.summary, better, recording), _legend(report)] if report.summary else []),
         *((heading, [ladder(rows), html_table(rows, better)] if rows else []) for heading, rows in report.tables.items()),
         ("Comparison", [f'<div class="cards">{"".join(comparisons)}</div>'] if comparisons else []),
@@ -56,9 +56,9 @@ def render_page(report: Report) -> str:
         style=asset("page.css") + asset("report.css"),
         script="\n".join(asset(name) for name in ("theme.js", "tables.js", "player.js", "report.js")),
         wave=lane("Waveform", [], '<canvas role="img" aria-label="Waveform"></canvas>', "wave"),
-        mel=lane('Mel spectrogram of <b class="selected"></b>', axis, _EMPTY, "mel"),
+        mel=lane('Mel spectrogram of <b class="selected"></b>', labels, _EMPTY, "mel"),
         difference=lane(
-            f"Absolute difference from {first}, 0 to {DIFFERENCE * DECIBEL:.0f} dB", axis, _EMPTY + _NONE, "difference"
+            f"Absolute difference from {first}, 0 to {DIFFERENCE * DECIBEL:.0f} dB", labels, _EMPTY + _NONE, "difference"
         ),
         links=_links(report.links),
         contents="".join(f'<a href="#{name}">{html.escape(heading)}</a>' for name, heading, _ in sections[1:]),
@@ -94,7 +94,7 @@ def _legend(report: Report) -> str:
     return f'{intro}<details class="legend"><summary>What the metrics mean</summary><dl>{"".join(entries)}</dl></details>'
 
 
-def _clip(report: Report, mel: MelSpectrogram, index: int, clip: str) -> str:
+def _clip(report: Report, mel: MelSpectrogram, better: Mapping[str, str], index: int, clip: str) -> str:
     """A clip's card: all versions with sound and pictures, from which the script makes one player."""
     sounds = report.sounds[clip]
     longest = max(len(audio) for audio in sounds.values())
@@ -112,7 +112,7 @@ def _clip(report: Report, mel: MelSpectrogram, index: int, clip: str) -> str:
         for system, audio in sounds.items()
     ]
     rows = [{k: v for k, v in row.items() if k != "clip"} for row in report.clips if row.get("clip") == clip]
-    recording, better = next(iter(sounds)), {name: metric.better for name, metric in report.legend.items()}
+    table = html_table(rows, better, next(iter(sounds))) if rows else ""
     log_probs, tracks = report.log_probs.get(clip), report.pitch.get(clip)
     lanes = [
         likelihood_lane(log_probs, mel.hop_length, report.sample_rate, seconds) if log_probs else "",
@@ -126,11 +126,7 @@ def _clip(report: Report, mel: MelSpectrogram, index: int, clip: str) -> str:
         f'<div class="player"></div><div class="lanes">{"".join(lanes)}</div>\n'
         f'<details class="all" open><summary>All versions side by side</summary>'
         f'<div class="versions-grid">{"".join(versions)}</div></details>\n'
-        + (
-            f'<details class="metrics"><summary>Metrics of this clip</summary>{html_table(rows, better, recording)}</details>\n'
-            if rows
-            else ""
-        )
+        + (f'<details class="metrics"><summary>Metrics of this clip</summary>{table}</details>\n' if rows else "")
         + "</article>"
     )
 

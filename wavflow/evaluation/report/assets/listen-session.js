@@ -3,7 +3,7 @@
 // One listener's test: what is asked follows from the seed alone, so that what is stored is small and ?seed= repeats it.
 
 const listening = JSON.parse(document.getElementById("data").textContent); // {page, trials, key, sounds[clip][place]}
-const key = JSON.parse(decoded(listening.key)); // names and places: hidden from the eye, not from who opens the console
+const key = JSON.parse(new TextDecoder().decode(bytes(listening.key))); // names and places: hidden from the eye, not from who opens the console
 
 class Session {
   static COLUMNS = ["page", "listener", "seed", "test", "date", "trial", "clip", "seconds"].concat(
@@ -97,8 +97,4 @@ function chance(correct, n) {
     term *= (n - k) / (k + 1);
   }
   return Math.min(1, sum);
-}
-
-function decoded(base64) {
-  return new TextDecoder().decode(Uint8Array.from(atob(base64), (character) => character.charCodeAt(0)));
 }

@@ -31,8 +31,7 @@
   }
 
   function save() {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([session.csv()], { type: "text/csv" }));
+    const link = make("a", { href: URL.createObjectURL(new Blob([session.csv()], { type: "text/csv" })) });
     link.download = `listen-${session.test}-${session.listener.replace(/[^\w-]+/g, "_")}-${session.seed}.csv`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
@@ -152,10 +151,8 @@
   }
 
   function soundButton(name) {
-    const button = document.createElement("button");
-    button.type = "button";
+    const button = make("button", { type: "button" }, name);
     button.dataset.sound = name;
-    button.textContent = name;
     button.addEventListener("click", () => (deck.select(name), deck.play()));
     return button;
   }
@@ -166,28 +163,18 @@
   }
 
   function drawMushra() {
-    const reference = document.createElement("div");
-    reference.className = "reference";
-    reference.append(soundButton("Reference"));
-    const scale = document.createElement("div");
-    scale.className = "scale";
-    scale.append(document.createElement("ol"));
-    scale.firstChild.setAttribute("aria-label", "The scale");
-    scale.firstChild.append(...RANGES.map((range) => Object.assign(document.createElement("li"), { textContent: range })));
+    const reference = make("div", { className: "reference" }, soundButton("Reference"));
+    const ranges = make("ol", { ariaLabel: "The scale" }, ...RANGES.map((range) => make("li", {}, range)));
+    const scale = make("div", { className: "scale" }, ranges);
     $("mushra").replaceChildren(reference, scale, ...deck.names.slice(1).map(ratingRow));
   }
 
   function ratingRow(name) {
-    const row = document.createElement("div");
-    const track = document.createElement("span");
-    const slider = document.createElement("input");
-    const value = document.createElement("output");
     const given = session.draft.ratings[name];
-    row.className = "rating";
-    track.className = "track";
-    Object.assign(slider, { type: "range", min: 0, max: 100, step: 1, value: given ?? 50, id: `rating-${deck.names.indexOf(name)}` });
-    slider.setAttribute("aria-label", `Rating of ${name}`);
-    value.htmlFor = slider.id;
+    const place = { id: `rating-${deck.names.indexOf(name)}`, ariaLabel: `Rating of ${name}` };
+    const slider = make("input", { type: "range", min: 0, max: 100, step: 1, value: given ?? 50, ...place });
+    const value = make("output", { htmlFor: slider.id });
+    const row = make("div", { className: "rating" }, soundButton(name), make("span", { className: "track" }, slider), value);
     const show = (rated) => {
       const range = RANGES[Math.min(4, Math.floor(slider.value / 20))];
       value.textContent = rated ? slider.value : "–";
@@ -203,8 +190,6 @@
     slider.addEventListener("input", rate);
     slider.addEventListener("pointerup", rate); // a press on the thumb where it is means that it belongs there
     show(given !== undefined);
-    track.append(slider);
-    row.append(soundButton(name), track, value);
     return row;
   }
 
@@ -272,18 +257,11 @@
   }
 
   function table(head, lines) {
-    const row = (cells, name, rule) => {
-      const line = document.createElement("tr");
-      cells.forEach((content, i) => {
-        const cell = line.appendChild(document.createElement(i === 0 || name === "th" ? "th" : name));
-        if (cell.tagName === "TH") cell.scope = rule;
-        cell.className = i ? "number" : "";
-        cell.textContent = content;
-      });
-      return line;
-    };
-    $("result-head").replaceChildren(row(head, "th", "col"));
-    $("result-body").replaceChildren(...lines.map((line) => row(line, "td", "row")));
+    const titles = head.map((title, i) => make("th", { scope: "col", className: i ? "number" : "" }, title));
+    const row = ([name, ...values]) =>
+      make("tr", {}, make("th", { scope: "row" }, name), ...values.map((value) => make("td", { className: "number" }, value)));
+    $("result-head").replaceChildren(make("tr", {}, ...titles));
+    $("result-body").replaceChildren(...lines.map(row));
   }
 
   // ---- keys
@@ -293,10 +271,7 @@
   const MUSHRA_KEYS = [["R", "reference"], ["1 2 …", "listen"], ["← →", "rate it"], ...COMMON_KEYS];
 
   function keyHelp([names, meaning]) {
-    const help = document.createElement("span");
-    for (const name of names.split(" ")) help.append(Object.assign(document.createElement("kbd"), { textContent: name }), " ");
-    help.append(meaning);
-    return help;
+    return make("span", {}, ...names.split(" ").flatMap((name) => [make("kbd", {}, name), " "]), meaning);
   }
 
   function press(event) {

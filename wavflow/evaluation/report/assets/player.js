@@ -45,7 +45,7 @@ class Deck extends EventTarget {
 
   async #decode() {
     const decoder = new OfflineAudioContext(1, 1, Deck.sampleRate);
-    const buffers = await Promise.all(this.names.map((name) => decoder.decodeAudioData(bytes(this.#sources[name]))));
+    const buffers = await Promise.all(this.names.map((name) => decoder.decodeAudioData(bytes(this.#sources[name]).buffer)));
     const length = Math.max(...buffers.map((buffer) => buffer.length));
     this.names.forEach((name, i) => (this.buffers[name] = padded(decoder, buffers[i], length)));
     this.duration = length / Deck.sampleRate;
@@ -180,9 +180,16 @@ function approach(gain, level, now) {
   gain.gain.setTargetAtTime(level, now, Deck.FADE / 5);
 }
 
+// An element with its properties and what it holds.
+function make(tag, properties, ...content) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...content);
+  return element;
+}
+
+// The bytes of base64, bare or in a data URI.
 function bytes(source) {
-  const text = atob(source.slice(source.indexOf(",") + 1)); // indexOf is -1 for bare base64
-  return Uint8Array.from(text, (character) => character.charCodeAt(0)).buffer;
+  return Uint8Array.from(atob(source.slice(source.indexOf(",") + 1)), (character) => character.charCodeAt(0));
 }
 
 function padded(context, buffer, length) {

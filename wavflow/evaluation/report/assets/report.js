@@ -33,31 +33,15 @@ class Player {
     this.find(".seek").max = this.seconds;
     this.find(".seek").setAttribute("aria-label", `Position in ${clip}`);
     this.buttons = deck.names.map((name, i) => {
-      const button = document.createElement("button");
-      button.type = "button";
-      if (i < 9) {
-        const number = document.createElement("span");
-        number.className = "number";
-        number.ariaHidden = "true";
-        number.textContent = i + 1;
-        button.append(number);
-      }
-      button.append(name);
+      const number = i < 9 ? [make("span", { className: "number", ariaHidden: "true" }, i + 1)] : [];
+      const button = make("button", { type: "button" }, ...number, name);
       button.addEventListener("click", () => deck.select(name));
       this.find(".versions").append(button);
       return button;
     });
     this.plots = [...section.querySelectorAll(".plot")];
-    this.heads = this.plots.map((plot) => {
-      const head = document.createElement("div");
-      head.className = "head";
-      plot.append(head);
-      return head;
-    });
-    this.likely = [...section.querySelectorAll("canvas[data-samples]")].map((canvas) => [
-      canvas,
-      Uint8Array.from(atob(canvas.dataset.samples), (byte) => byte.charCodeAt(0)),
-    ]);
+    this.heads = this.plots.map((plot) => plot.appendChild(make("div", { className: "head" })));
+    this.likely = [...section.querySelectorAll("canvas[data-samples]")].map((canvas) => [canvas, bytes(canvas.dataset.samples)]);
     for (const name of section.querySelectorAll(".difference .first")) name.textContent = deck.names[0];
     for (const image of section.querySelectorAll(".lane image")) image.setAttribute("width", section.dataset.pictureSeconds);
   }
@@ -79,7 +63,7 @@ class Player {
     const near = new IntersectionObserver((entries) => {
       if (!entries.some((entry) => entry.isIntersecting)) return;
       near.disconnect();
-      this.load();
+      this.attempt(this.deck.load());
     }, { rootMargin: "800px" });
     near.observe(section);
   }
@@ -113,26 +97,17 @@ class Player {
     }, { passive: false });
   }
 
-  async load() {
-    try {
-      await this.deck.load();
-      this.draw();
-    } catch {
-      this.fail();
-    }
-  }
-
-  async toggle() {
+  toggle() {
     activate(this);
-    try {
-      await this.deck.toggle();
-    } catch {
-      this.fail();
-    }
+    this.attempt(this.deck.toggle());
   }
 
-  fail() {
-    this.find(".status").textContent = "This browser could not decode the sounds: open the wav files in the folder clips.";
+  async attempt(promise) {
+    try {
+      await promise;
+    } catch {
+      this.find(".status").textContent = "This browser could not decode the sounds: open the wav files in the folder clips.";
+    }
   }
 
   loop() {
@@ -221,7 +196,7 @@ class Player {
     const buffer = this.deck.buffers[this.deck.selected];
     const peak = this.peak();
     if (buffer) this.plot(this.find("canvas"), buffer.getChannelData(0), -peak, peak);
-    for (const [canvas, bytes] of this.likely) this.plot(canvas, bytes, 0, 255);
+    for (const [canvas, samples] of this.likely) this.plot(canvas, samples, 0, 255);
   }
 
   // Samples in view: least and greatest of each column, or the samples themselves where there are few.

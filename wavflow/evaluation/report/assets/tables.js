@@ -7,10 +7,7 @@ function sortable(table) {
   const original = [...body.rows];
   if (original.length < 2) return;
   [...table.tHead.rows[0].cells].forEach((head, column) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.append(...head.childNodes);
-    head.append(button);
+    const button = head.appendChild(make("button", { type: "button" }, ...head.childNodes));
     button.addEventListener("click", () => {
       const next = { ascending: "descending", descending: null }[head.ariaSort] ?? (head.ariaSort ? null : "ascending");
       for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
