@@ -19,13 +19,11 @@ class Permutation(Transform):
         index: A permutation of 0 .. C - 1.
     """
 
-    index: Tensor
-
     def __init__(self, index: list[int]) -> None:
         super().__init__()
         if sorted(index) != list(range(len(index))):
             raise ValueError(f"`index` must hold each of 0 .. {len(index) - 1} once, got {index}.")
-        self.register_buffer("index", torch.tensor(index), persistent=False)
+        self.index = nn.Buffer(torch.tensor(index), persistent=False)
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Returns z (B, C, T) and zeros (B, T)."""
@@ -63,8 +61,6 @@ class InvertibleLinear(Transform):
         before L; here not, since the random rotation P L U with other rows first, L U, is a random rotation as well.
     """
 
-    sign: Tensor
-
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
@@ -73,7 +69,7 @@ class InvertibleLinear(Transform):
         s = upper.diagonal()
         factors = lower.tril(-1) + upper.triu(1) + s.abs().log().diag()
         self.factors = nn.Parameter(factors.to(torch.get_default_dtype()))
-        self.register_buffer("sign", s.sign().to(torch.get_default_dtype()))  # fixed: either sign of the determinant will do
+        self.sign = nn.Buffer(s.sign().to(torch.get_default_dtype()))  # fixed: either sign of the determinant will do
 
     @property
     def weight(self) -> Tensor:

@@ -15,7 +15,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wavflow.arguments import at_least, at_least_float32
 from wavflow.flows.mel_blocks import MelBlocks
@@ -61,11 +61,6 @@ class LinearPrediction(MelBlocks):
         https://arxiv.org/abs/1810.11846. There the net predicts what is left; here that is a map of a flow.
     """
 
-    to_spectrum: Tensor
-    spectrum_offset: Tensor
-    extrapolation: Tensor
-    to_autocorrelation: Tensor
-
     def __init__(
         self,
         mel: MelSpectrogram,
@@ -78,12 +73,11 @@ class LinearPrediction(MelBlocks):
         self.order = order
         self.floor = floor
         self.pitch = pitch
-        to_spectrum, offset, extrapolation = _bands_to_spectrum(mel)
-        self.register_buffer("to_spectrum", to_spectrum, persistent=False)
-        self.register_buffer("spectrum_offset", offset, persistent=False)
-        self.register_buffer("extrapolation", extrapolation, persistent=False)
+        self.to_spectrum, self.spectrum_offset, self.extrapolation = (
+            nn.Buffer(value, persistent=False) for value in _bands_to_spectrum(mel)
+        )
         to_autocorrelation = spectrum_to_autocorrelation(mel.n_fft, order) * _lag_window(mel.sample_rate, order)
-        self.register_buffer("to_autocorrelation", to_autocorrelation, persistent=False)
+        self.to_autocorrelation = nn.Buffer(to_autocorrelation, persistent=False)
 
     def predictor(self, mel: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the coefficients a (B, N, p) and the log-gains (B, N) of the N blocks of a log-mel (B, n_mels, F)."""

@@ -48,11 +48,9 @@ class FromData(Static):
     So a resumed run goes on from what it learnt: the buffer `initialized` is saved. A subclass defines `_start`.
     """
 
-    initialized: Tensor
-
     def __init__(self, tau: Bijection, channels: int) -> None:
         super().__init__(tau, channels)
-        self.register_buffer("initialized", torch.tensor(False))
+        self.initialized = nn.Buffer(torch.tensor(False))
 
     @torch.no_grad()
     def initialize(self, x: Tensor, cond: Any = None) -> None:

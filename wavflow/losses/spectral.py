@@ -19,8 +19,6 @@ class _Magnitude(nn.Module):
     Bins above `band`, a share of the Nyquist frequency, are left out.
     """
 
-    window: Tensor
-
     def __init__(self, n_fft: int, hop_length: int, win_length: int, eps: float, band: float = 1.0) -> None:
         super().__init__()
         if not 0 < win_length <= n_fft:
@@ -35,7 +33,7 @@ class _Magnitude(nn.Module):
             raise ValueError(f"`band` must be above 0 and at most 1, the Nyquist frequency, got {band}: 1 takes every bin.")
         self.bins = int(band * (n_fft // 2)) + 1
         self.n_fft, self.hop_length, self.win_length, self.eps = n_fft, hop_length, win_length, eps
-        self.register_buffer("window", torch.hann_window(win_length), persistent=False)
+        self.window = nn.Buffer(torch.hann_window(win_length), persistent=False)
 
     def forward(self, audio: Tensor) -> Tensor:
         """Returns |S| (B, bins, frames) of `audio` (B, T)."""

@@ -124,9 +124,6 @@ class Upsampler(nn.Module):
             (nearest-neighbor repetition followed by a smoothing filter that spans three frames).
     """
 
-    mean: Tensor
-    scale: Tensor
-
     def __init__(self, n_mels: int, channels: int, hop_length: int, frame_center: float, mode: str = "linear") -> None:
         super().__init__()
         if mode not in ("linear", "smoothing"):
@@ -134,8 +131,8 @@ class Upsampler(nn.Module):
         self.hop_length = hop_length
         self.channels = channels
         # Log-mels lie between -11.5 and about 2; brought to unit scale so that the first layer starts well.
-        self.register_buffer("mean", torch.tensor(-5.0), persistent=False)
-        self.register_buffer("scale", torch.tensor(2.5), persistent=False)
+        self.mean = nn.Buffer(torch.tensor(-5.0), persistent=False)
+        self.scale = nn.Buffer(torch.tensor(2.5), persistent=False)
         self.mix = nn.Conv1d(n_mels or 1, channels, kernel_size=3)
         if not n_mels:  # its bias is what is learnt then
             self.mix.weight = nn.Parameter(self.mix.weight.detach()[:, :0], requires_grad=False)
