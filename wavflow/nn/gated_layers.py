@@ -15,14 +15,13 @@ import bisect
 import math
 import threading
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wavflow.kernels import VECTOR, compiles
+from wavflow.kernels import VECTOR, compiles, multiplies_bfloat16
 
 THREADS = 4  # with more, torch's own passes, which use them all, are faster than these, which use one
 
@@ -38,19 +37,12 @@ def fits(h: Tensor, kernel: Tensor, linears: Sequence[nn.Linear]) -> bool:
     if torch.compiler.is_compiling() or not compiles() or h.device.type != "cpu":
         return False
     return (
-        (h.dtype == torch.float32 or (h.dtype == torch.bfloat16 and _multiplies_bfloat16()))
+        (h.dtype == torch.float32 or (h.dtype == torch.bfloat16 and multiplies_bfloat16()))
         and not (kernel.requires_grad and torch.is_grad_enabled())
         and torch.get_num_threads() <= THREADS
         and h.shape[-1] % VECTOR == 0
         and all(x.out_features % VECTOR == 0 and x.weight.dtype == torch.float32 for x in linears)
     )
-
-
-@cache
-def _multiplies_bfloat16() -> bool:
-    from wavflow.kernels import vectors
-
-    return vectors.multiplies_bfloat16()
 
 
 def gated_layers(
