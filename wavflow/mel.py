@@ -89,7 +89,7 @@ class MelSpectrogram(ExactBuffers):
         return max(*self.padding, self.hop_length - 1)
 
     def frames_of(self, length: int, max_seconds: float | None = None) -> int:
-        """Returns how many frames data of so many samples has: all whole ones up to a limit, and one at least."""
+        """Returns how many frames data of `length` samples has: all whole ones up to `max_seconds`, and one at least."""
         limit = length if max_seconds is None else int(max_seconds * self.sample_rate)
         return max(1, min(length, limit) // self.hop_length)
 

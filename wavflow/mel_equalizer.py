@@ -73,7 +73,7 @@ class MelEqualizer(ExactBuffers):
         )
 
     def forward(self, audio: Tensor, mel: Tensor, passes: int = 1) -> Tensor:
-        """Returns audio (B, F * hop_length) after so many passes toward the log-mel (B, n_mels, F).
+        """Returns audio (B, F * hop_length) after `passes` passes toward the log-mel (B, n_mels, F).
 
         Raises:
             ValueError: When `passes` is below 0, or audio and mel differ in length.

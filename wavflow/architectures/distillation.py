@@ -88,7 +88,7 @@ def student(
         mel: Arguments of `MelSpectrogram`; those of the teacher.
         base: "gaussian" or "logistic".
         flows: Inverse autoregressive flows, each with its own WaveNet.
-        group: Samples to a step of the WaveNets, which then cost so many times less and look so many times further back;
+        group: Samples to a step of the WaveNets: divides their cost, and multiplies how far they look back;
             must divide the hop length. Densities stay exact for each sample, see `TriangularAffine`.
         layers: Of each flow. This and all others: see `teacher`, whose `whitening`, `pitch` and `n_speakers` must be the same.
         pulses: Share of a voice's power that pulses at its pitch make up, below 1; 0 for noise alone. See `HarmonicSource`.

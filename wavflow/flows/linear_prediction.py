@@ -39,14 +39,14 @@ class LinearPrediction(MelBlocks):
     samples.
 
     Every block's filter is stable, but filters with sharp peaks in quick succession are not: each one amplifies what the last
-    one left ringing. Three limits bound what comes out for the usual mels, of gliding tones and of no sound alike: peaks are
-    at least `LAG_WINDOW` wide, the spectrum lies at most some 50 dB below its mean (`WHITE_NOISE`), and no band falls by more
-    than `LARGEST_FALL` between neighboring frames.
+    one left ringing. Three limits bound the output in the usual conventions, for gliding tones and for mels that no sound has:
+    peaks are at least `LAG_WINDOW` wide, the spectrum lies at most some 50 dB below its mean (`WHITE_NOISE`), and no band falls
+    by more than `LARGEST_FALL` between neighboring frames.
 
     The gain is absolute, not fitted: white noise of variance s^2 has mean magnitude `s * sqrt(sum w^2) * sqrt(pi) / 2` in a
     window w, and the mel is a weighted mean of magnitudes.
 
-    A mel of no bands tells nothing; the spectrum is then the same for all audio, see `_usual_spectrum`.
+    Where the mel has no bands, the spectrum is the same for all audio, see `_usual_spectrum`.
 
     Args:
         mel: The convention of the conditioning mel.

@@ -1,4 +1,4 @@
-"""What the maps by the mel share: audio in blocks, and the log-mel at their rate."""
+"""Base of the maps whose coefficients the mel gives: audio in blocks, and the log-mel at their rate."""
 
 from __future__ import annotations
 

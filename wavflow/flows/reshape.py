@@ -65,7 +65,7 @@ class Folded(Transform):
         self.factor = factor
 
     def context_of(self, direction: str) -> tuple[float, float]:
-        """Returns that of the coarse transform in samples; the last sample of a fold sees its first, and the other way."""
+        """Returns that of the coarse transform in samples, and the rest of a fold, whose samples all see each other."""
         before, after = self.transform.context_of(direction)
         return before * self.factor + self.factor - 1, after * self.factor + self.factor - 1
 
@@ -86,7 +86,7 @@ class Folded(Transform):
 
 
 class Partial(Transform):
-    """A transform of the first channels only; the others are left as they are, and so meet the base density as they are.
+    """A transform of the first channels only; the others pass unchanged, and the base density scores them directly.
 
     This "factors out" channels between the scales of a flow (Real NVP, section 3.6; the early outputs of WaveGlow).
 
@@ -130,7 +130,7 @@ class Partial(Transform):
 class Grouped(Transform):
     """One transform for all groups of 4 channels; a group is two neighbors of the first half and the same two of the second.
 
-    So a mixing costs the weights of 4 channels however many there are, and still mixes what a `Coupling` parts.
+    A mixing then has the weights of 4 channels, whatever C is, and still mixes the two halves of a `Coupling`.
 
     Args:
         transform: Of 4 channels, each time step by itself.

@@ -1,4 +1,4 @@
-"""Elementwise maps with parameters of their own: nobody conditions them."""
+"""Elementwise maps whose parameters are weights: no conditioner computes them."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Static(Transform):
 
 
 class FromData(Static):
-    """A `Static` map whose parameters start from a batch of data: `initialize` does that once and does nothing later.
+    """A `Static` map that takes its first parameters from a batch of data, in the first call of `initialize` alone.
 
-    So a resumed run goes on from what it learnt: the buffer `initialized` is saved. A subclass defines `_start`.
+    The buffer `initialized` is saved, so that a resumed run keeps what it has learned. A subclass defines `_start`.
     """
 
     def __init__(self, tau: Bijection, channels: int) -> None:
@@ -85,7 +85,7 @@ class ActNorm(FromData):
     tau: Affine
 
     def __init__(self, channels: int) -> None:
-        super().__init__(Affine(bound=80.0), channels)  # the widest whose exponential float32 holds: no net makes these
+        super().__init__(Affine(bound=80.0), channels)  # exp(80) is finite in float32; nets need narrower bounds
 
     def _start(self, values: Tensor) -> Tensor:
         log_scale = values.std(dim=1, correction=0).log()

@@ -1,4 +1,4 @@
-"""Compiles loops with Numba, keeps the result on disk and says what takes so long."""
+"""Compiles loops with Numba, keeps the result on disk and logs that it compiles."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def compiled(function: Callable) -> Callable:
 
 
 def _cache_in_temporary_folder() -> None:
-    """Lets Numba, here and in processes to come, keep code in a temporary folder; a warning says so."""
+    """Has Numba keep code in a temporary folder, in this process and those that it starts; a warning says so."""
     user = os.getuid() if hasattr(os, "getuid") else 0
     folder = Path(tempfile.gettempdir(), f"numba-{user}")
     with contextlib.suppress(OSError):

@@ -103,7 +103,7 @@ class ParallelEngine:
         return len(nets) == len({tau.bijection.diagonal.bound for tau in taus}) == 1
 
     def stream(self, batch: int = 1, speaker: Tensor | None = None) -> ParallelStream:
-        """Returns an empty stream for so many items at once."""
+        """Returns an empty stream for a batch of items."""
         return ParallelStream(self, batch, speaker)
 
     @torch.no_grad()
