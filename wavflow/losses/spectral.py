@@ -114,11 +114,10 @@ class MultiResolutionSTFTLoss(nn.Module):
         """
         estimate, target = _checked(estimate, target)
         convergence, distance = [], []
-        with torch.autocast(estimate.device.type, enabled=False):
-            for magnitude in self.magnitudes:
-                found, wanted = magnitude(estimate), magnitude(target)
-                convergence.append(torch.linalg.vector_norm(wanted - found) / torch.linalg.vector_norm(wanted))
-                distance.append((wanted.log() - found.log()).abs().mean())
+        for magnitude in self.magnitudes:
+            found, wanted = magnitude(estimate), magnitude(target)
+            convergence.append(torch.linalg.vector_norm(wanted - found) / torch.linalg.vector_norm(wanted))
+            distance.append((wanted.log() - found.log()).abs().mean())
         return torch.stack(convergence).mean(), torch.stack(distance).mean()
 
     def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
@@ -174,8 +173,7 @@ class MagnitudeLoss(nn.Module):
             ValueError: If the shapes differ or are not (B, T).
         """
         estimate, target = _checked(estimate, target)
-        with torch.autocast(estimate.device.type, enabled=False):
-            error = (self.magnitude(estimate) - self.magnitude(target)).square()
+        error = (self.magnitude(estimate) - self.magnitude(target)).square()
         return error.mean() + error[:, : self.low_bins].mean()
 
 
@@ -201,7 +199,6 @@ class PowerLoss(nn.Module):
             ValueError: If the shapes differ or are not (B, T).
         """
         estimate, target = _checked(estimate, target)
-        with torch.autocast(estimate.device.type, enabled=False):
-            powers = (self.magnitude(signal).square().mean(dim=-1) for signal in (estimate, target))
-            ours, theirs = (power.log() for power in powers)
+        powers = (self.magnitude(signal).square().mean(dim=-1) for signal in (estimate, target))
+        ours, theirs = (power.log() for power in powers)
         return (ours - theirs).square().mean()
