@@ -248,7 +248,7 @@ class _Pass:
         else:
             weight = weights[-1]
         self.hops += frames
-        ready = (total / weight.clamp_min(0.1)).flatten(1)  # hardly a window there: hardly a change
+        ready = (total / weight.clamp_min(0.1)).flatten(1)  # a window near 0 corrects next to nothing
         skipped = min(self.skipped, ready.shape[-1])  # what lies in the padding
         self.skipped -= skipped
         return ready[:, skipped:][:, : self.draw.shape[-1]]

@@ -41,7 +41,7 @@ def unfold(x: Tensor, factor: int) -> Tensor:
 
 
 def fold_cond(cond: Any, factor: int) -> Any:
-    """Returns `cond` for the coarse rate: what has a `folded(factor)` knows how, a tensor (B, K, T) is folded like x."""
+    """Returns `cond` for the coarse rate: by its own `folded(factor)` if it has one; a tensor (B, K, T) is folded like x."""
     if hasattr(cond, "folded"):
         return cond.folded(factor)
     return fold(cond, factor) if isinstance(cond, Tensor) else cond
