@@ -26,11 +26,9 @@ class Permutation(Transform):
         self.index = nn.Buffer(torch.tensor(index), persistent=False)
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Returns z (B, C, T) and zeros (B, T)."""
         return check_channels(x, len(self.index))[:, self.index], log_det_of_identity(x)
 
     def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Returns x (B, C, T) and zeros (B, T)."""
         return check_channels(z, len(self.index))[:, self.index.argsort()], log_det_of_identity(z)
 
 
@@ -38,11 +36,9 @@ class Reverse(Transform):
     """Channels in reversed order; log_det is 0. Stands between the layers of a MAF."""
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Returns z (B, C, T) and zeros (B, T)."""
         return x.flip(1), log_det_of_identity(x)
 
     def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Returns x (B, C, T) and zeros (B, T)."""
         return self.forward(z)
 
 
@@ -126,12 +122,10 @@ class Householder(Transform):
         return weight
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Returns z (B, C, T) and zeros (B, T)."""
         with _exact(x):
             return _mix(self.weight, x), log_det_of_identity(x)
 
     def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Returns x (B, C, T) and zeros (B, T)."""
         with _exact(z):
             return _mix(self.weight.T, z), log_det_of_identity(z)
 

@@ -102,7 +102,6 @@ class Partial(Transform):
         self.channels = channels
 
     def context_of(self, direction: str) -> tuple[float, float]:
-        """Returns that of the transform."""
         return self.transform.context_of(direction)
 
     def initialize(self, x: Tensor, cond: Any = None) -> None:
@@ -110,13 +109,11 @@ class Partial(Transform):
         self.transform.initialize(self._split(x)[0], cond)
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Returns z (B, C, T) and log |dz/dx| (B, T)."""
         first, others = self._split(x)
         first, log_det = self.transform(first, cond)
         return torch.cat([first, others], dim=1), log_det
 
     def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Returns x (B, C, T) and log |dx/dz| (B, T)."""
         first, others = self._split(z)
         first, log_det = self.transform.inverse(first, cond)
         return torch.cat([first, others], dim=1), log_det
@@ -144,11 +141,9 @@ class Grouped(Transform):
         self.transform = transform
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Returns z (B, C, T) and log |dz/dx| (B, T)."""
         return self._each(self.transform.forward, x)
 
     def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Returns x (B, C, T) and log |dx/dz| (B, T)."""
         return self._each(self.transform.inverse, z)
 
     def _each(self, function: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor) -> tuple[Tensor, Tensor]:

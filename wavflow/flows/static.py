@@ -29,11 +29,9 @@ class Static(Transform):
         self.params = nn.Parameter(torch.zeros(tau.n_params * channels))
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Returns z (B, C, T) and log |dz/dx| (B, T)."""
         return self._apply_tau(self.tau.forward, x)
 
     def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Returns x (B, C, T) and log |dx/dz| (B, T)."""
         return self._apply_tau(self.tau.inverse, z)
 
     def _apply_tau(self, function: Callable, x: Tensor) -> tuple[Tensor, Tensor]:
