@@ -64,7 +64,6 @@ class NoiseInside(nn.Module):
         self.hop_length, self.logistic = vocoder.hop_length, isinstance(vocoder.flow.base, Logistic)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """Returns audio."""
         shape = mel.shape[0], mel.shape[-1] * self.hop_length
         if self.logistic:  # by its quantiles, whose tails end at 16 scales
             uniform = torch.rand_like(mel.new_zeros(shape)).clamp(2.0**-24, 1 - 2.0**-24)
