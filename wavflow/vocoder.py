@@ -150,7 +150,7 @@ class Vocoder(AudioDensity):
         passes: int = PASSES,
         dtype: torch.dtype = torch.float32,
     ) -> VocoderStream:
-        """Returns what `stream` pushes chunks through, for callers to whom the mel comes at times of its own; as `stream`."""
+        """Returns what `stream` pushes chunks through, for callers that push them when they come; arguments as in `stream`."""
         at_least(0.0, temperature=temperature)
         given = None if noise is None else Noise(self._input("noise", noise))
 

@@ -1,6 +1,6 @@
 """The source of a student's voice: one pulse per period under the noise, at the pitch that the mel tells.
 
-White noise through a comb hums, but each harmonic is then a narrow band of noise of its own and wanders in phase. A voice's
+White noise through a comb hums, but each harmonic is then a separate narrow band of noise whose phase wanders. A voice's
 harmonics belong together, for one pulse per period excites them all. So the noise gets a mean, and keeps the power that the
 mean leaves:
 

@@ -77,7 +77,7 @@ class MintLayer(Transform):
         channels: C of x.
         hidden: Feature maps of each element inside.
         kernel_size: Taps in time of each of the three convolutions.
-        upper: Turned round, in time and channels: an element sees what comes after it.
+        upper: Reverses time and channels: an element sees what comes after it.
 
     Raises:
         ValueError: If a size is not positive.

@@ -77,7 +77,7 @@ class ActNorm(FromData):
 
     References:
         Glow (Kingma & Dhariwal, 2018), section 3.1, https://arxiv.org/abs/1807.03039. There the first training batch
-        is taken silently; here the start is a call of its own.
+        is taken silently; here `initialize` must be called.
     """
 
     tau: Affine

@@ -45,7 +45,7 @@ def _cache_in_temporary_folder() -> None:
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700)
     found = folder.lstat()
-    if found.st_uid != user or found.st_mode & 0o170077 != stat.S_IFDIR:  # it is unpickled: nobody else may write there
+    if found.st_uid != user or found.st_mode & 0o170077 != stat.S_IFDIR:  # Numba unpickles: no other user may write there
         folder = Path(tempfile.mkdtemp(prefix="numba-"))
     os.environ["NUMBA_CACHE_DIR"] = str(folder)
     config.reload_config()
@@ -56,7 +56,7 @@ def _cache_in_temporary_folder() -> None:
 
 
 class _Announcer(event.Listener):
-    """Logs that code of ours is compiled, once; what comes from a cache is no such event."""
+    """Logs once that wavflow code is compiled; Numba reports no event for code from its cache."""
 
     told = False
 

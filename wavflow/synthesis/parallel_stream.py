@@ -75,7 +75,7 @@ class ParallelStream:
         """Takes further frames (B, n_mels, F) and draws what can be drawn.
 
         Args:
-            mel: Frames; may be none at all.
+            mel: Frames; F may be 0.
             noise: Called with a number n of samples; returns noise (B, n), temperature included.
             last: Whether no more frames will come.
 

@@ -106,7 +106,7 @@ class Task(pl.LightningModule):
         return warmup * (self.final_fraction + (1.0 - self.final_fraction) * cosine)
 
     def _spent(self, step: int) -> float:
-        """Share of the budget that is spent: of `max_steps` or of `max_time`, whichever is nearer its end."""
+        """Returns the share of the budget that is spent: of `max_steps` or of `max_time`, the larger one."""
         spent = step / self.trainer.max_steps if self.trainer.max_steps > 0 else 0.0
         for elapsed, remaining in times(self.trainer):
             spent = max(spent, elapsed / (elapsed + remaining) if elapsed + remaining > 0 else 1.0)
