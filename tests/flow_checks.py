@@ -1,4 +1,7 @@
-"""Checks of a transform, or of a flow's density, that several tests of flows share."""
+"""Checks of a transform, of a flow's density, or of a graph, that several tests share."""
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from helpers import jacobian
@@ -15,7 +18,9 @@ class WrongSign(Affine):
         return z, -log_slope
 
 
-def assert_round_trip(transform: Transform, x: Tensor, cond: Tensor | None = None, least: float = 0.1) -> None:
+def assert_round_trip(
+    transform: Transform, x: Tensor, cond: Tensor | None = None, least: float = 0.1, atol: float = 1e-9
+) -> None:
     """Forward then inverse, and inverse then forward, give x (B, C, T) back and opposite log-derivatives.
 
     Some x must change by more than `least`.
@@ -24,8 +29,8 @@ def assert_round_trip(transform: Transform, x: Tensor, cond: Tensor | None = Non
         y, log_det = there(x, cond)
         again, log_det_back = back(y, cond)
         assert (y - x).abs().max() > least, "the identity would prove nothing"
-        torch.testing.assert_close(again, x, rtol=0, atol=1e-9)
-        torch.testing.assert_close(log_det_back, -log_det, rtol=0, atol=1e-9)
+        torch.testing.assert_close(again, x, rtol=0, atol=atol)
+        torch.testing.assert_close(log_det_back, -log_det, rtol=0, atol=atol)
 
 
 def assert_total_log_det_is_exact(transform: Transform, x: Tensor, cond: Tensor | None = None) -> None:
@@ -34,6 +39,13 @@ def assert_total_log_det_is_exact(transform: Transform, x: Tensor, cond: Tensor 
         matrix = jacobian(lambda x, direction=direction: direction(x, cond)[0], x).reshape(x.numel(), x.numel())
         total = direction(x, cond)[1].sum()
         torch.testing.assert_close(total, torch.linalg.slogdet(matrix).logabsdet, rtol=0, atol=1e-10)
+
+
+def assert_one_graph(function: Callable, *arguments: Any, backend: str = "aot_eager") -> None:
+    """Holds that torch compiles a function as one graph, and that the graph returns what the function returns."""
+    torch.compiler.reset()
+    compiled = torch.compile(function, fullgraph=True, backend=backend)
+    torch.testing.assert_close(compiled(*arguments), function(*arguments), rtol=0, atol=1e-6)
 
 
 def assert_density_of_two_features_integrates_to_one(flow: Flow, cond: Tensor | None = None) -> None:

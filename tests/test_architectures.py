@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from flow_checks import assert_round_trip, assert_total_log_det_is_exact
+from flow_checks import assert_one_graph, assert_round_trip, assert_total_log_det_is_exact
 from helpers import PARALLEL_FLOWS, jacobian, random_log_mel, randomized, refused, tiny_flow, tiny_student, tiny_teacher
 
 from wavflow.distributions import Gaussian
@@ -74,6 +74,7 @@ def test_act_norm_starts_from_data() -> None:
 
 
 @every_flow
+@torch.no_grad()
 def test_compiles_as_one_graph(name: str) -> None:
     fewer = {"flowavenet": {"flows": 1, "scales": 2}, "waveglow": {"flows": 2, "early_every": 1}, "waveflow": {"flows": 1}}
     model, u = tiny_flow(name, layers=1, **fewer[name]), torch.randn(1, 1, 48)
@@ -82,9 +83,7 @@ def test_compiles_as_one_graph(name: str) -> None:
     def log_prob(u: torch.Tensor, frames: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
         return model.flow.log_prob(u, Conditioning(frames, kernel))
 
-    compiled = torch.compile(log_prob, fullgraph=True, backend="aot_eager")
-    with torch.no_grad():
-        torch.testing.assert_close(compiled(u, *cond), log_prob(u, *cond), rtol=0, atol=1e-6)
+    assert_one_graph(log_prob, u, *cond)
 
 
 @pytest.mark.parametrize(

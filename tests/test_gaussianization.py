@@ -5,7 +5,12 @@ import math
 import mpmath
 import pytest
 import torch
-from flow_checks import assert_density_of_two_features_integrates_to_one, assert_round_trip, assert_total_log_det_is_exact
+from flow_checks import (
+    assert_density_of_two_features_integrates_to_one,
+    assert_one_graph,
+    assert_round_trip,
+    assert_total_log_det_is_exact,
+)
 from helpers import randomized, refused
 from torch import Tensor
 
@@ -183,31 +188,20 @@ def test_initialised_layer_makes_each_marginal_gaussian(count: int) -> None:
     assert (Gaussian().log_prob(z).sum(dim=1) + log_det).mean() > before.mean() + 0.2
 
 
-def test_initialises_once_and_from_data_with_ties() -> None:
+def test_initialises_from_data_with_ties() -> None:
     x = torch.where(torch.rand(500, 1, 1) < 0.97, 0.0, torch.randn(500, 1, 1))  # nearly all quantiles are one value
     layer = Gaussianization(1, 8)
     layer.initialize(x)
-    first = layer.params.clone()
-    layer.initialize(5 + x)
-    assert torch.equal(layer.params, first)
-    assert first.isfinite().all()
+    assert layer.params.isfinite().all()
     assert layer(x)[0].isfinite().all()
-    assert "initialized" in layer.state_dict()
 
 
-def test_columns_of_no_use_are_named() -> None:
-    x = torch.randn(50, 4, 1)
-    x[:, 1] = 3.0
-    x[7, 2] = math.nan
-    refused(lambda: gaussianization(4).initialize(x), r"of 50 values each, those of channel 2 are not finite")
-    refused(lambda: Gaussianization(4).initialize(x.nan_to_num()), r"channel 1 are constant")
+def test_data_beyond_the_bounds_of_the_scales_are_refused() -> None:
     refused(lambda: Gaussianization(1).initialize(1e6 * torch.randn(50, 1, 1)), "rescale the data")
 
 
 def test_one_graph_equals_eager_and_every_weight_learns() -> None:
     flow, x = randomized(gaussianization(2, depth=1, n_components=3, n_reflections=1), 0.4), torch.randn(6, 2, 1)
-    torch.compiler.reset()
-    log_prob = torch.compile(flow.log_prob, fullgraph=True, backend="aot_eager")(x)
-    torch.testing.assert_close(log_prob, flow.log_prob(x), rtol=0, atol=1e-6)
+    assert_one_graph(flow.log_prob, x)
     flow.log_prob(x).mean().backward()
     assert [name for name, p in flow.named_parameters() if p.grad is None or not p.grad.any()] == []

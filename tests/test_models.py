@@ -17,6 +17,7 @@ from torch import Tensor
 import wavflow.models
 from wavflow import Vocoder, load_model, save_model
 from wavflow.distributions import Gaussian, Logistic
+from wavflow.models import fingerprint
 
 DENSITIES = ["gaussian", "logistic", "mixture_of_gaussians", "mixture_of_logistics"]
 MODELS: dict[str, Callable[..., Vocoder]] = {
@@ -120,23 +121,15 @@ def test_speaker_must_be_given_where_there_are_some(build: Callable[..., Vocoder
     ("mel", "words"),
     [
         (torch.zeros(1, 9, 2), ["`mel`", "(B, 8, F)", "(1, 9, 2)", "'n_mels': 8"]),
-        (torch.zeros(8, 2), ["`mel`", "(B, 8, F)", "(8, 2)"]),
-        (torch.zeros(1, 8, 0), ["`mel`", "F >= 1"]),
         (torch.zeros(1, 8, 2, dtype=torch.int64), ["`mel`", "float", "int64"]),
         (torch.full((1, 8, 2), math.nan), ["`mel`", "finite"]),
-        (torch.full((1, 8, 2), math.inf), ["`mel`", "finite"]),
     ],
-    ids=["bands", "no batch", "no frames", "integers", "nan", "inf"],
+    ids=["bands", "integers", "nan"],
 )
 def test_foreign_mels_are_refused(build: Callable[..., Vocoder], mel: Tensor, words: list[str]) -> None:
     model = build()
     for use in (lambda: model.log_prob(torch.zeros(1, 32), mel), lambda: model.sample(mel)):
         refused(use, *words)
-
-
-def test_foreign_spec_is_refused_with_both_printed() -> None:
-    model, foreign = tiny_student(), tiny_mel(f_max=3000.0).spec
-    refused(lambda: model.mel.check(random_log_mel(2), foreign), "4000.0", "3000.0", "compute it with the model's `mel`")
 
 
 @pytest.mark.parametrize("build", [tiny_teacher, tiny_student])
@@ -158,18 +151,11 @@ def test_signals_of_another_length_are_refused(build: Callable[..., Vocoder], sa
         (lambda: tiny_student(base="cauchy"), ["`base`", "gaussian, logistic", "'cauchy'"]),
         (lambda: tiny_student(flows=0), ["`flows` must be at least 1, got 0"]),
         (lambda: tiny_teacher(density="mixture_of_gaussians", n_components=0), ["`n_components`", "got 0"]),
-        (lambda: tiny_teacher(layers=0), ["`layers`", "got 0"]),
-        (lambda: tiny_teacher(upsampling="nearest"), ["`mode`", "'nearest'"]),
         (lambda: wavflow.models.teacher(mel=MEL | {"hop_length": 0}), ["`hop_length`", "0"]),
     ],
 )
 def test_impossible_models_are_refused(make: Callable[[], Vocoder], words: list[str]) -> None:
     refused(make, *words)
-
-
-def same_weights(first: Vocoder, second: Vocoder) -> bool:
-    pairs = zip(first.state_dict().items(), second.state_dict().items(), strict=True)
-    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
 
 
 @every_kind
@@ -189,7 +175,7 @@ def test_a_model_survives_its_file_to_the_bit(
     assert loaded.info == {"steps": 7}
     assert not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
-    assert same_weights(model, loaded)
+    assert fingerprint(model) == fingerprint(loaded)
     torch.testing.assert_close(loaded.log_prob(audio, mel, speaker), model.log_prob(audio, mel, speaker))
 
 
@@ -222,7 +208,7 @@ def test_a_file_holds_config_mel_and_format(model_file: Path) -> None:
 def test_the_file_that_the_bad_ones_vary_is_a_good_one(tmp_path: Path) -> None:
     model, path = tiny_student(), tmp_path / "model.safetensors"
     save_file(model.state_dict(), path, metadata_of())
-    assert same_weights(load_model(path), model)
+    assert fingerprint(load_model(path)) == fingerprint(model)
 
 
 def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from helpers import random_log_mel, randomized, refused, tiny_student, tiny_teacher
 from torch import Tensor, nn
 
-from wavflow.kernels.vectors import multiplies_bfloat16
+from wavflow.kernels import multiplies_bfloat16
 from wavflow.losses import DensityDistillation
 from wavflow.nn import Conditioning, WaveNet, gated_layers
 

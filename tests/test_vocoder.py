@@ -32,8 +32,9 @@ from wavflow.synthesis.steps import StepEngine
         {"layers": 6, "kernel_size": 2, "flows": 1, "dilation_cycle": 3},
         {"layers": 4, "kernel_size": 2, "flows": 3, "dilation_cycle": 4},
         {"layers": 6, "kernel_size": 3, "flows": 2, "dilation_cycle": 5},
+        {"layers": 3, "kernel_size": 2, "flows": 2, "group": 8},
     ],
-    ids=["2 samples", "just a hop", "46 samples", "131 samples"],
+    ids=["2 samples", "just a hop", "46 samples", "131 samples", "group"],
 )
 def test_student_in_segments_is_the_student_in_one_pass(net: dict, center: bool, upsampling: str) -> None:
     mel = tiny_student().mel.spec | {"center": center}

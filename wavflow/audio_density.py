@@ -110,7 +110,7 @@ class AudioDensity(nn.Module):
         return sum(self.flow.transform.context_of("inverse" if self.draws_in_parallel else "forward")) + 1
 
     def no_mel(self, seconds: float, batch: int = 1) -> Tensor:
-        """Returns what an unconditional model takes for a mel: (B, 0, F), with F frames of at least so many seconds."""
+        """Returns what an unconditional model takes for a mel: (B, 0, F), with F frames of at least that length."""
         frames = max(1, math.ceil(seconds * self.sample_rate / self.hop_length))
         return next(self.parameters()).new_zeros(batch, 0, frames)
 

@@ -21,7 +21,7 @@ from wavflow.files import atomic_write
 
 
 class Stopped(Exception):
-    """A signal ended the training, which has saved its state after so many steps; before the first there is none to save."""
+    """A signal ended the training, which has saved its state after `step` steps; before the first there is nothing to save."""
 
     def __init__(self, signum: signal.Signals, step: int) -> None:
         super().__init__(f"stopped by {signum.name} " + (f"and saved after {step} steps" if step else "before the first step"))

@@ -17,7 +17,7 @@ UNFINISHED = f".*.{'[0-9a-f]' * 12}.part"
 """The files that `atomic_write` writes to."""
 
 IDLE = 3600.0
-"""Seconds after which an unfinished file that nobody has written to is no living process's: they write every few seconds."""
+"""Seconds without a write after which no living process can own an unfinished file: they write every few seconds."""
 
 _locked: dict[Path, int] = {}
 
@@ -92,9 +92,9 @@ def in_a_file(data: bytes, name: str, words: str) -> Iterator[Path]:
 def sweep(*folders: str | os.PathLike[str], idle: float = 0.0) -> None:
     """Removes the unfinished files that killed processes left in folders, but not below them.
 
-    Where other processes may be writing there, on this machine or another, `idle` must be `IDLE`: their numbers say nothing on
-    another machine, and many network disks keep locks to one. A process that was suspended for longer loses its file: the
-    renaming fails, and the file is made again by the next that goes on.
+    Where other processes may be writing there, on this machine or another, `idle` must be `IDLE`: process ids mean nothing on
+    another machine, and many network disks do not share locks. A process that was suspended for longer loses its file: the
+    renaming fails, and the next run makes the file again.
 
     Args:
         folders: That need not be there.

@@ -53,9 +53,6 @@ class MelSpectrogram(ExactBuffers):
         Tacotron 2 (Shen et al., 2018), section 2.1, https://arxiv.org/abs/1712.05884
     """
 
-    window: Tensor
-    filterbank: Tensor
-
     def __init__(
         self,
         *,
@@ -72,8 +69,8 @@ class MelSpectrogram(ExactBuffers):
         self.sample_rate, self.n_fft, self.hop_length, self.win_length = sample_rate, n_fft, hop_length, win_length
         self.n_mels, self.f_min, self.f_max, self.center = n_mels, f_min, f_max, center
         self._check_arguments()
-        self.register_buffer("window", torch.hann_window(win_length), persistent=False)
-        self.register_buffer("filterbank", self._make_filterbank(), persistent=False)
+        self.window = nn.Buffer(torch.hann_window(win_length), persistent=False)
+        self.filterbank = nn.Buffer(self._make_filterbank(), persistent=False)
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -92,7 +89,7 @@ class MelSpectrogram(ExactBuffers):
         return max(*self.padding, self.hop_length - 1)
 
     def frames_of(self, length: int, max_seconds: float | None = None) -> int:
-        """Returns how many frames data of so many samples has: all whole ones up to a limit, and one at least."""
+        """Returns how many frames data of `length` samples has: all whole ones up to `max_seconds`, and one at least."""
         limit = length if max_seconds is None else int(max_seconds * self.sample_rate)
         return max(1, min(length, limit) // self.hop_length)
 

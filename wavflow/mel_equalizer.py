@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from wavflow.arguments import at_least
@@ -45,14 +45,6 @@ class MelEqualizer(ExactBuffers):
         The inverse STFT: Griffin & Lim, Signal estimation from modified short-time Fourier transform (1984), equation 6.
     """
 
-    runs: Tensor
-    run_weights: Tensor
-    above: Tensor
-    fraction: Tensor
-    told: Tensor
-    window: Tensor
-    weights: Tensor
-
     def __init__(self, mel: MelSpectrogram) -> None:
         super().__init__()
         self.n_fft, self.hop_length, self.n_mels = mel.n_fft, mel.hop_length, mel.n_mels
@@ -67,7 +59,6 @@ class MelEqualizer(ExactBuffers):
         width = int((filterbank > 0).sum(dim=1).max())
         runs = (first.unsqueeze(1) + torch.arange(width)).clamp_max(filterbank.shape[1] - 1)
         used = first.unsqueeze(1) + torch.arange(width) < filterbank.shape[1]
-        above, fraction = mel.between_bands()
         told = torch.arange(filterbank.shape[1]) * mel.sample_rate <= mel.f_max * mel.n_fft
         before = (mel.n_fft - mel.win_length) // 2
         window = functional.pad(mel.window.double(), (before, mel.n_fft - mel.win_length - before))
@@ -75,20 +66,14 @@ class MelEqualizer(ExactBuffers):
         squares = functional.pad(window.square(), (0, self.overlap * mel.hop_length - mel.n_fft)).unflatten(
             0, (-1, mel.hop_length)
         )
-        weights = functional.pad(squares.cumsum(dim=0), (0, 0, 1, 0))
-        for name, value in {
-            "runs": runs,
-            "run_weights": filterbank.gather(1, runs) * used,
-            "above": above,
-            "fraction": fraction,
-            "told": told,
-            "window": window,
-            "weights": weights,
-        }.items():
-            self.register_buffer(name, value, persistent=False)
+        self.run_weights = nn.Buffer(filterbank.gather(1, runs) * used, persistent=False)
+        self.weights = nn.Buffer(functional.pad(squares.cumsum(dim=0), (0, 0, 1, 0)), persistent=False)
+        self.runs, self.above, self.fraction, self.told, self.window = (
+            nn.Buffer(value, persistent=False) for value in (runs, *mel.between_bands(), told, window)
+        )
 
     def forward(self, audio: Tensor, mel: Tensor, passes: int = 1) -> Tensor:
-        """Returns audio (B, F * hop_length) after so many passes toward the log-mel (B, n_mels, F).
+        """Returns audio (B, F * hop_length) after `passes` passes toward the log-mel (B, n_mels, F).
 
         Raises:
             ValueError: When `passes` is below 0, or audio and mel differ in length.
@@ -263,7 +248,7 @@ class _Pass:
         else:
             weight = weights[-1]
         self.hops += frames
-        ready = (total / weight.clamp_min(0.1)).flatten(1)  # hardly a window there: hardly a change
+        ready = (total / weight.clamp_min(0.1)).flatten(1)  # a window near 0 corrects next to nothing
         skipped = min(self.skipped, ready.shape[-1])  # what lies in the padding
         self.skipped -= skipped
         return ready[:, skipped:][:, : self.draw.shape[-1]]

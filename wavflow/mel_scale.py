@@ -45,7 +45,7 @@ class MelScale:
         std: What it was then divided by, the root of the variance: likewise.
 
     Raises:
-        ValueError: There is no such scale, or a mean or deviation is none.
+        ValueError: There is no such scale, a mean or deviation is not finite, or a deviation not above 0.
     """
 
     def __init__(self, scale: str = "ln", mean: float | Tensor = 0.0, std: float | Tensor = 1.0) -> None:

@@ -95,7 +95,6 @@ def save_model(
         if lost := [name for name, tensor in rounded.items() if (tensor.isfinite() != weights[name].isfinite()).any()]:
             raise ValueError(f"`dtype` {dtype} can't hold {lost[0]}, whose values are too large: take torch.bfloat16 or None.")
         weights = rounded
-    path = Path(path)
     metadata = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -152,7 +151,7 @@ def load_model(
 
 
 def _check_numbers(config: dict[str, Any], info: dict[str, Any], tensors: int) -> None:
-    """Raises unless what does not show in the size of a weight is in bounds: counts, the mel, the whitening, the speakers."""
+    """Raises unless what the sizes of the weights do not bound is sensible: counts, the mel, the whitening, the speakers."""
     for name in ("layers", "scales"):
         if config.get(name, 0) > tensors:
             raise ValueError(f"`{name}` {config[name]} for {tensors} tensors")
@@ -176,7 +175,7 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 @contextmanager
 def _no_larger_than(numbers: int) -> Iterator[None]:
-    """Raises when a model is built that holds far more weights than so many, before they take any memory."""
+    """Raises when a model is built that has far more weights than `numbers`, before they take any memory."""
     left, thread = 4 * numbers + 2**16, threading.get_ident()  # a weight counts anew when its norm is taken out of it
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:

@@ -24,7 +24,7 @@ class Segment(NamedTuple):
 
 
 def segments(frames: int, size: int, left: int, right: int) -> Iterator[Segment]:
-    """Yields the segments of a signal of so many frames, `size` frames each, with `left` and `right` frames of context."""
+    """Yields the segments of a signal of `frames` frames, `size` frames each, with `left` and `right` frames of context."""
     for first in range(0, frames, size):
         last = min(first + size, frames)
         yield Segment(first, last, max(0, first - left), min(last + right, frames))

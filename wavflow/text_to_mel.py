@@ -36,7 +36,7 @@ GUIDANCE = 2.0
 
 
 class Aligned(NamedTuple):
-    """A mel and its text, brought together."""
+    """The alignment of a mel with its text."""
 
     log_prob: Tensor  # (B, F) of each frame, nats, given the durations
     durations: Tensor  # (B, S, states) frames of each state of each symbol, those of the most likely alignment

@@ -57,7 +57,7 @@ class Vocoder(AudioDensity):
     ) -> Tensor:
         """Draws audio (B, F * hop_length) whose mel is near the given one; arguments as in `sample_and_log_prob`.
 
-        The draw goes through so many passes of the `MelEqualizer`; `passes=0` gives the draw itself.
+        The draw goes through `passes` passes of the `MelEqualizer`; `passes=0` gives the draw itself.
 
         In float32 on a CPU an engine draws, see `engine`: the same to 1e-5, a teacher's steps some 60 times faster, a student
         some 2 to 5 times. `dtype` is that of its matrices; where no engine draws, another than float32 is refused. `fast=False`
@@ -150,7 +150,7 @@ class Vocoder(AudioDensity):
         passes: int = PASSES,
         dtype: torch.dtype = torch.float32,
     ) -> VocoderStream:
-        """Returns what `stream` pushes chunks through, for callers to whom the mel comes at times of its own; as `stream`."""
+        """Returns what `stream` pushes chunks through, for callers that push them when they come; arguments as in `stream`."""
         at_least(0.0, temperature=temperature)
         given = None if noise is None else Noise(self._input("noise", noise))
 

@@ -26,7 +26,7 @@ class VocoderStream:
         vocoder: Draws.
         sampler: Its engine, or what takes its place.
         equalizer: Takes the draw to its mel.
-        noise: Called with a mel of the batch and a number of samples; returns so much noise (B, n), temperature included.
+        noise: Called with a mel of the batch and a number n of samples; returns noise (B, n), temperature included.
         speaker: Ids (B,), for a model with speakers.
     """
 

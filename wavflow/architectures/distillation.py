@@ -88,20 +88,11 @@ def student(
         mel: Arguments of `MelSpectrogram`; those of the teacher.
         base: "gaussian" or "logistic".
         flows: Inverse autoregressive flows, each with its own WaveNet.
-        group: Samples to a step of the WaveNets, which then cost so many times less and look so many times further back;
+        group: Samples to a step of the WaveNets: divides their cost, and multiplies how far they look back;
             must divide the hop length. Densities stay exact for each sample, see `TriangularAffine`.
-        layers: Of each flow, see `WaveNet`, as the next four.
-        channels: Residual width.
-        kernel_size: Taps.
-        dilation_cycle: Layers until the dilation restarts.
-        skip_channels: `channels` if not given.
-        features: Width of the upsampler.
-        upsampling: "linear" or "smoothing", see `Upsampler`.
-        whitening: Order of the linear prediction by the mel; that of the teacher. 0 for no whitening at all.
-        pitch: Whether to whiten by the mel's pitch too; as the teacher.
+        layers: Of each flow. This and all others: see `teacher`, whose `whitening`, `pitch` and `n_speakers` must be the same.
         pulses: Share of a voice's power that pulses at its pitch make up, below 1; 0 for noise alone. See `HarmonicSource`.
             It needs the pitch, of a mel that resolves it.
-        n_speakers: Size of the speaker embedding; 0 for none.
 
     Returns:
         An untrained `Vocoder`; its flow is the identity.

@@ -42,18 +42,9 @@ def waveglow(
         mel: Arguments of `MelSpectrogram`.
         flows: Pairs of a 1x1 map and a coupling, each coupling with its own WaveNet, which is not causal.
         group: Samples to a time step ("squeeze"); must divide the hop length.
-        early_every: After so many flows, some channels are noise already and leave ("early outputs").
-        early_channels: How many.
-        layers: Of each WaveNet, see there, as the next four.
-        channels: Residual width.
-        kernel_size: Taps, an odd number.
-        dilation_cycle: Layers until the dilation restarts.
-        skip_channels: `channels` if not given.
-        features: Width of the upsampler.
-        upsampling: "linear" or "smoothing", see `Upsampler`.
-        whitening: Order of the linear prediction by the mel; 0 for no whitening at all.
-        pitch: Whether to whiten by the mel's pitch too.
-        n_speakers: Size of the speaker embedding; 0 for none.
+        early_every: Flows after which some channels are taken out as noise ("early outputs").
+        early_channels: How many channels.
+        layers: Of each WaveNet. All others: see `teacher`; but `kernel_size` must be odd.
 
     References:
         WaveGlow (Prenger et al., 2018), section 2, https://arxiv.org/abs/1811.00002
@@ -101,7 +92,7 @@ def flowavenet(
         mel: Arguments of `MelSpectrogram`.
         scales: How often the signal is folded by 2; 2^scales must divide the hop length.
         flows: Pairs of an ActNorm and a coupling, at each scale; the halves change places from one to the next.
-        factor_out: After so many scales, half of the channels are noise already and leave.
+        factor_out: Scales after which half of the channels are taken out as noise.
         layers: Of each WaveNet. This and all others: see `waveglow`.
 
     References:
@@ -150,7 +141,7 @@ def waveflow(
         channels: Residual width.
         kernel_size: Taps along a row, an odd number.
         height_kernel_size: Taps across rows.
-        dilation_cycle: Layers until the dilation along a row restarts. All others: see `waveglow`.
+        dilation_cycle: Layers until the dilation along a row restarts. All others: see `teacher`.
 
     References:
         WaveFlow (Ping et al., 2020), section 3, https://arxiv.org/abs/1912.01219

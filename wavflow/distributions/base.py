@@ -63,7 +63,7 @@ class LocationScale(Distribution):
         log_scale: Natural log of the scale; broadcasts with `loc`.
     """
 
-    fill_standard: Callable[..., Tensor]  # fills an empty tensor with draws, by a generator
+    fill_standard: Callable[..., Tensor]  # fills a tensor in place with draws, by a generator, and returns it
     _standard_entropy: float
     _log_prob: Callable[[Tensor], Tensor]
     _log_cdf: Callable[[Tensor], Tensor]
@@ -123,7 +123,6 @@ class Gaussian(LocationScale):
 
     @staticmethod
     def fill_standard(empty: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Fills a tensor with draws from the standard member, in place, and returns it."""
         return empty.normal_(generator=generator)
 
     @staticmethod
@@ -176,7 +175,6 @@ class Logistic(LocationScale):
 
     @staticmethod
     def fill_standard(empty: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Fills a tensor with draws from the standard member, in place, and returns it."""
         # A log-ratio of exponential variables: no uniform number that can be 0 or 1, and both tails equally fine.
         other = torch.empty_like(empty).exponential_(generator=generator)
         return empty.exponential_(generator=generator).log_().sub_(other.log_())

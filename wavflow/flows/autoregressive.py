@@ -114,7 +114,7 @@ class MaskedAutoregressive(Autoregressive):
         self.channels = channels
 
     def context_of(self, direction: str) -> tuple[float, float]:
-        """Forward sees as far as the conditioner; the inverse's last channel through all the channels before it."""
+        """Forward sees as far as the conditioner; the last channel of the inverse sees through all those before it."""
         before, after = getattr(self.conditioner, "context", (0, 0))
         passes = 1 if direction == "forward" else self.channels - 1
         return passes * before, passes * after
@@ -128,7 +128,7 @@ class MaskedAutoregressive(Autoregressive):
         stepper = getattr(self.conditioner, "stepper", None)
         step = None if stepper is None else stepper(cond, batch=z.shape[0])
         x, log_det = torch.zeros_like(z), log_det_of_identity(z)
-        for c, channel in enumerate(z.split(1, dim=1)):  # what comes after c is 0 still, as good as anything
+        for c, channel in enumerate(z.split(1, dim=1)):  # channels after c are still 0, and no parameter sees them
             if step is None:
                 params = self.params(x, cond).unflatten(1, (self.tau.n_params, -1))[:, :, c]
             else:

@@ -20,7 +20,7 @@ from wavflow.nn.containers import module_list
 
 
 class Transform(nn.Module):
-    """An invertible map. `cond` is what it is conditioned on; what that holds is the map's own affair."""
+    """An invertible map. `cond` is what it is conditioned on; each map says what that holds."""
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
         """Maps x (B, C, T) to `z` (B, C, T); also returns log |dz/dx| (B, T) in nats."""
@@ -31,7 +31,7 @@ class Transform(nn.Module):
         raise NotImplementedError
 
     def initialize(self, x: Tensor, cond: Any = None) -> None:
-        """Lets the map start from data x (B, C, T); most have nothing to start, and containers pass it on."""
+        """Sets parameters from data x (B, C, T), in maps that do so; containers pass the call on."""
 
     @property
     def context(self) -> tuple[float, float]:
@@ -46,7 +46,7 @@ class Transform(nn.Module):
 class Inverse(Transform):
     """A transform turned round: its forward is the other's inverse. Turns a MAF into an IAF.
 
-    It does not pass `initialize` on: data are the wrapped transform's output, which tells it no start.
+    It does not pass `initialize` on, since its data are outputs of the wrapped transform, not inputs.
     """
 
     def __init__(self, transform: Transform) -> None:
@@ -75,7 +75,7 @@ class Chain(Transform):
 
     @torch.no_grad()
     def initialize(self, x: Tensor, cond: Any = None) -> None:
-        """Starts each transform from what those before it make of the data."""
+        """Initializes each transform with what those before it make of the data."""
         for transform in self.transforms:
             transform.initialize(x, cond)
             x, _ = transform(x, cond)
@@ -123,7 +123,7 @@ class Flow(nn.Module):
         self.base = base
 
     def initialize(self, x: Tensor, cond: Any = None) -> None:
-        """Lets the maps that start from data, such as `ActNorm`, do so with x (B, C, T): once, before training."""
+        """Initializes the maps that take parameters from data, such as `ActNorm`, with x (B, C, T): once, before training."""
         self.transform.initialize(x, cond)
 
     def log_prob(self, x: Tensor, cond: Any = None) -> Tensor:

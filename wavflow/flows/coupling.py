@@ -55,11 +55,9 @@ class Coupling(Transform):
         return getattr(self.conditioner, "context", (0, 0))
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Returns z (B, C, T) and log |dz/dx| (B, T)."""
         return self._apply_tau(self.tau.forward, x, cond)
 
     def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Returns x (B, C, T) and log |dx/dz| (B, T)."""
         return self._apply_tau(self.tau.inverse, z, cond)
 
     def _apply_tau(self, function: Callable, x: Tensor, cond: Any) -> tuple[Tensor, Tensor]:

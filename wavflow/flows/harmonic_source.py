@@ -1,14 +1,14 @@
 """The source of a student's voice: one pulse per period under the noise, at the pitch that the mel tells.
 
-White noise through a comb hums, but each harmonic is then a narrow band of noise of its own and wanders in phase. A voice's
+White noise through a comb hums, but each harmonic is then a separate narrow band of noise whose phase wanders. A voice's
 harmonics belong together, for one pulse per period excites them all. So the noise gets a mean, and keeps the power that the
 mean leaves:
 
     v[t] = pulses[t] + sigma[t] z[t],        log |dv/dz| = log sigma
 
-The mel tells how often the pulses come, not when. A teacher may not guess: likelihood makes it hold every phase possible.
-A student may: the reverse KL is content with one of the modes, and choosing one costs the logarithm of a period in nats once
-per utterance, not per sample. So this is a map for students alone.
+The mel tells the period of the pulses, not their phase. Maximum likelihood would make a teacher cover every phase. The reverse
+KL lets a student keep to one, which costs the logarithm of a period in nats once per utterance, not per sample. So this is a
+map for students alone.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class HarmonicSource(MelBlocks):
 
         s = share (1 - (1 - b)^2),        sigma^2 = 1 - s,        P(w)^2 = s (1 - b H) / (1 + b H) per sample
 
-    P is that of a short pulse less a part of one as wide as the comb's kernel, to within a few hundredths: weak where the comb
-    resonates, and above, where it does not, as strong as the noise that it stands for. The short pulse fades out
-    around 5.5 kHz: above that, voices hiss. `cond` is the conditioning mel (B, n_mels, F).
+    A short pulse less a part of one as wide as the comb's kernel has the spectrum P, to within a few hundredths: weak where the
+    comb resonates, and at higher frequencies as strong as the noise that it replaces. The short pulse fades out around 5.5 kHz:
+    above that, voices hiss. `cond` is the conditioning mel (B, n_mels, F).
 
     Args:
         mel: The convention of the conditioning mel.

@@ -19,20 +19,16 @@ class Permutation(Transform):
         index: A permutation of 0 .. C - 1.
     """
 
-    index: Tensor
-
     def __init__(self, index: list[int]) -> None:
         super().__init__()
         if sorted(index) != list(range(len(index))):
             raise ValueError(f"`index` must hold each of 0 .. {len(index) - 1} once, got {index}.")
-        self.register_buffer("index", torch.tensor(index), persistent=False)
+        self.index = nn.Buffer(torch.tensor(index), persistent=False)
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Returns z (B, C, T) and zeros (B, T)."""
         return check_channels(x, len(self.index))[:, self.index], log_det_of_identity(x)
 
     def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Returns x (B, C, T) and zeros (B, T)."""
         return check_channels(z, len(self.index))[:, self.index.argsort()], log_det_of_identity(z)
 
 
@@ -40,11 +36,9 @@ class Reverse(Transform):
     """Channels in reversed order; log_det is 0. Stands between the layers of a MAF."""
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Returns z (B, C, T) and zeros (B, T)."""
         return x.flip(1), log_det_of_identity(x)
 
     def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Returns x (B, C, T) and zeros (B, T)."""
         return self.forward(z)
 
 
@@ -63,8 +57,6 @@ class InvertibleLinear(Transform):
         before L; here not, since the random rotation P L U with other rows first, L U, is a random rotation as well.
     """
 
-    sign: Tensor
-
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.channels = channels
@@ -73,7 +65,7 @@ class InvertibleLinear(Transform):
         s = upper.diagonal()
         factors = lower.tril(-1) + upper.triu(1) + s.abs().log().diag()
         self.factors = nn.Parameter(factors.to(torch.get_default_dtype()))
-        self.register_buffer("sign", s.sign().to(torch.get_default_dtype()))  # fixed: either sign of the determinant will do
+        self.sign = nn.Buffer(s.sign().to(torch.get_default_dtype()))  # fixed: either sign of the determinant will do
 
     @property
     def weight(self) -> Tensor:
@@ -130,12 +122,10 @@ class Householder(Transform):
         return weight
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Returns z (B, C, T) and zeros (B, T)."""
         with _exact(x):
             return _mix(self.weight, x), log_det_of_identity(x)
 
     def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Returns x (B, C, T) and zeros (B, T)."""
         with _exact(z):
             return _mix(self.weight.T, z), log_det_of_identity(z)
 

@@ -15,7 +15,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wavflow.arguments import at_least, at_least_float32
 from wavflow.flows.mel_blocks import MelBlocks
@@ -39,14 +39,14 @@ class LinearPrediction(MelBlocks):
     samples.
 
     Every block's filter is stable, but filters with sharp peaks in quick succession are not: each one amplifies what the last
-    one left ringing. Three limits bound what comes out for the usual mels, of gliding tones and of no sound alike: peaks are
-    at least `LAG_WINDOW` wide, the spectrum lies at most some 50 dB below its mean (`WHITE_NOISE`), and no band falls by more
-    than `LARGEST_FALL` between neighboring frames.
+    one left ringing. Three limits bound the output in the usual conventions, for gliding tones and for mels that no sound has:
+    peaks are at least `LAG_WINDOW` wide, the spectrum lies at most some 50 dB below its mean (`WHITE_NOISE`), and no band falls
+    by more than `LARGEST_FALL` between neighboring frames.
 
     The gain is absolute, not fitted: white noise of variance s^2 has mean magnitude `s * sqrt(sum w^2) * sqrt(pi) / 2` in a
     window w, and the mel is a weighted mean of magnitudes.
 
-    A mel of no bands tells nothing; the spectrum is then the same for all audio, see `_usual_spectrum`.
+    Where the mel has no bands, the spectrum is the same for all audio, see `_usual_spectrum`.
 
     Args:
         mel: The convention of the conditioning mel.
@@ -61,11 +61,6 @@ class LinearPrediction(MelBlocks):
         https://arxiv.org/abs/1810.11846. There the net predicts what is left; here that is a map of a flow.
     """
 
-    to_spectrum: Tensor
-    spectrum_offset: Tensor
-    extrapolation: Tensor
-    to_autocorrelation: Tensor
-
     def __init__(
         self,
         mel: MelSpectrogram,
@@ -78,12 +73,11 @@ class LinearPrediction(MelBlocks):
         self.order = order
         self.floor = floor
         self.pitch = pitch
-        to_spectrum, offset, extrapolation = _bands_to_spectrum(mel)
-        self.register_buffer("to_spectrum", to_spectrum, persistent=False)
-        self.register_buffer("spectrum_offset", offset, persistent=False)
-        self.register_buffer("extrapolation", extrapolation, persistent=False)
+        self.to_spectrum, self.spectrum_offset, self.extrapolation = (
+            nn.Buffer(value, persistent=False) for value in _bands_to_spectrum(mel)
+        )
         to_autocorrelation = spectrum_to_autocorrelation(mel.n_fft, order) * _lag_window(mel.sample_rate, order)
-        self.register_buffer("to_autocorrelation", to_autocorrelation, persistent=False)
+        self.to_autocorrelation = nn.Buffer(to_autocorrelation, persistent=False)
 
     def predictor(self, mel: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the coefficients a (B, N, p) and the log-gains (B, N) of the N blocks of a log-mel (B, n_mels, F)."""

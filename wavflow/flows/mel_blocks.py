@@ -1,11 +1,11 @@
-"""What the maps by the mel share: audio in blocks, and the log-mel at their rate."""
+"""Base of the maps whose coefficients the mel gives: audio in blocks, and the log-mel at their rate."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wavflow.flows.base import Transform
 from wavflow.mel import MelSpectrogram
@@ -20,15 +20,13 @@ class MelBlocks(ExactBuffers, Transform):
         mel: The convention of the conditioning mel.
     """
 
-    kernel: Tensor
-
     def __init__(self, mel: MelSpectrogram) -> None:
         super().__init__()
         self.hop_length = mel.hop_length
         self.blocks_per_frame = math.gcd(mel.hop_length, 4)
         self.block_length = mel.hop_length // self.blocks_per_frame
         kernel = interpolation_weights(self.blocks_per_frame, mel.frame_center / self.block_length)
-        self.register_buffer("kernel", kernel, persistent=False)
+        self.kernel = nn.Buffer(kernel, persistent=False)
 
     def at_blocks(self, mel: Tensor) -> Tensor:
         """Returns a log-mel (B, n_mels, F) at the rate of the N blocks, (B, N, n_mels), in float64."""

@@ -37,8 +37,6 @@ class TriangularConv(nn.Module):
         std: Standard deviation that the `past` weights give to the output of unit inputs, at the start.
     """
 
-    mask: Tensor
-
     def __init__(self, channels: int, inputs: int, outputs: int, kernel_size: int, std: float = 1.0) -> None:
         super().__init__()
         fan_in = max(1, channels * inputs * kernel_size - inputs)
@@ -47,7 +45,7 @@ class TriangularConv(nn.Module):
         self.raw_own = nn.Parameter(torch.randn(channels, outputs, inputs))
         mask = torch.ones(channels, channels, kernel_size)
         mask[..., -1] = mask[..., -1].tril(diagonal=-1)
-        self.register_buffer("mask", mask[:, None, :, None], persistent=False)
+        self.mask = nn.Buffer(mask[:, None, :, None], persistent=False)
 
     def past(self, x: Tensor) -> Tensor:
         """Returns what the elements before give to each one, bias included: (B, C, I, T) to (B, C, O, T)."""
@@ -79,7 +77,7 @@ class MintLayer(Transform):
         channels: C of x.
         hidden: Feature maps of each element inside.
         kernel_size: Taps in time of each of the three convolutions.
-        upper: Turned round, in time and channels: an element sees what comes after it.
+        upper: Reverses time and channels: an element sees what comes after it.
 
     Raises:
         ValueError: If a size is not positive.
@@ -87,8 +85,6 @@ class MintLayer(Transform):
     References:
         MintNet (Song et al., 2019), sections 3.1 to 3.3, https://arxiv.org/abs/1907.07945
     """
-
-    mirror: Tensor
 
     def __init__(self, channels: int, hidden: int = 16, kernel_size: int = 1, upper: bool = False) -> None:
         super().__init__()
@@ -103,7 +99,7 @@ class MintLayer(Transform):
             ]
         )
         self.log_scale = nn.Parameter(torch.full((channels, 1), math.log(0.5)))
-        self.register_buffer("mirror", 1.0 - 2.0 * (torch.arange(hidden)[:, None] % 2), persistent=False)
+        self.mirror = nn.Buffer(1.0 - 2.0 * (torch.arange(hidden)[:, None] % 2), persistent=False)
 
     def context_of(self, direction: str) -> tuple[float, float]:
         """Forward sees as far as its three convolutions; the inverse all that comes before it, or after if upper."""

@@ -16,7 +16,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wavflow.flows.base import log_det_of_identity
 from wavflow.flows.mel_blocks import MelBlocks
@@ -41,11 +41,6 @@ class MelPitch(ExactBuffers):
         ValueError: When the mel does not resolve harmonics, see `resolves`.
     """
 
-    log_pitches: Tensor
-    log_weight: Tensor
-    flatten: Tensor
-    templates: Tensor
-
     def __init__(self, mel: MelSpectrogram, strongest: float = 0.95) -> None:
         super().__init__()
         if not self.resolves(mel):
@@ -68,10 +63,10 @@ class MelPitch(ExactBuffers):
             spectrum = lobe.abs().amax(dim=1) + 0.02  # and a noise floor
             spectra.append((filterbank @ spectrum / weight).log()[:n_bands] @ flatten)
         templates = torch.stack(spectra)
-        self.register_buffer("log_pitches", pitches.log(), persistent=False)
-        self.register_buffer("log_weight", weight[:n_bands].log(), persistent=False)
-        self.register_buffer("flatten", flatten, persistent=False)
-        self.register_buffer("templates", templates / templates.norm(dim=1, keepdim=True), persistent=False)
+        self.log_pitches = nn.Buffer(pitches.log(), persistent=False)
+        self.log_weight = nn.Buffer(weight[:n_bands].log(), persistent=False)
+        self.flatten = nn.Buffer(flatten, persistent=False)
+        self.templates = nn.Buffer(templates / templates.norm(dim=1, keepdim=True), persistent=False)
 
     @staticmethod
     def resolves(mel: MelSpectrogram) -> bool:

@@ -41,7 +41,7 @@ def unfold(x: Tensor, factor: int) -> Tensor:
 
 
 def fold_cond(cond: Any, factor: int) -> Any:
-    """Returns `cond` for the coarse rate: what has a `folded(factor)` knows how, a tensor (B, K, T) is folded like x."""
+    """Returns `cond` for the coarse rate: by its own `folded(factor)` if it has one; a tensor (B, K, T) is folded like x."""
     if hasattr(cond, "folded"):
         return cond.folded(factor)
     return fold(cond, factor) if isinstance(cond, Tensor) else cond
@@ -65,7 +65,7 @@ class Folded(Transform):
         self.factor = factor
 
     def context_of(self, direction: str) -> tuple[float, float]:
-        """Returns that of the coarse transform in samples; the last sample of a fold sees its first, and the other way."""
+        """Returns that of the coarse transform in samples, and the rest of a fold, whose samples all see each other."""
         before, after = self.transform.context_of(direction)
         return before * self.factor + self.factor - 1, after * self.factor + self.factor - 1
 
@@ -86,7 +86,7 @@ class Folded(Transform):
 
 
 class Partial(Transform):
-    """A transform of the first channels only; the others are left as they are, and so meet the base density as they are.
+    """A transform of the first channels only; the others pass unchanged, and the base density scores them directly.
 
     This "factors out" channels between the scales of a flow (Real NVP, section 3.6; the early outputs of WaveGlow).
 
@@ -102,7 +102,6 @@ class Partial(Transform):
         self.channels = channels
 
     def context_of(self, direction: str) -> tuple[float, float]:
-        """Returns that of the transform."""
         return self.transform.context_of(direction)
 
     def initialize(self, x: Tensor, cond: Any = None) -> None:
@@ -110,13 +109,11 @@ class Partial(Transform):
         self.transform.initialize(self._split(x)[0], cond)
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Returns z (B, C, T) and log |dz/dx| (B, T)."""
         first, others = self._split(x)
         first, log_det = self.transform(first, cond)
         return torch.cat([first, others], dim=1), log_det
 
     def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Returns x (B, C, T) and log |dx/dz| (B, T)."""
         first, others = self._split(z)
         first, log_det = self.transform.inverse(first, cond)
         return torch.cat([first, others], dim=1), log_det
@@ -130,7 +127,7 @@ class Partial(Transform):
 class Grouped(Transform):
     """One transform for all groups of 4 channels; a group is two neighbors of the first half and the same two of the second.
 
-    So a mixing costs the weights of 4 channels however many there are, and still mixes what a `Coupling` parts.
+    A mixing then has the weights of 4 channels, whatever C is, and still mixes the two halves of a `Coupling`.
 
     Args:
         transform: Of 4 channels, each time step by itself.
@@ -144,11 +141,9 @@ class Grouped(Transform):
         self.transform = transform
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Returns z (B, C, T) and log |dz/dx| (B, T)."""
         return self._each(self.transform.forward, x)
 
     def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Returns x (B, C, T) and log |dx/dz| (B, T)."""
         return self._each(self.transform.inverse, z)
 
     def _each(self, function: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor) -> tuple[Tensor, Tensor]:

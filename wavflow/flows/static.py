@@ -1,4 +1,4 @@
-"""Elementwise maps with parameters of their own: nobody conditions them."""
+"""Elementwise maps whose parameters are weights: no conditioner computes them."""
 
 from __future__ import annotations
 
@@ -29,11 +29,9 @@ class Static(Transform):
         self.params = nn.Parameter(torch.zeros(tau.n_params * channels))
 
     def forward(self, x: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Returns z (B, C, T) and log |dz/dx| (B, T)."""
         return self._apply_tau(self.tau.forward, x)
 
     def inverse(self, z: Tensor, cond: Any = None) -> tuple[Tensor, Tensor]:
-        """Returns x (B, C, T) and log |dx/dz| (B, T)."""
         return self._apply_tau(self.tau.inverse, z)
 
     def _apply_tau(self, function: Callable, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,16 +41,14 @@ class Static(Transform):
 
 
 class FromData(Static):
-    """A `Static` map whose parameters start from a batch of data: `initialize` does that once and does nothing later.
+    """A `Static` map that takes its first parameters from a batch of data, in the first call of `initialize` alone.
 
-    So a resumed run goes on from what it learnt: the buffer `initialized` is saved. A subclass defines `_start`.
+    The buffer `initialized` is saved, so that a resumed run keeps what it has learned. A subclass defines `_start`.
     """
-
-    initialized: Tensor
 
     def __init__(self, tau: Bijection, channels: int) -> None:
         super().__init__(tau, channels)
-        self.register_buffer("initialized", torch.tensor(False))
+        self.initialized = nn.Buffer(torch.tensor(False))
 
     @torch.no_grad()
     def initialize(self, x: Tensor, cond: Any = None) -> None:
@@ -81,13 +77,13 @@ class ActNorm(FromData):
 
     References:
         Glow (Kingma & Dhariwal, 2018), section 3.1, https://arxiv.org/abs/1807.03039. There the first training batch
-        is taken silently; here the start is a call of its own.
+        is taken silently; here `initialize` must be called.
     """
 
     tau: Affine
 
     def __init__(self, channels: int) -> None:
-        super().__init__(Affine(bound=80.0), channels)  # the widest whose exponential float32 holds: no net makes these
+        super().__init__(Affine(bound=80.0), channels)  # exp(80) is finite in float32; nets need narrower bounds
 
     def _start(self, values: Tensor) -> Tensor:
         log_scale = values.std(dim=1, correction=0).log()

@@ -1,4 +1,4 @@
-"""The first map of every audio flow: all that the mel tells about a sample's past, taken out exactly."""
+"""The first map of every audio flow: takes out, exactly, what can be predicted of a sample from its past and the mel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compiles loops with Numba, keeps the result on disk and says what takes so long."""
+"""Compiles loops with Numba, keeps the result on disk and logs that it compiles."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def compiled(function: Callable) -> Callable:
 
 
 def _cache_in_temporary_folder() -> None:
-    """Lets Numba, here and in processes to come, keep code in a temporary folder; a warning says so."""
+    """Has Numba keep code in a temporary folder, in this process and those that it starts; a warning says so."""
     user = os.getuid() if hasattr(os, "getuid") else 0
     folder = Path(tempfile.gettempdir(), f"numba-{user}")
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700)
     found = folder.lstat()
-    if found.st_uid != user or found.st_mode & 0o170077 != stat.S_IFDIR:  # it is unpickled: nobody else may write there
+    if found.st_uid != user or found.st_mode & 0o170077 != stat.S_IFDIR:  # Numba unpickles: no other user may write there
         folder = Path(tempfile.mkdtemp(prefix="numba-"))
     os.environ["NUMBA_CACHE_DIR"] = str(folder)
     config.reload_config()
@@ -56,7 +56,7 @@ def _cache_in_temporary_folder() -> None:
 
 
 class _Announcer(event.Listener):
-    """Logs that code of ours is compiled, once; what comes from a cache is no such event."""
+    """Logs once that wavflow code is compiled; Numba reports no event for code from its cache."""
 
     told = False
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import extending, types
 from numba.extending import models, overload, register_model
 
@@ -210,11 +210,6 @@ _define(operator.truediv, ir.IRBuilder.fdiv)
 _MAGIC = np.float32(1.5 * 2**23)  # added to a small number, it leaves it rounded in the last bits
 _TAYLOR = tuple(np.float32(math.log(2) ** k / math.factorial(k)) for k in range(7))  # of 2^f; |f| <= 1/2: 1.2e-7 off
 _TWO_LOG2_E = np.float32(2 / math.log(2))
-
-
-def multiplies_bfloat16() -> bool:
-    """Whether the processor multiplies words of two bfloat16 numbers, see `fused_product`."""
-    return bool(binding.get_host_cpu_features().get("avx512bf16"))
 
 
 @compiled

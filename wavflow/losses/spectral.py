@@ -19,8 +19,6 @@ class _Magnitude(nn.Module):
     Bins above `band`, a share of the Nyquist frequency, are left out.
     """
 
-    window: Tensor
-
     def __init__(self, n_fft: int, hop_length: int, win_length: int, eps: float, band: float = 1.0) -> None:
         super().__init__()
         if not 0 < win_length <= n_fft:
@@ -35,7 +33,7 @@ class _Magnitude(nn.Module):
             raise ValueError(f"`band` must be above 0 and at most 1, the Nyquist frequency, got {band}: 1 takes every bin.")
         self.bins = int(band * (n_fft // 2)) + 1
         self.n_fft, self.hop_length, self.win_length, self.eps = n_fft, hop_length, win_length, eps
-        self.register_buffer("window", torch.hann_window(win_length), persistent=False)
+        self.window = nn.Buffer(torch.hann_window(win_length), persistent=False)
 
     def forward(self, audio: Tensor) -> Tensor:
         """Returns |S| (B, bins, frames) of `audio` (B, T)."""
@@ -116,11 +114,10 @@ class MultiResolutionSTFTLoss(nn.Module):
         """
         estimate, target = _checked(estimate, target)
         convergence, distance = [], []
-        with torch.autocast(estimate.device.type, enabled=False):
-            for magnitude in self.magnitudes:
-                found, wanted = magnitude(estimate), magnitude(target)
-                convergence.append(torch.linalg.vector_norm(wanted - found) / torch.linalg.vector_norm(wanted))
-                distance.append((wanted.log() - found.log()).abs().mean())
+        for magnitude in self.magnitudes:
+            found, wanted = magnitude(estimate), magnitude(target)
+            convergence.append(torch.linalg.vector_norm(wanted - found) / torch.linalg.vector_norm(wanted))
+            distance.append((wanted.log() - found.log()).abs().mean())
         return torch.stack(convergence).mean(), torch.stack(distance).mean()
 
     def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
@@ -176,8 +173,7 @@ class MagnitudeLoss(nn.Module):
             ValueError: If the shapes differ or are not (B, T).
         """
         estimate, target = _checked(estimate, target)
-        with torch.autocast(estimate.device.type, enabled=False):
-            error = (self.magnitude(estimate) - self.magnitude(target)).square()
+        error = (self.magnitude(estimate) - self.magnitude(target)).square()
         return error.mean() + error[:, : self.low_bins].mean()
 
 
@@ -203,7 +199,6 @@ class PowerLoss(nn.Module):
             ValueError: If the shapes differ or are not (B, T).
         """
         estimate, target = _checked(estimate, target)
-        with torch.autocast(estimate.device.type, enabled=False):
-            powers = (self.magnitude(signal).square().mean(dim=-1) for signal in (estimate, target))
-            ours, theirs = (power.log() for power in powers)
+        powers = (self.magnitude(signal).square().mean(dim=-1) for signal in (estimate, target))
+        ours, theirs = (power.log() for power in powers)
         return (ours - theirs).square().mean()

@@ -1,12 +1,12 @@
-"""All gated layers of a WaveNet as one function with a backward of its own: for training and scoring on a processor.
+"""All gated layers of a WaveNet as one function with a backward of its own: for training and scoring on a CPU.
 
     taps of h --W--> + bias + features -> tanh, tanh -> gated --W_out--> + bias -> skip, next h
 
-Eager, half of a training step passes between the matrix products: sums, tanh and copies, each of them to memory and back. The
-products stay torch's, which come near what the processor can do; what lies between two of them is one compiled pass, see
-`wavflow.kernels.passes`, and both share memory that the next layer uses again. The tanhs are kept for the backward, the taps
-gathered once more; where no gradient is asked for, nothing is kept. Skips and the gradients of biases and features are summed
-in float32, whatever the products are rounded to.
+In eager mode half of a training step goes into the sums, tanhs and copies between the matrix products, each of which reads and
+writes memory. Here torch computes the products, near the limit of the processor; what lies between two of them is one compiled
+pass, see `wavflow.kernels.passes`, and all layers use the same scratch memory. The tanhs are kept for the backward, which
+gathers the taps again; where no gradient is asked for, nothing is kept. Skips and the gradients of biases and features are
+summed in float32, whatever the products are rounded to.
 """
 
 from __future__ import annotations
@@ -15,20 +15,19 @@ import bisect
 import math
 import threading
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wavflow.kernels import VECTOR, compiles
+from wavflow.kernels import VECTOR, compiles, multiplies_bfloat16
 
 THREADS = 4  # with more, torch's own passes, which use them all, are faster than these, which use one
 
 
 def fits(h: Tensor, kernel: Tensor, linears: Sequence[nn.Linear]) -> bool:
-    """Whether `gated_layers` can take these: on a CPU, whole vectors wide; and is likely to be faster.
+    """Whether `gated_layers` can take these (on a CPU, whole vectors wide) and is likely to be faster.
 
     Args:
         h: Input (B, T, C) of the first layer.
@@ -38,19 +37,12 @@ def fits(h: Tensor, kernel: Tensor, linears: Sequence[nn.Linear]) -> bool:
     if torch.compiler.is_compiling() or not compiles() or h.device.type != "cpu":
         return False
     return (
-        (h.dtype == torch.float32 or (h.dtype == torch.bfloat16 and _multiplies_bfloat16()))
+        (h.dtype == torch.float32 or (h.dtype == torch.bfloat16 and multiplies_bfloat16()))
         and not (kernel.requires_grad and torch.is_grad_enabled())
         and torch.get_num_threads() <= THREADS
         and h.shape[-1] % VECTOR == 0
         and all(x.out_features % VECTOR == 0 and x.weight.dtype == torch.float32 for x in linears)
     )
-
-
-@cache
-def _multiplies_bfloat16() -> bool:
-    from wavflow.kernels import vectors
-
-    return vectors.multiplies_bfloat16()
 
 
 def gated_layers(
@@ -188,7 +180,7 @@ class _GatedLayers(torch.autograd.Function):
 
 
 class Spare:
-    """Memory of steps that are over, for those to come: fresh memory, page by page, costs a tenth of a step.
+    """Memory that steps give back and later steps take again: the page faults of fresh memory cost a tenth of a step.
 
     All threads share it: a server scores several recordings at once.
     """
@@ -199,7 +191,7 @@ class Spare:
 
     @torch.inference_mode(False)  # what is made in it could not be written to outside
     def take(self, size: int) -> Tensor:
-        """Returns at least so many bytes; where all buffers are smaller, a new one takes the place of the largest."""
+        """Returns at least `size` bytes; where all buffers are smaller, a new one replaces the largest."""
         with self._lock:
             at = bisect.bisect_left(self.buffers, size, key=len)
             if at < len(self.buffers):

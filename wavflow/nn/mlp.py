@@ -70,7 +70,7 @@ class MLP(nn.Module):
 
 
 class MADE(MLP):
-    """Masked perceptron: the parameters of channel c depend on the channels before c, and on all of them; and on all of `cond`.
+    """Masked perceptron: the parameters of channel c depend on all channels before c, on no other, and on all of `cond`.
 
     The output is (B, n_params * C, T): the first parameter of all channels, then the second of all, as the elementwise
     bijections take it. A hidden unit of degree d sees the channels up to the d-th; the channel after that, and all later ones,

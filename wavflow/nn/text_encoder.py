@@ -11,7 +11,7 @@ from wavflow.nn.containers import module_list
 
 
 class ConvNorm(nn.Module):
-    """Convolution, ReLU, layer norm and dropout of x (B, S, C); zeros lie around, and on what the mask (B, S, 1) leaves out."""
+    """Convolution, ReLU, layer norm and dropout of x (B, S, C), with zeros around it and where the mask (B, S, 1) is 0."""
 
     def __init__(self, inputs: int, outputs: int, kernel_size: int, dropout: float) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class TextEncoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, symbols: Tensor, mask: Tensor) -> Tensor:
-        """Returns features (B, S, channels) of symbols (B, S), with mask (B, S, 1), 1 on the text and 0 behind its end."""
+        """Returns features (B, S, channels) of symbols (B, S), with mask (B, S, 1), 1 on the text and 0 after its end."""
         x = self.embedding(symbols)
         for conv in self.prenet:
             x = x + conv(x, mask)

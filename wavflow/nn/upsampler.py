@@ -42,9 +42,9 @@ class Conditioning:
 
     Args:
         frames: Features (B, K, context + F + context); without a kernel (B, K, 1) for features that are the same at all times.
-        kernel: Interpolation weights (3, hop_length); none where the features already come one a sample.
+        kernel: Interpolation weights (3, hop_length); None where there is a feature vector for each sample.
         context: 1 where there is one more frame on either side, which is interpolated with; 0 where the edges are held.
-        mask: (B, T), 1 on the signal and 0 on what only fills up a batch of several lengths; a net then sees zeros there,
+        mask: (B, T), 1 on the signal and 0 on the padding of a batch of several lengths; a net sees zeros there,
             as it does beyond the ends of a signal. None for a batch of one length.
     """
 
@@ -64,7 +64,7 @@ class Conditioning:
         return None if self.mask is None else self.mask.sum(dim=1).long().tolist()
 
     def kernel_over(self, length: int) -> Tensor | None:
-        """Returns the kernel; of features that are the same at all times, one that holds their one frame so long."""
+        """Returns the kernel; for features that are the same at all times, one that holds their frame for `length` samples."""
         if self.kernel is not None or self.frames.shape[2] > 1:
             return self.kernel
         return self.frames.new_tensor([[0.0], [1.0], [0.0]]).expand(-1, length)
@@ -124,9 +124,6 @@ class Upsampler(nn.Module):
             (nearest-neighbor repetition followed by a smoothing filter that spans three frames).
     """
 
-    mean: Tensor
-    scale: Tensor
-
     def __init__(self, n_mels: int, channels: int, hop_length: int, frame_center: float, mode: str = "linear") -> None:
         super().__init__()
         if mode not in ("linear", "smoothing"):
@@ -134,8 +131,8 @@ class Upsampler(nn.Module):
         self.hop_length = hop_length
         self.channels = channels
         # Log-mels lie between -11.5 and about 2; brought to unit scale so that the first layer starts well.
-        self.register_buffer("mean", torch.tensor(-5.0), persistent=False)
-        self.register_buffer("scale", torch.tensor(2.5), persistent=False)
+        self.mean = nn.Buffer(torch.tensor(-5.0), persistent=False)
+        self.scale = nn.Buffer(torch.tensor(2.5), persistent=False)
         self.mix = nn.Conv1d(n_mels or 1, channels, kernel_size=3)
         if not n_mels:  # its bias is what is learnt then
             self.mix.weight = nn.Parameter(self.mix.weight.detach()[:, :0], requires_grad=False)

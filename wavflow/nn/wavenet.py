@@ -21,7 +21,7 @@ from wavflow.nn.upsampler import Conditioning
 class WaveNet(nn.Module):
     r"""Maps x (B, in_channels, T), and features at frame rate, to parameters (B, out_channels, T); output t sees x[<=t].
 
-    Not so without `causal`: then the taps lie around t, as a coupling may see all of what it keeps.
+    Without `causal` the taps lie around t: a coupling may see all of the half that it keeps.
 
         x -> 1x1 -> [ layer 1 ] -> ... -> [ layer n ]            layer, dilation d:  taps h[t - 2d], h[t - d], h[t]
                        | skip                | skip                   \      |      /
@@ -39,11 +39,11 @@ class WaveNet(nn.Module):
         layers: Gated layers in all.
         channels: Width of the residual path.
         kernel_size: Taps of each dilated convolution.
-        dilation_cycle: Dilations double from 1 for so many layers, then start again.
+        dilation_cycle: Layers over which the dilations double, from 1 on; then they start again.
         skip_channels: Width of the skip path; `channels` if not given.
         cond_channels: Channels of the features, 0 for none.
         causal: Whether output t sees nothing after t; if not, `kernel_size` must be odd.
-        rows: Times that a layer takes its taps, see `WaveNet2d`.
+        rows: Rows that a layer takes its taps from, see `WaveNet2d`.
         dropout: Share of x that `forward` leaves out in training.
 
     References:
@@ -120,7 +120,7 @@ class WaveNet(nn.Module):
         return [self.input.weight.new_zeros(batch, span, self.channels) for span in spans]
 
     def push(self, x: Tensor, cond: Conditioning | Tensor | None, past: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Returns what `forward` of a causal net does for further samples x of a signal, and the past after them.
+        """Returns the parameters of a causal net for the next samples x of a signal, and the past after them.
 
         Args:
             x: (B, in_channels, T).

@@ -47,7 +47,7 @@ class WaveNet2d(WaveNet):
         h = self._enter(rows.transpose(1, 2).unsqueeze(-1))  # (B, T, H, C)
         skip: Any = 0.0
         for i in range(len(self.dilations)):
-            above = [_down(h, k) for k in reversed(range(self.height_kernel_size))]
+            above = [_shifted(h, 2, k) for k in reversed(range(self.height_kernel_size))]
             features = None if cond is None else cond.to_samples(cond.frames[i], x.shape[-1]).unsqueeze(2)
             h, skip = self._layer(i, h, self._taps(above, i), features, skip)
         return self._params(skip).permute(0, 3, 2, 1).flatten(1, 2)
@@ -77,16 +77,10 @@ class WaveNet2d(WaveNet):
         """Gathers layer i's taps across time from each of these (B, T, ..., C)."""
         side = self.kernel_size // 2
         shifts = [(k - side) * self.dilations[i] for k in reversed(range(self.kernel_size))]
-        return torch.cat([_delay(h, shift) for h in rows for shift in shifts], dim=-1)
+        return torch.cat([_shifted(h, 1, shift) for h in rows for shift in shifts], dim=-1)
 
 
-def _down(h: Tensor, rows: int) -> Tensor:
-    """Moves h (B, T, H, C) down by some rows, zeros first."""
-    rows = min(rows, h.shape[2])
-    return functional.pad(h, (0, 0, rows, -rows)) if rows else h
-
-
-def _delay(h: Tensor, samples: int) -> Tensor:
-    """Delays h (B, T, ..., C) along T by some samples, zeros first; a negative delay looks ahead, zeros last."""
-    samples = max(-h.shape[1], min(samples, h.shape[1]))  # a signal may be shorter than a dilation
-    return functional.pad(h.flatten(2), (0, 0, samples, -samples)).view(h.shape) if samples else h
+def _shifted(h: Tensor, dim: int, steps: int) -> Tensor:
+    """Shifts h (B, T, ..., C) along a dimension: to later indices, zeros first, or for negative steps to earlier ones."""
+    steps = max(-h.shape[dim], min(steps, h.shape[dim]))  # a signal may be shorter than a dilation
+    return functional.pad(h, (0, 0) * (h.dim() - 1 - dim) + (steps, -steps)) if steps else h

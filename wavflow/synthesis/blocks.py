@@ -12,15 +12,7 @@ import numpy as np
 
 from wavflow.kernels.compiling import compiled
 from wavflow.kernels.products import BLOCK_ROWS, add_products, close_tiles, load_sums, open_tiles, store_sums
-from wavflow.kernels.vectors import (
-    exp_twice,
-    fill,
-    gate,
-    load,
-    maximum,
-    repeat,
-    store,
-)
+from wavflow.kernels.vectors import exp_twice, fill, gate, load, maximum, repeat, store
 from wavflow.synthesis.packing import ROWS, TILE, VECTOR, PackedWaveNet
 
 

@@ -41,7 +41,7 @@ class EagerSampler:
         yield self.vocoder.unwhiten(u, mel)[0], True
 
     def stream(self, batch: int = 1, speaker: Tensor | None = None) -> StudentStream:
-        """Returns an empty stream for so many items at once; raises ValueError for a model that is no student."""
+        """Returns an empty stream for a batch of items; raises ValueError for a model that is no student."""
         return StudentStream(self.vocoder, batch, speaker)
 
     def _in_segments(self, z: Tensor, cond: Conditioning) -> Tensor:

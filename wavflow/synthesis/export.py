@@ -64,7 +64,6 @@ class NoiseInside(nn.Module):
         self.hop_length, self.logistic = vocoder.hop_length, isinstance(vocoder.flow.base, Logistic)
 
     def forward(self, mel: Tensor) -> Tensor:
-        """Returns audio."""
         shape = mel.shape[0], mel.shape[-1] * self.hop_length
         if self.logistic:  # by its quantiles, whose tails end at 16 scales
             uniform = torch.rand_like(mel.new_zeros(shape)).clamp(2.0**-24, 1 - 2.0**-24)
@@ -79,7 +78,7 @@ def whole_program(vocoder: Vocoder, passes: int = 0) -> ExportedProgram:
     """
     least, hop_length = fewest_frames(vocoder, passes), vocoder.hop_length
     batch, frames = Dim("batch"), Dim("frames", min=least)
-    # A size that equals another by chance would be held fixed: few do that of so many frames.
+    # torch.export holds a size fixed that equals another by chance: few are as large as this one.
     mel, speaker = _mel(vocoder, 2, least + 40), _speaker(vocoder, 2)
     noise = mel.new_zeros(2, mel.shape[-1] * hop_length)
     shapes = ({0: batch, 2: frames}, {0: batch, 1: hop_length * frames}, *({0: batch} for _ in speaker))
@@ -103,7 +102,7 @@ def step_program(vocoder: Vocoder) -> ExportedProgram:
 def export_whole(vocoder: Vocoder, path: str | os.PathLike[str], passes: int = 0) -> None:
     """Writes a student as one ONNX graph: mel (B, n_mels, F), noise (B, F * hop_length) -> audio, log_prob.
 
-    The audio goes through so many passes of the `MelEqualizer`; log_prob is that of the draw before them.
+    The audio goes through `passes` passes of the `MelEqualizer`; log_prob is that of the draw before them.
 
     Raises:
         ValueError: For another model, or where the libraries are missing.

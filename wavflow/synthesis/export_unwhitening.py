@@ -82,8 +82,8 @@ class Unwhitening(nn.Module):
 def impulse_response(coefficients: Tensor, length: int) -> Tensor:
     """Returns the first samples h (..., length) of the response of all-pole filters a (..., p) to an impulse.
 
-    Its length is doubled until it is enough: the samples that are there are both the state before the next ones and, as the
-    start of the response, what solves for them.
+    The length is doubled until it suffices: the known samples are the state before the next ones, and also the response that
+    filters what this state contributes to them.
     """
     h = torch.ones_like(coefficients[..., :1])
     while (n := h.shape[-1]) < length:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class Noise:
-    """Gives noise (B, T) out from its start on.
+    """Hands out noise (B, T) piece by piece, from its start on.
 
     Raises:
         ValueError: When it ends before the draw does.

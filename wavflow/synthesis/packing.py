@@ -8,7 +8,7 @@ other, and its sums stay in registers. In bfloat16 a pair of inputs shares words
 
 The low half then sits in the last bits of the even weight; `shared_words` rounds that one with it in view, so that it is as
 near as bfloat16 would have been. Where whole blocks of samples are multiplied, arithmetic takes the time and not reading: then
-`paired_words` are what processors take that multiply bfloat16, and `tile_words`, the same memory, those with matrix tiles.
+processors that multiply bfloat16 read `paired_words`, and those with matrix tiles `tile_words`, the same memory.
 """
 
 from __future__ import annotations

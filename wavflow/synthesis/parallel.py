@@ -23,6 +23,7 @@ from torch import Tensor
 
 from wavflow.flows.elementwise import Inverted
 from wavflow.flows.triangular import TriangularAffine
+from wavflow.kernels import multiplies_bfloat16
 from wavflow.nn.wavenet import WaveNet
 from wavflow.synthesis.noise import Noise
 from wavflow.synthesis.packing import (
@@ -102,7 +103,7 @@ class ParallelEngine:
         return len(nets) == len({tau.bijection.diagonal.bound for tau in taus}) == 1
 
     def stream(self, batch: int = 1, speaker: Tensor | None = None) -> ParallelStream:
-        """Returns an empty stream for so many items at once."""
+        """Returns an empty stream for a batch of items."""
         return ParallelStream(self, batch, speaker)
 
     @torch.no_grad()
@@ -126,9 +127,7 @@ class ParallelEngine:
 
 def dtypes() -> list[torch.dtype]:
     """Returns what this processor can multiply."""
-    from wavflow.kernels import vectors
-
-    return [torch.float32, torch.bfloat16] if vectors.multiplies_bfloat16() else [torch.float32]
+    return [torch.float32, torch.bfloat16] if multiplies_bfloat16() else [torch.float32]
 
 
 def fastest_dtype(vocoder: Any) -> torch.dtype:

@@ -75,8 +75,8 @@ class ParallelStream:
         """Takes further frames (B, n_mels, F) and draws what can be drawn.
 
         Args:
-            mel: Frames; may be none at all.
-            noise: Called with a number of samples; returns so much noise (B, n), temperature included.
+            mel: Frames; F may be 0.
+            noise: Called with a number n of samples; returns noise (B, n), temperature included.
             last: Whether no more frames will come.
 
         Returns:
@@ -164,7 +164,7 @@ class ParallelStream:
         return features
 
     def _piece(self, mels: np.ndarray, features: np.ndarray, frames: int, noise: Callable[[int], Tensor]) -> Piece:
-        """Returns so many frames before any stage; mels and features go from one before to one after them."""
+        """Returns a piece of frames before any stage; mels and features have one frame more on either side."""
         engine, hop = self.engine, self.engine.vocoder.hop_length
         z, layers = noise(frames * hop), len(engine.net.dilations)
         no_bias = np.zeros(engine.projection.shape[0] * TILE, np.float32)

@@ -95,7 +95,7 @@ class Pipeline:
 
     @torch.no_grad()
     def _work(self, parts: float = math.inf) -> None:
-        """Takes what is ready until so many parts have passed all stages, or all that there are."""
+        """Takes what is ready until a number of parts, or all that there are, have passed all stages."""
         with self.changed:
             while not self.stopped and self._finished() < parts and not (self.ended and self._finished() == self.source.done):
                 stage = next(filter(self._ready, reversed(self.stages)), None)  # the last stages first: parts leave soon

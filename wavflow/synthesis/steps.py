@@ -115,7 +115,7 @@ class StepEngine:
         return torch.stack([standard, log_tail, torch.where(log_cdf < log_sf, 1.0, -1.0).to(z)], dim=-1).numpy()
 
     def _check(self, z: Tensor, cond: Conditioning | Tensor | None) -> Conditioning:
-        """Returns the conditioning; where the WaveNet takes none, one that tells nothing."""
+        """Returns the conditioning; where the WaveNet takes none, one without channels."""
         if z.dim() != 3 or z.shape[1] != 1:
             raise ValueError(f"`z` must be noise (B, 1, T), got {tuple(z.shape)}: add a dimension for the channel.")
         net = self._conditioner

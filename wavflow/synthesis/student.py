@@ -171,7 +171,7 @@ def inverse_flows(vocoder: Vocoder) -> list[Autoregressive]:
     """Returns the flows of a student, as they are drawn through.
 
     Raises:
-        ValueError: When the model is none.
+        ValueError: When the model is no student.
     """
     transform = vocoder.flow.transform
     steps = list(transform.transforms) if isinstance(transform, Chain) else [transform]

@@ -228,16 +228,8 @@ def exponentials(x: np.ndarray) -> None:
         k = np.floor(x[i] * _LOG2_E + 0.5)
         r = (x[i] - k * _LN2[0]) - k * _LN2[1]
         p = _TAYLOR[12]
-        p = p * r + _TAYLOR[11]
-        p = p * r + _TAYLOR[10]
-        p = p * r + _TAYLOR[9]
-        p = p * r + _TAYLOR[8]
-        p = p * r + _TAYLOR[7]
-        p = p * r + _TAYLOR[6]
-        p = p * r + _TAYLOR[5]
-        p = p * r + _TAYLOR[4]
-        p = p * r + _TAYLOR[3]
-        p = p * r + _TAYLOR[2]
+        for n in range(11, 1, -1):
+            p = p * r + _TAYLOR[n]
         x[i] = (p * r + 1.0) * r + 1.0
         exponents[i] = (np.int64(k) + 1023) << 52
     scale = exponents.view(np.float64)

@@ -97,7 +97,7 @@ class DistillationTask(Task):
         return values["loss"]
 
     def _noise(self, mel: Tensor) -> Tensor:
-        """Samples the noise of each crop by its number among all crops, the same whichever process has it."""
+        """Samples noise, seeded by the number of each crop among all crops: the same whichever process draws it."""
         read = self.trainer.fit_loop.total_batch_idx if self._trainer else 0
         numbers = read * len(mel) + np.arange(len(mel))
         seeds = [seed_of(self.seed, i) for i in (numbers * self._processes + self.global_rank).tolist()]

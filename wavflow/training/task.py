@@ -68,7 +68,7 @@ class Task(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Lets a resumed training go on with the optimizer's settings of now, at the place of the schedule where it was."""
+        """Gives a resumed training the optimizer's present settings, at the point of the schedule that it had reached."""
         (fresh,) = self.optimizer(self.net.parameters()).param_groups
         settings = {name: value for name, value in fresh.items() if name != "params"}
         for state, schedule in zip(checkpoint["optimizer_states"], checkpoint["lr_schedulers"], strict=True):
@@ -84,7 +84,7 @@ class Task(pl.LightningModule):
         Args:
             batch: Of one clip.
             seconds: Of the sample, for a model that samples in parallel.
-            stepwise_seconds: For one that samples step by step, for which the engine for CPUs does it, on a GPU too.
+            stepwise_seconds: For one that samples step by step; the engine for CPUs does that, even for a model on a GPU.
             temperature: Of the noise.
         """
         net, mel = self.net, batch["mel"]
@@ -106,7 +106,7 @@ class Task(pl.LightningModule):
         return warmup * (self.final_fraction + (1.0 - self.final_fraction) * cosine)
 
     def _spent(self, step: int) -> float:
-        """Share of the budget that is spent: of `max_steps` or of `max_time`, whichever is nearer its end."""
+        """Returns the share of the budget that is spent: of `max_steps` or of `max_time`, the larger one."""
         spent = step / self.trainer.max_steps if self.trainer.max_steps > 0 else 0.0
         for elapsed, remaining in times(self.trainer):
             spent = max(spent, elapsed / (elapsed + remaining) if elapsed + remaining > 0 else 1.0)
