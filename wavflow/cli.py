@@ -16,7 +16,6 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from tqdm import tqdm
 from wavflow import __version__
 from wavflow.files import check_writable, lock, unlock_all
 from wavflow.help import help_text
-from wavflow.options import as_dict, check_places, flat, overrides
+from wavflow.options import SILENT, as_dict, check_places, flat, overrides
 
 COMES_WITH_WAVFLOW = {"student": "lj-student", "teacher": "lj-teacher", "text": "kathleen-text"}
 """Which model of a stage is taken where none is named and there is none."""
@@ -77,7 +76,7 @@ def command(name: str, lists: tuple[str, ...] = (), plain: str | None = None) ->
                 options = overrides([item for item in typed[1:] if item not in asked], lists, plain)
                 if asked:
                     return print(help_text(name, options))
-                sys.argv = [typed[0], *options]
+                sys.argv = [typed[0], *options, *SILENT]
                 hydra.main(version_base="1.3", config_path="pkg://wavflow.conf", config_name=name)(job)()
         finally:
             sys.argv = typed
@@ -115,7 +114,7 @@ def numbered(output: str, number: int) -> str:
     return str(path.with_name(f"{path.stem}-{number}{path.suffix}" if path.suffix[1:2].isalpha() else f"{path.name}-{number}"))
 
 
-@contextmanager
+@contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
     """Ends the process with one clear line and status 1 where a user's input is at fault.
 
@@ -182,7 +181,7 @@ class Told(logging.Handler):
         tqdm.write(f"wavflow: {record.getMessage()}", file=sys.stderr)
 
 
-@contextmanager
+@contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Shows each warning as one line, and none that a user can't act on, such as Lightning's advertisements.
 
