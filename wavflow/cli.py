@@ -29,7 +29,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from tqdm import tqdm
 
 from wavflow import __version__
-from wavflow.files import check_writable, lock, unlock_all
+from wavflow.files import lock, unlock_all
 from wavflow.help import help_text
 from wavflow.options import SILENT, as_dict, check_places, flat, overrides
 
@@ -269,7 +269,6 @@ def output_folder(path: str | Path, new: bool = False, shared: bool = False) -> 
         OSError: When it can't be made or written, or another process writes to it.
     """
     path = Path(path)
-    check_writable("output", path)
     try:
         for number in itertools.count(1):
             path.parent.mkdir(parents=True, exist_ok=True)
