@@ -68,9 +68,9 @@ def read_text(cfg: DictConfig) -> str:
     if cfg.text is not None:
         return str(cfg.text)
     try:
-        if cfg.input is None or cfg.input == "-":
+        if cfg.input in (None, "-"):
             return sys.stdin.buffer.read().decode("utf-8-sig")
-        if not Path(cfg.input).is_file():
+        if not Path(cfg.input).exists() or Path(cfg.input).is_dir():  # it may be a pipe
             raise FileNotFoundError(f"`input`: there is no text file {cfg.input}: check the name.")
         return Path(cfg.input).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -22,6 +22,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from tqdm import tqdm
 
 from wavflow.arguments import about
+from wavflow.audio_files import counted
 from wavflow.checkpoints import Stopped
 from wavflow.cli import given, newest_model, number, output_folder
 from wavflow.data.batches import Batches
@@ -89,7 +90,7 @@ def run(cfg: DictConfig) -> None:
             trainer = make_trainer(cfg, resume, limit)
         prepare_output(cfg, resume, data.split, trainer.loggers[0])
         if resume is not None:
-            print("\n  ".join([f"Going on with {resume.path}, after {resume.step} steps.", *changed]))
+            print("\n  ".join([f"Going on with {resume.path}, after {counted(resume.step, 'step')}.", *changed]))
         for logger in trainer.loggers:
             logger.log_hyperparams(as_dict(cfg))
         print(opening(task, data, trainer, cfg.output, None if teacher is None else cfg.teacher), flush=True)
@@ -101,7 +102,8 @@ def run(cfg: DictConfig) -> None:
         if task.validated_at != trainer.global_step:
             trainer.validate(task, data, verbose=False)
     if trainer.is_global_zero:
-        print(f"{cfg.output}/model.safetensors after {trainer.global_step} steps: " + in_words(trainer.callback_metrics))
+        done = counted(trainer.global_step, "step")
+        print(f"{cfg.output}/model.safetensors after {done}: {in_words(trainer.callback_metrics)}")
 
 
 def run_to_go_on_with(cfg: DictConfig) -> Path | None:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from wavflow.arguments import about
 from wavflow.audio import audio_length, audio_rate
-from wavflow.audio_files import some, usable_files
+from wavflow.audio_files import counted, some, usable_files
 from wavflow.data.batches import Batches
 from wavflow.data.corpora import find_files
 from wavflow.data.datasets import ClipDataset, CropDataset
@@ -102,8 +102,9 @@ class AudioDataModule(Batches):
         minutes = sum(audio_length(path, self.mel.sample_rate) for path in files) / self.mel.sample_rate / 60
         length = f"{minutes:.1f} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"
         train, validation, test = (len(self.files(part)) for part in SPLITS)
-        voices = f"; {len(speakers)} speakers" if speakers else ""
-        return f"{len(files)} files, {length}: {train} to train on, {validation} to validate, {test} held out to test{voices}"
+        voices = f"; {counted(len(speakers), 'speaker')}" if speakers else ""
+        parts = f"{train} to train on, {validation} to validate, {test} held out to test"
+        return f"{counted(len(files), 'file')}, {length}: {parts}{voices}"
 
     @property
     def remarks(self) -> list[str]:
@@ -185,7 +186,8 @@ class AudioDataModule(Batches):
         files = self.files("train")
         ids = self.speaker_ids(files)
         if ids is not None and (unheard := sorted(set(self.speakers) - {self._speakers[path] for path in files})):
-            warnings.warn(f"Nothing is left to train on of {len(unheard)} speakers: {', '.join(unheard)}", stacklevel=2)
+            who = counted(len(unheard), "speaker")
+            warnings.warn(f"Nothing is left to train on of {who}: {', '.join(unheard)}", stacklevel=2)
         what, options = (files, self.mel, self.segment_length, self.given), self.options(ids)
         if self.resident:
             device = self.trainer.strategy.root_device if self.trainer else "cpu"

@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset
 
 from wavflow.audio import audio_length
+from wavflow.audio_files import counted
 from wavflow.data.datamodule import AudioDataModule
 from wavflow.data.texts import find_texts
 from wavflow.mel import MelSpectrogram
@@ -147,7 +148,7 @@ class TextDataModule(AudioDataModule):
         texts = find_texts(files, self.path, self.table)
         assert self._split is not None
         if without := [path for path in files if path not in texts]:
-            warnings.warn(f"{len(without)} files have no text and are left out, the first: {without[0]}", stacklevel=2)
+            warnings.warn(f"{counted(len(without), 'file')} left out for want of a text, the first: {without[0]}", stacklevel=2)
         self.written = {path: symbols_of(text, alphabet) for path, text in texts.items()}
         rate = round(self.mel.sample_rate / max(self.speeds))
         kept = {
@@ -156,7 +157,9 @@ class TextDataModule(AudioDataModule):
             if written and states * len(written) <= even_frames(audio_length(path, rate), self.mel)
         }
         if odd := [path for path in texts if path not in kept]:
-            warnings.warn(f"{len(odd)} files are left out, whose texts are empty or too long for them: {odd[0]}", stacklevel=2)
+            warnings.warn(
+                f"{counted(len(odd), 'file')} left out, with a text that is empty or too long: {odd[0]}", stacklevel=2
+            )
         train, validation, test = ([path for path in part if path in kept] for part in self._split)
         self._split = train, validation or train[-1:], test
         if not train:

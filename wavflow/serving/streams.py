@@ -39,7 +39,7 @@ class Streams:
 
     def __init__(self, models: Models, limits: Limits, metrics: Metrics, work: Work) -> None:
         self.models, self.limits, self.metrics, self.work = models, limits, metrics, work
-        self.slots, self.stopping = Slots("streams", limits.streams), asyncio.Event()
+        self.slots, self.stopping = Slots("stream", limits.streams), asyncio.Event()
 
     async def stop(self) -> None:
         """Ends all streams, and waits until their clients have what they sent; or until the idle limit."""
