@@ -31,7 +31,7 @@ from tqdm import tqdm
 from wavflow import __version__
 from wavflow.files import lock, unlock_all
 from wavflow.help import help_text
-from wavflow.options import SILENT, as_dict, check_places, flat, overrides
+from wavflow.options import NO_FILES, as_dict, check_places, flat, overrides
 
 COMES_WITH_WAVFLOW = {"student": "lj-student", "teacher": "lj-teacher", "text": "kathleen-text"}
 """Which model of a stage is taken where none is named and there is none."""
@@ -76,7 +76,7 @@ def command(name: str, lists: tuple[str, ...] = (), plain: str | None = None) ->
                 options = overrides([item for item in typed[1:] if item not in asked], lists, plain)
                 if asked:
                     return print(help_text(name, options))
-                sys.argv = [typed[0], *options, *SILENT]
+                sys.argv = [typed[0], *options, *NO_FILES]
                 hydra.main(version_base="1.3", config_path="pkg://wavflow.conf", config_name=name)(job)()
         finally:
             sys.argv = typed

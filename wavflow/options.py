@@ -30,7 +30,7 @@ TEXTS = (*PLACES, "text", "token")
 # Hydra's own, with the number of values that follow.
 FLAGS = {"-m": 0, "--multirun": 0, "--resolve": 0, "--hydra-help": 0, "-c": 1, "--cfg": 1, "-cd": 1, "--config-dir": 1}
 # Hydra makes no folder and no log: a command makes its `output` itself, once it knows that it can begin.
-SILENT = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=disabled", "hydra/hydra_logging=disabled")
+NO_FILES = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=disabled", "hydra/hydra_logging=disabled")
 _KEY = re.compile(r"[~+]*[A-Za-z_$][\w$/@:-]*(\.[\w$-]+)*", re.ASCII)
 _SWEEP = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag)\(.*\)")
 
