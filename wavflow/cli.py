@@ -34,14 +34,14 @@ from wavflow.help import help_text
 from wavflow.options import NO_FILES, as_dict, check_places, flat, overrides
 
 COMES_WITH_WAVFLOW = {"student": "lj-student", "teacher": "lj-teacher", "text": "kathleen-text"}
-"""Which model of a stage is taken where none is named and there is none."""
+"""The model that is taken for a stage where none is named and there is no run."""
 
 
 def command(name: str, lists: tuple[str, ...] = (), plain: str | None = None) -> Callable[[], None]:
     """Returns a command: it reads conf/<name>.yaml and what was typed, and fails with one line.
 
-    What it does is `run` of wavflow.commands.<name>, imported only now: torch takes seconds, and help and errors in what was
-    typed need none of it. Each run of a sweep (`-m`) has a numbered output.
+    The work is done by `run` of wavflow.commands.<name>, which is imported late: torch takes seconds, and help and errors in
+    what was typed need none of it. Each run of a sweep (`-m`) has a numbered output.
 
     Args:
         name: Name of the command and of its configuration.
@@ -185,7 +185,7 @@ class Told(logging.Handler):
 def quiet() -> Iterator[None]:
     """Shows each warning as one line, and none that a user can't act on, such as Lightning's advertisements.
 
-    A terminal is told what the package logs.
+    On a terminal, what the package logs is shown too.
     """
     lightning, own, form = logging.getLogger("pytorch_lightning"), logging.getLogger("wavflow"), warnings.formatwarning
     before = lightning.level, own.level, own.handlers, own.disabled
@@ -216,8 +216,8 @@ def quiet() -> Iterator[None]:
 def newest_model(stage: str, key: str | None = None) -> Path:
     """Returns the model file of the newest run of a stage; `key` is the option that names another, `stage` if not given.
 
-    A line on stderr names it. Where there is no run, the option `model` takes that of the package. Other options do not: one
-    trains from and compares models of one's own.
+    A line on stderr names it. Where there is no run, the option `model` takes one of `COMES_WITH_WAVFLOW`; other options do
+    not, since one trains from, and compares, models of one's own.
 
     Raises:
         FileNotFoundError: When there is none, with the command that makes one.
@@ -290,7 +290,7 @@ def listed(value: Any) -> list[str]:
 
 
 def number(name: str, value: Any, least: float, above: bool = False) -> Any:
-    """Returns the value of an option if it is a number of at least `least`, and whole where `least` is; or above that."""
+    """Returns an option's value; ValueError unless it is a number of at least (or `above`) `least`, whole where `least` is."""
     kind = int if isinstance(least, int) else (int, float)
     if isinstance(value, bool) or not isinstance(value, kind) or not (value > least if above else value >= least):
         needed = "above" if above else "of at least"

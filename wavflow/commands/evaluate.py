@@ -36,7 +36,7 @@ from wavflow.reporting.tables import text_table
 from wavflow.speakers import speaker_names
 from wavflow.vocoder import Vocoder
 
-progress = partial(tqdm, unit="clip")  # takes clips and what is done with them
+progress = partial(tqdm, unit="clip")  # called with the clips and a description
 LIKELIHOOD = {"bits/sample": "bits", "KL": "KL"}
 BRIEF = {name: name for name in ("level dB", "M-STFT", "ESTOI", "PESQ", "voicing F1", "DIO F1", "x real time")} | LIKELIHOOD
 
@@ -147,7 +147,7 @@ def page_links(page: str | None, folder: str | Path) -> dict[str, str]:
 
 
 def hold_out(data: AudioDataModule, models: dict[str, Vocoder], paths: dict[str, Path]) -> None:
-    """Splits the data as it was for the models, and tests on what all of them held out; ValueError where that is no clip.
+    """Splits the data as it was for the models, and tests on what all of them held out; ValueError where that is nothing.
 
     A warning names the models of an earlier version, which kept no record.
     """

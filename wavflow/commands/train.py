@@ -134,7 +134,7 @@ def load_models(cfg: DictConfig, record: dict[str, Any]) -> tuple[Vocoder | None
 
 
 def chosen_net(cfg: DictConfig, record: dict[str, Any], start: Model | None, teacher: Vocoder | None) -> dict[str, Any]:
-    """Returns the net's configuration: of the model to begin with, or as asked for; ValueError where the stage has no such."""
+    """Returns the net's configuration: of the model to begin with, or as asked for; ValueError where it is not of the stage."""
     if start is not None:
         return net_config(config_of(start) | typed_of_net(cfg), teacher)
     if record.get("start"):

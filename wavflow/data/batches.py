@@ -15,7 +15,7 @@ from wavflow.data.split import Split
 from wavflow.mel import MelSpectrogram
 
 STOPS = [each for each in signal.Signals if each.name in ("SIGINT", "SIGTERM", "SIGUSR1")]
-"""Signals that ask a training to save and end: Ctrl-C, what ends a process, and what SLURM is often told to warn with."""
+"""Signals that ask a training to save and end: Ctrl-C, the usual request to end, and SLURM's usual warning."""
 
 
 class Batches(pl.LightningDataModule):
@@ -157,7 +157,7 @@ class Batches(pl.LightningDataModule):
 
 
 class Order(DistributedSampler):
-    """The numbers of the items that one of n processes reads: every n-th. All together read what one alone would, in its order.
+    """The numbers of the items that one of n processes reads: every n-th. Together they read what one would, in its order.
 
     Where there are fewer items than processes, several read the same, so that each has one. With several processes Lightning
     replaces every sampler that is no `DistributedSampler`, hence the base class; nothing else of it is used.

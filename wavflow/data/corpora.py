@@ -77,7 +77,7 @@ def find_corpus(
         name: Of `CORPORA`.
         folder: Looked through at any depth; where it goes if it is downloaded.
         part: A microphone of VCTK (mic2), a subset of LibriTTS or a voice of CMU ARCTIC (all that are there).
-        download: Whether to fetch it if there is nothing of it. It takes its place when it is whole.
+        download: Whether to fetch the corpus if nothing of it is there. Its folder gets its name once it is whole.
 
     Returns:
         File to speaker; None for a corpus of one speaker.

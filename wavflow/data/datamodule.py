@@ -30,8 +30,8 @@ def bundled_speech() -> Path:
 class AudioDataModule(Batches):
     """Random crops to train on, whole clips (one per batch, since lengths differ) to validate and test with.
 
-    The split is by a hash of the files' names (`split_files`), or as an earlier run had it (`follow`). The seed is that of the
-    split, too.
+    The split is by a hash of the files' names (`split_files`), or as an earlier run had it (`follow`). The seed is that
+    of the split, too.
 
     Args:
         mel: See `Batches`.
@@ -45,9 +45,9 @@ class AudioDataModule(Batches):
         resident: Whether the audio and the mels to train on lie in the memory of the device; see `ResidentCrops`.
         split: A JSON file of lists of names to split by, such as a run's split.json; see `follow_split`.
         mels: A folder of mels, so that none are computed; see `find_mels` and `GivenMels`.
-        mel_scale: The scale of these mels, as `mel_mean` and `mel_std`; see `read_scale`.
-        mel_mean: A number, or a file.
-        mel_std: A number, or a file.
+        mel_scale: The scale of these mels; see `read_scale`, as for the next two.
+        mel_mean: What was subtracted from them: a number, or a file.
+        mel_std: What they were divided by: a number, or a file.
         crops: The other options of `Batches`.
 
     Attributes:
@@ -150,8 +150,8 @@ class AudioDataModule(Batches):
 
         Args:
             stored: Without `train`, all files that are not held out are trained on.
-            must_fit: Whether it is an error that `stored` names no file that is there. If not, such files are split by hash,
-                and a split that the constructor was given is preferred to `stored`.
+            must_fit: Whether it is an error that `stored` names none of the files. If not, they are split by hash, and a split
+                that the constructor was given is preferred to `stored`.
         """
         if must_fit or self._stored is None:
             self._stored, self._must_fit = read_split(stored), must_fit

@@ -21,7 +21,7 @@ from wavflow.loudness import loudness
 from wavflow.mel import MelSpectrogram
 
 PEAK = 0.99
-"""What no sample exceeds once the loudness is brought to the target."""
+"""No sample exceeds this once the loudness is set."""
 
 
 @dataclass(eq=False)

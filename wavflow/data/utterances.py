@@ -34,8 +34,8 @@ class Utterances(Dataset[dict[str, Any]]):
         mel: Its settings are used.
         speakers: Ids, one for each file.
         speeds: How much faster and higher each file is played; None for as it is.
-        batch_size: Of a training, whose items go on for ever; those of a batch are about equally long. 0 for each file once, in
-            order.
+        batch_size: Of a training, where the items never end and those of a batch are about equally long. 0 for each file
+            once, in order.
         seed: Of the order.
     """
 
@@ -52,7 +52,7 @@ class Utterances(Dataset[dict[str, Any]]):
         self.files, self.symbols, self.speakers = list(files), list(symbols), speakers
         self.mel = MelSpectrogram(**mel.spec)
         self.batch_size, self.seed = batch_size, seed
-        # what is read at another rate, and taken to be at the mel's, is faster or slower
+        # audio resampled to another rate and played at the mel's is faster or slower
         self.rates = [round(mel.sample_rate / speed) for speed in speeds or [1.0] * len(files)]
         self.lengths = np.array([audio_length(path, rate) for path, rate in zip(files, self.rates, strict=True)])
         self._epoch, self._order = -1, np.arange(len(self.files))
@@ -88,7 +88,7 @@ def voice_name(speaker: str, speed: float) -> str:
 
 
 def even_frames(length: int, mel: MelSpectrogram) -> int:
-    """Returns the frames of audio of so many samples, without the last one where they are odd: `TextToMel` takes pairs."""
+    """Returns how many frames `length` samples have, less one where that is odd: `TextToMel` takes pairs."""
     return mel.frames_of(length) // FOLD * FOLD
 
 
