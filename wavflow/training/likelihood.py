@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
+from wavflow.likelihood.bits import bits_per_sample
 from wavflow.training.measures import clamp_fraction, largest, masked_mean
 from wavflow.training.task import Batch, Task
 
@@ -54,7 +53,7 @@ class LikelihoodTask(Task):
         return {
             "loss": -nats,
             "nats": nats.detach(),
-            "bits": (math.log(32768.0) - nats.detach()) / math.log(2.0),
+            "bits": bits_per_sample(nats.detach()),
             "clamp_fraction": clamp_fraction(log_slope, mask),
             "largest_log_scale": largest(log_slope, mask),
         }
