@@ -40,8 +40,6 @@ from wavflow.speakers import count_speakers, speaker_names
 from wavflow.text_to_mel import TextToMel
 from wavflow.vocoder import Vocoder
 
-say = rank_zero_only(print)  # of several processes the first alone speaks
-
 
 def run(cfg: DictConfig) -> None:
     """Trains one stage and prints where the results are."""
@@ -115,7 +113,7 @@ def run_to_go_on_with(cfg: DictConfig) -> Path | None:
     run = run_of(cfg.resume, cfg.output)
     if cfg.resume == "auto" and run is None:
         where = cfg.output if given("output") else f"any run of {Path(cfg.output).parent}"
-        say(f"resume=auto: there is no checkpoint in {where}, so training begins from the beginning.")
+        rank_zero_only(print)(f"resume=auto: there is no checkpoint in {where}, so training begins from the beginning.")
     return run
 
 

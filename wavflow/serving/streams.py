@@ -31,13 +31,12 @@ from wavflow.vocoder import Vocoder
 from wavflow.writing import quantized
 
 PIECE = 32  # frames that are drawn at a time: then it is another stream's turn
-Work = Callable[..., Awaitable[Any]]
 
 
 class Streams:
     """All streams of a server."""
 
-    def __init__(self, models: Models, limits: Limits, metrics: Metrics, work: Work) -> None:
+    def __init__(self, models: Models, limits: Limits, metrics: Metrics, work: Callable[..., Awaitable[Any]]) -> None:
         self.models, self.limits, self.metrics, self.work = models, limits, metrics, work
         self.slots, self.stopping = Slots("stream", limits.streams), asyncio.Event()
 
