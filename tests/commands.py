@@ -122,6 +122,14 @@ def tone(seconds: float = 0.3, pitch: float = 200.0, sample_rate: int = 8000) ->
     return 0.1 * sum(np.sin(k * phase) / k for k in range(1, 9)) + 0.01 * noise
 
 
+def write_noise(path: Path, samples: int, sample_rate: int = 8000) -> Path:
+    """Writes noise whose loudness changes, so that no two frames look alike."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(samples)
+    soundfile.write(path, rng.uniform(-0.5, 0.5, samples) * np.sin(np.arange(samples) / 500), sample_rate)
+    return path
+
+
 def make_sounds(folder: Path, seconds: tuple[float, ...] = (0.3, 0.2, 0.25, 0.35)) -> Path:
     """Fills a folder with wav files of such lengths."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -438,7 +438,7 @@ def test_any_name_is_taken_and_several_inputs_too(place: Path) -> None:
 
 def test_a_sweep_has_an_output_for_each_run(place: Path) -> None:
     given = ["model=student.safetensors", "input=sounds/0.wav", "hydra.sweep.dir=sweep"]
-    succeeds("synthesize", "-m", *given, "output=o/y.wav", "temperature=0.7,0.9")
+    succeeds("synthesize", *given, "-m", "output=o/y.wav", "temperature=0.7,0.9")
     assert contents(place / "o") == {"y-0.wav", "y-1.wav"}
     assert (place / "o" / "y-0.wav").read_bytes() != (place / "o" / "y-1.wav").read_bytes()
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+from commands import write_noise
 from helpers import refused
 
 from wavflow.audio import READABLE, check_audio, read_audio
@@ -23,14 +24,6 @@ STEP = 2.0**-15
 
 
 tiny_mel = partial(helpers.tiny_mel, n_fft=256, hop_length=64, win_length=256, n_mels=10)
-
-
-def write_noise(path: Path, samples: int, sample_rate: int = 8000) -> Path:
-    """Noise whose loudness changes, so that no two frames look alike."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(samples)
-    sf.write(path, rng.uniform(-0.5, 0.5, samples) * np.sin(np.arange(samples) / 500), sample_rate)
-    return path
 
 
 def damage(path: Path) -> None:

@@ -34,7 +34,7 @@ def test_other_options_are_read_as_hydra_reads_them_or_else_as_words() -> None:
     assert [read(option) for option in overrides(["a=3", "b.c=[1,2]", "d=null", "e=p225"])] == [3, [1, 2], None, "p225"]
     typed = ["speaker=Jürgen", "speaker=O'Brien", "output=null"]
     assert [read(option) for option in overrides(typed)] == ["Jürgen", "O'Brien", None]
-    assert overrides(["~callbacks.listen", "+net.x=2", "-m"]) == ["~callbacks.listen", "+net.x=2", "-m"]
+    assert overrides(["~callbacks.listen", "+net.x=2", "-m"]) == ["-m", "~callbacks.listen", "+net.x=2"]
 
 
 def test_the_home_folder_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

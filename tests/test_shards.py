@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from commands import call, contents, succeeds
+from commands import call, contents, succeeds, write_noise
 from helpers import refused, tiny_mel, tiny_teacher
 
 from wavflow import save_model
@@ -41,20 +41,13 @@ pytestmark = [  # litdata leaves to the garbage collector what it opened
 RATE = 8000
 
 
-def noise(path: Path, samples: int, level: float = 0.5, sample_rate: int = RATE) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    audio = np.random.default_rng(samples).uniform(-level, level, samples) * np.sin(np.arange(samples) / 500)
-    sf.write(path, audio, sample_rate)
-    return path
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve files of 0.1 to 0.5 s, one of 3 s, and two that are none."""
     folder = tmp_path_factory.mktemp("files")
     for i in range(12):
-        noise(folder / f"speaker{i % 2}" / f"{i}.wav", 800 + 300 * i)
-    noise(folder / "long.flac", 3 * RATE)
+        write_noise(folder / f"speaker{i % 2}" / f"{i}.wav", 800 + 300 * i)
+    write_noise(folder / "long.flac", 3 * RATE)
     (folder / "speaker0" / "text.wav").write_text("no audio")
     (folder / "empty.mp3").touch()
     return folder
@@ -116,9 +109,9 @@ def test_crops_have_the_mel_of_the_whole_piece(files: Path, tmp_path: Path, with
     assert without["audio"].std() > 1e-3
 
 
-def test_clips_are_whole_pieces_and_padding_is_masked(files: Path, tmp_path: Path) -> None:
+def test_clips_are_whole_pieces_and_padding_is_masked(tmp_path: Path) -> None:
     mel = tiny_mel()
-    noise(tmp_path / "in" / "short.wav", 10)  # below a hop
+    write_noise(tmp_path / "in" / "short.wav", 10)  # below a hop
     with pytest.warns(UserWarning, match="one audio file"):
         prepare(tmp_path / "in", tmp_path / "out", mel)
     shards = Shards(f"{tmp_path}/out/test")

@@ -89,7 +89,7 @@ def test_speakers_that_are_all_held_out_are_told(place: Place) -> None:
     )
     data = AudioDataModule(tiny_mel(), place.root / "sounds", segment_length=512, table=table)
     data.number_speakers(data.speakers)
-    with pytest.warns(UserWarning, match="Nothing is left to train on of 1 speakers: rare"):
+    with pytest.warns(UserWarning, match="Nothing is left to train on of 1 speaker: rare"):
         data.train_dataloader()
 
 

@@ -155,4 +155,4 @@ def test_texts_beside_the_files_and_of_cmu_arctic(tmp_path: Path, files: list[Pa
 
 
 def test_no_text_at_all_is_an_error(tmp_path: Path, files: list[Path]) -> None:
-    refused(lambda: find_texts(files, tmp_path), "no text was found for the 2 files")
+    refused(lambda: find_texts(files, tmp_path), "none of the 2 files below .* has a text")

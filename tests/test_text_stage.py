@@ -77,7 +77,7 @@ def test_texts_are_left_out_whose_states_have_no_frames(tmp_path: Path) -> None:
         (tmp_path / f"{i}.txt").write_text(text)
     for states, left_out in ((1, False), (2, True)):
         data = TextDataModule(mel, tmp_path, segment_length=mel.hop_length, validation=0.3, test=0.3)
-        with pytest.warns(UserWarning, match="1 files are left out") if left_out else nullcontext():
+        with pytest.warns(UserWarning, match="1 file left out, with") if left_out else nullcontext():
             data.use_symbols("characters", states=states)
         assert (tmp_path / "3.wav" in data._all_files()) is not left_out
 
@@ -123,6 +123,7 @@ def test_what_cannot_be_spoken_is_refused(run: Path, tmp_path: Path) -> None:
     is_refused(tmp_path, "speak", "...", model, output, words="`text` must hold a word")
     is_refused(tmp_path, "speak", "abc", "input=x.txt", model, output, words="exclude each other")
     is_refused(tmp_path, "speak", f"input={tmp_path / 'none.txt'}", model, output, words="no text file")
+    is_refused(tmp_path, "speak", "input=/dev/null", model, output, words="`text` must hold a word")
     is_refused(tmp_path, "speak", "abc", "model=lj-student", output, words="holds a vocoder")
     is_refused(tmp_path, "speak", "abc", model, output, "speaker=3", words="`speaker`")
     is_refused(tmp_path, "train", "stage=text", "data=shards", "data.path=x", words="`data` must be audio files")

@@ -1,4 +1,4 @@
-"""Arguments held against what is needed, with errors that name them."""
+"""Checks of arguments, with errors that name them."""
 
 from __future__ import annotations
 

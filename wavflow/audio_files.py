@@ -99,6 +99,11 @@ def some(things: Collection[Any], named: int = 20) -> str:
     return ", ".join(map(str, itertools.islice(things, named))) + more
 
 
+def counted(number: int, thing: str) -> str:
+    """Returns a number of things in words: "1 step", "2,000 steps"."""
+    return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
 def common_folder(paths: Sequence[Path]) -> Path:
     """The deepest folder that all these files lie in, absolute."""
     return Path(os.path.commonpath([path.absolute().parent for path in paths]))

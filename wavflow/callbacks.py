@@ -29,7 +29,7 @@ class SaveModel(pl.Callback):
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
-        self.seconds, self._started = 0.0, time.monotonic()  # of training, before it was resumed too
+        self.seconds, self._started = 0.0, time.monotonic()  # of training, also before it was resumed
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.monotonic() - self.seconds

@@ -16,6 +16,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from wavflow.audio_files import counted
 from wavflow.data.batches import STOPS
 from wavflow.files import atomic_write
 
@@ -24,7 +25,8 @@ class Stopped(Exception):
     """A signal ended the training, which has saved its state after `step` steps; before the first there is nothing to save."""
 
     def __init__(self, signum: signal.Signals, step: int) -> None:
-        super().__init__(f"stopped by {signum.name} " + (f"and saved after {step} steps" if step else "before the first step"))
+        when = f"and saved after {counted(step, 'step')}" if step else "before the first step"
+        super().__init__(f"stopped by {signum.name} {when}")
         self.signum = signum
 
 

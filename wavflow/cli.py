@@ -16,7 +16,6 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +29,19 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from tqdm import tqdm
 
 from wavflow import __version__
-from wavflow.files import check_writable, lock, unlock_all
+from wavflow.files import lock, unlock_all
 from wavflow.help import help_text
-from wavflow.options import as_dict, check_places, flat, overrides
+from wavflow.options import NO_FILES, as_dict, check_places, flat, overrides
 
 COMES_WITH_WAVFLOW = {"student": "lj-student", "teacher": "lj-teacher", "text": "kathleen-text"}
-"""Which model of a stage is taken where none is named and there is none."""
+"""The model that is taken for a stage where none is named and there is no run."""
 
 
 def command(name: str, lists: tuple[str, ...] = (), plain: str | None = None) -> Callable[[], None]:
     """Returns a command: it reads conf/<name>.yaml and what was typed, and fails with one line.
 
-    What it does is `run` of wavflow.commands.<name>, imported only now: torch takes seconds, and help and errors in what was
-    typed need none of it. Each run of a sweep (`-m`) has a numbered output.
+    The work is done by `run` of wavflow.commands.<name>, which is imported late: torch takes seconds, and help and errors in
+    what was typed need none of it. Each run of a sweep (`-m`) has a numbered output.
 
     Args:
         name: Name of the command and of its configuration.
@@ -77,7 +76,7 @@ def command(name: str, lists: tuple[str, ...] = (), plain: str | None = None) ->
                 options = overrides([item for item in typed[1:] if item not in asked], lists, plain)
                 if asked:
                     return print(help_text(name, options))
-                sys.argv = [typed[0], *options]
+                sys.argv = [typed[0], *options, *NO_FILES]
                 hydra.main(version_base="1.3", config_path="pkg://wavflow.conf", config_name=name)(job)()
         finally:
             sys.argv = typed
@@ -115,7 +114,7 @@ def numbered(output: str, number: int) -> str:
     return str(path.with_name(f"{path.stem}-{number}{path.suffix}" if path.suffix[1:2].isalpha() else f"{path.name}-{number}"))
 
 
-@contextmanager
+@contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
     """Ends the process with one clear line and status 1 where a user's input is at fault.
 
@@ -182,11 +181,11 @@ class Told(logging.Handler):
         tqdm.write(f"wavflow: {record.getMessage()}", file=sys.stderr)
 
 
-@contextmanager
+@contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Shows each warning as one line, and none that a user can't act on, such as Lightning's advertisements.
 
-    A terminal is told what the package logs.
+    On a terminal, what the package logs is shown too.
     """
     lightning, own, form = logging.getLogger("pytorch_lightning"), logging.getLogger("wavflow"), warnings.formatwarning
     before = lightning.level, own.level, own.handlers, own.disabled
@@ -217,8 +216,8 @@ def quiet() -> Iterator[None]:
 def newest_model(stage: str, key: str | None = None) -> Path:
     """Returns the model file of the newest run of a stage; `key` is the option that names another, `stage` if not given.
 
-    A line on stderr names it. Where there is no run, the option `model` takes that of the package. Other options do not: one
-    trains from and compares models of one's own.
+    A line on stderr names it. Where there is no run, the option `model` takes one of `COMES_WITH_WAVFLOW`; other options do
+    not, since one trains from, and compares, models of one's own.
 
     Raises:
         FileNotFoundError: When there is none, with the command that makes one.
@@ -270,7 +269,6 @@ def output_folder(path: str | Path, new: bool = False, shared: bool = False) -> 
         OSError: When it can't be made or written, or another process writes to it.
     """
     path = Path(path)
-    check_writable("output", path)
     try:
         for number in itertools.count(1):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -292,7 +290,7 @@ def listed(value: Any) -> list[str]:
 
 
 def number(name: str, value: Any, least: float, above: bool = False) -> Any:
-    """Returns the value of an option if it is a number of at least `least`, and whole where `least` is; or above that."""
+    """Returns an option's value; ValueError unless it is a number of at least (or `above`) `least`, whole where `least` is."""
     kind = int if isinstance(least, int) else (int, float)
     if isinstance(value, bool) or not isinstance(value, kind) or not (value > least if above else value >= least):
         needed = "above" if above else "of at least"

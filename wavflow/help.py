@@ -28,15 +28,15 @@ def help_text(command: str, overrides: Sequence[str] = ()) -> str:
     """
     with initialize_config_module("wavflow.conf", version_base="1.3"):
         cfg = compose(command, list(overrides), return_hydra_config=True)
-    chosen, header = cfg.hydra.runtime.choices, cfg.hydra.help.header.rstrip()
-    root = (CONF / f"{command}.yaml").read_text()
+    chosen, root = cfg.hydra.runtime.choices, (CONF / f"{command}.yaml").read_text()
     groups = {group: words or "" for group, words in _CHOICE.findall(root)}
     del cfg.hydra
     values = {key: value for key, value in flat(as_dict(cfg, resolve=False)) if not key.rpartition(".")[2].startswith("_")}
     words = words_of(root)
     for group in groups:
         words |= group_words(group, str(chosen[group]))
-    lines = [header, "", "Options, as key=value, each with what it is if you leave it out:"]
+    lines = [line[2:] for line in root.partition("\n\n")[0].splitlines()]  # the comment at its head
+    lines += ["", "Options, as key=value, each with what it is if you leave it out:"]
     lines += [_line(key, values[key], words) for key in values if key.partition(".")[0] not in groups]
     if groups:
         group = next(iter(groups))

@@ -29,12 +29,14 @@ PLACES = (
 TEXTS = (*PLACES, "text", "token")
 # Hydra's own, with the number of values that follow.
 FLAGS = {"-m": 0, "--multirun": 0, "--resolve": 0, "--hydra-help": 0, "-c": 1, "--cfg": 1, "-cd": 1, "--config-dir": 1}
+# Hydra makes no folder and no log: a command makes its `output` itself, once it knows that it can begin.
+NO_FILES = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=disabled", "hydra/hydra_logging=disabled")
 _KEY = re.compile(r"[~+]*[A-Za-z_$][\w$/@:-]*(\.[\w$-]+)*", re.ASCII)
 _SWEEP = re.compile(r"(choice|range|interval|glob|sort|shuffle|tag)\(.*\)")
 
 
 def overrides(typed: Sequence[str], lists: Sequence[str] = (), plain: str | None = None) -> list[str]:
-    """Returns what was typed as overrides, quoted so that Hydra reads them as they were meant.
+    """Returns what was typed as overrides, flags first, quoted so that Hydra reads them as they were meant.
 
     Args:
         typed: `key=value`, plain arguments, `-o <output>` and Hydra's own flags.
@@ -44,14 +46,14 @@ def overrides(typed: Sequence[str], lists: Sequence[str] = (), plain: str | None
     Raises:
         ValueError: An argument can't be read; the message holds it as it was typed.
     """
-    sweeps, found, arguments = "-m" in typed or "--multirun" in typed, [], []
+    sweeps, flags, found, arguments = "-m" in typed or "--multirun" in typed, [], [], []
     rest = iter(typed)
     for item in rest:
         if item in ("-o", "--output") or item.startswith("--output="):
             value = item.partition("=")[2] if "=" in item else _value_of(item, rest)
             found.append(_override("output", value, lists, sweeps))
         elif item in FLAGS:
-            found += [item, *(_value_of(item, rest) for _ in range(FLAGS[item]))]
+            flags += [item, *(_value_of(item, rest) for _ in range(FLAGS[item]))]
         elif item.startswith("-"):
             if plain and Path(item).exists():
                 raise ValueError(f"`{item}` begins like a flag: write ./{item} for the file of that name.")
@@ -72,7 +74,7 @@ def overrides(typed: Sequence[str], lists: Sequence[str] = (), plain: str | None
     if arguments:
         texts = [_text(argument) for argument in arguments]
         found.append(f"{plain}=[{','.join(texts)}]" if len(texts) > 1 else f"{plain}={texts[0]}")
-    return found
+    return [*flags, *found]  # Hydra refuses options on both sides of a flag
 
 
 def as_dict(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:

@@ -24,13 +24,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         audio = options.pop("audio")
         settings = audio_settings(audio)
 
-        from wavflow.commands.prepare import prepare  # only now, see `wavflow.cli.command`
+        from wavflow.audio_files import counted  # only now, see `wavflow.cli.command`
+        from wavflow.commands.prepare import prepare
         from wavflow.mel import MelSpectrogram
         from wavflow.reporting.tables import markdown_table
 
         found = prepare(mel=MelSpectrogram(**settings), **options)
         print(markdown_table(found["splits"]))
-        print(f"\n{len(found['skipped'])} files left out{':' if found['skipped'] else '.'}")
+        print(f"\n{counted(len(found['skipped']), 'file')} left out{':' if found['skipped'] else '.'}")
         for name, problem in found["skipped"].items():
             print(f"  {name}: {problem}")
         where = options["upload"] or options["output"]

@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from wavflow.audio_files import counted
 from wavflow.data.batches import Batches
 from wavflow.training.task import Task, times
 
@@ -19,12 +20,11 @@ SLOW_ON_A_CPU = 1_000_000
 def opening(task: Task, data: Batches, trainer: pl.Trainer, output: str, teacher: str | None) -> str:
     """Returns the opening lines of a training: data, net, places, and what is unusual about them."""
     device = trainer.strategy.root_device
-    threads = torch.get_num_threads()
-    on_cpu = f"{device.type}, {threads} thread{'s' * (threads > 1)}"
+    on_cpu = f"{device.type}, {counted(torch.get_num_threads(), 'thread')}"
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else on_cpu
     size = sum(parameter.numel() for parameter in task.net.parameters())
-    limits = [f"{trainer.max_steps:,} steps"] if trainer.max_steps > 0 else []
-    limits += [f"{remaining / 60:,.0f} minutes" for _, remaining in times(trainer)]
+    limits = [counted(trainer.max_steps, "step")] if trainer.max_steps > 0 else []
+    limits += [counted(round(remaining / 60), "minute") for _, remaining in times(trainer)]
     lines = [
         f"Data: {data.summary}.",
         f"Net: {size:,} parameters, on {where}, {trainer.precision}; at most {' or '.join(limits) or 'until it is stopped'}.",

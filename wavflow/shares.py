@@ -21,7 +21,7 @@ from wavflow.files import read_lines, write_bytes
 
 T = TypeVar("T")
 
-# Index, number of processes, index on this machine. A batch script is SLURM_PROCID 0 of SLURM_NTASKS too: the step's counts.
+# Index, number of processes, index on this machine. SLURM_NTASKS would not do: a batch script has it too, outside of srun.
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
 

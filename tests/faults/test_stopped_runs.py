@@ -108,7 +108,7 @@ def test_a_validation_before_or_after_the_training_ends_at_once(
         in_each(patch, "validation_step", kill)
         outcome = call("train", *options)
     assert outcome.status == 128 + signal.SIGTERM
-    saved = "and saved after 1 steps" if steps else "before the first step"
+    saved = "and saved after 1 step" if steps else "before the first step"
     assert f"wavflow: stopped by SIGTERM {saved}: go on" in outcome.err
     assert not ended, "the validation went on"
     resumed(outcome.err)
@@ -124,7 +124,7 @@ def test_resume_auto_takes_up_the_newest_run_of_the_stage(
     assert "resume=auto: there is no checkpoint in any run of runs/teacher, so training begins from the beginning." in first.out
     (run,) = (tmp_path / "runs" / "teacher").iterdir()
     second = succeeds("train", *options, "trainer.max_steps=2")
-    assert f"Going on with runs/teacher/{run.name}/checkpoints/last.ckpt, after 1 steps." in second.out
+    assert f"Going on with runs/teacher/{run.name}/checkpoints/last.ckpt, after 1 step." in second.out
     assert list((tmp_path / "runs" / "teacher").iterdir()) == [run]
     assert "there is no checkpoint in other, so" in succeeds("train", *options, "trainer.max_steps=1", "output=other").out
     sweep = call("train", "--multirun", *options, "trainer.max_steps=2,3", f"hydra.sweep.dir={tmp_path / 'sweeps'}")

@@ -54,7 +54,7 @@ def run(cfg: DictConfig) -> None:
 
 
 def jobs(cfg: DictConfig, models: Mapping[str, Vocoder]) -> list[tuple[str, str, Job]]:
-    """Returns the measurements: table, name and the call that makes the rows. Of "all" what no model fits is left out."""
+    """Returns the measurements: table, name and the call that makes the rows. "all" leaves out what fits no model."""
     parts, found = listed(cfg.part) or ["all"], list[tuple[str, str, Job]]()
     for part in parts:
         choose("part", part, dict.fromkeys([*PARTS, "all"]))
@@ -81,7 +81,7 @@ def jobs(cfg: DictConfig, models: Mapping[str, Vocoder]) -> list[tuple[str, str,
 
 
 def training_jobs(cfg: DictConfig, models: Mapping[str, Vocoder], alone: bool) -> list[tuple[str, str, Job]]:
-    """Returns those of the models that train by likelihood, and of those that the first teacher distils."""
+    """Returns the measurements of models that train by likelihood, and of those that the first teacher can distil."""
     from wavflow.benchmarking.training import training  # Lightning takes seconds to import
 
     pairs: dict[str, Vocoder | None] = {name: None for name, model in models.items() if model.scores_in_parallel}

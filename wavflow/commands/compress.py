@@ -93,7 +93,7 @@ def as_file(pcm: np.ndarray, sample_rate: int, file_format: str) -> bytes:
 
 
 def load_teacher(cfg: DictConfig, coded_by: str | None = None) -> Vocoder:
-    """Loads the model, on the CPU, whose steps are the same each time.
+    """Loads the model, on the CPU, which computes the same each time.
 
     Where no model is named, that is the released model whose fingerprint is `coded_by`, if there is one.
     """

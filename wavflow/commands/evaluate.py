@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from wavflow.arguments import about
 from wavflow.audio_density import check_pair
+from wavflow.audio_files import counted
 from wavflow.cli import listed, named, newest_model, number, output_folder
 from wavflow.data import AudioDataModule, ClipDataset
 from wavflow.data.split import read_split
@@ -35,7 +36,7 @@ from wavflow.reporting.tables import text_table
 from wavflow.speakers import speaker_names
 from wavflow.vocoder import Vocoder
 
-progress = partial(tqdm, unit="clip")  # takes clips and what is done with them
+progress = partial(tqdm, unit="clip")  # called with the clips and a description
 LIKELIHOOD = {"bits/sample": "bits", "KL": "KL"}
 BRIEF = {name: name for name in ("level dB", "M-STFT", "ESTOI", "PESQ", "voicing F1", "DIO F1", "x real time")} | LIKELIHOOD
 
@@ -77,7 +78,7 @@ def of_models(cfg: DictConfig) -> Report:
     hold_out(data, models, paths)
     clips = test_clips(cfg, data, device, check_speakers(models, paths))
     output_folder(cfg.output)  # made and locked before hours of work
-    print(f"sampling {len(clips)} clips; models that sample step by step take the longest", file=sys.stderr)
+    print(f"sampling {counted(len(clips), 'clip')}; models that sample step by step take the longest", file=sys.stderr)
     teacher = models["teacher"] if "teacher" in roles else None
     return report_on_models(clips, models, paths, teacher, temperature, cfg.voicing, jobs, progress, passes)
 
@@ -127,7 +128,7 @@ def overview(report: Report, path: Path) -> str:
                 name = str(next(iter(row.values())))
                 rows.setdefault(name, {"system": name}).update(metrics)
     headings = {name: short for name, short in BRIEF.items() if any(name in row for row in rows.values())}
-    left_out = [f"{len(report.left_out)} sounds were left out: {path} says which and why"] if report.left_out else []
+    left_out = [f"{counted(len(report.left_out), 'sound')} left out: {path} says which and why"] if report.left_out else []
     lines = [f"- {note}" for note in (*report.notes, *left_out)]
     what = f"Means over clips; their intervals, and all other metrics: {path}"
     wrapped = (textwrap.fill(line, 100, subsequent_indent="  ", break_on_hyphens=False) for line in (what, *lines))
@@ -146,7 +147,7 @@ def page_links(page: str | None, folder: str | Path) -> dict[str, str]:
 
 
 def hold_out(data: AudioDataModule, models: dict[str, Vocoder], paths: dict[str, Path]) -> None:
-    """Splits the data as it was for the models, and tests on what all of them held out; ValueError where that is no clip.
+    """Splits the data as it was for the models, and tests on what all of them held out; ValueError where that is nothing.
 
     A warning names the models of an earlier version, which kept no record.
     """

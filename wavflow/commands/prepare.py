@@ -58,11 +58,11 @@ def prepare(
         workers: Processes. It and all other options: see `python -m wavflow.prepare --help`.
 
     Returns:
-        `splits`, rows of what each holds, and `skipped`, file and reason of each.
+        `splits`, a row for each, and `skipped`, the reason for each file.
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: litdata is missing, the folder holds no audio that can be used, or `output` was begun otherwise.
+        ValueError: litdata is missing, the folder holds no audio that can be used, or `output` was begun with other settings.
     """
     litdata = import_litdata()
     if "://" in os.fspath(output):

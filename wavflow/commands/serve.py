@@ -27,7 +27,7 @@ LEAST = Limits(body_mb=0.0, seconds=0.0, idle_seconds=0.0, streams=0, requests=1
 
 
 class Connection(H11Protocol):
-    """Closes a connection when no request comes within the idle limit, as a whole: its line and headers."""
+    """Closes a connection when the line and headers of a request have not all come within the idle limit."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Waits for the first request."""
@@ -37,7 +37,7 @@ class Connection(H11Protocol):
     def on_response_complete(self) -> None:
         """Waits for the next one."""
         answered = self.cycle
-        super().on_response_complete()  # which begins it, if it has come already
+        super().on_response_complete()  # begins the next one if it has come already
         self._wait(answered)
 
     def _wait(self, cycle: Any) -> None:
@@ -50,7 +50,7 @@ class Connection(H11Protocol):
 
 
 class Socket(WebSocketsSansIOProtocol):
-    """Takes a refusal for an answer: uvicorn would log an error after each."""
+    """Takes a refused connection as answered, where uvicorn would log an error."""
 
     async def send(self, message: Any) -> None:
         """Sends one of ASGI's messages."""

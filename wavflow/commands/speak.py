@@ -40,12 +40,12 @@ def run(cfg: DictConfig) -> None:
     voice = first_speaker(model) if cfg.speaker is None else speaker_id(cfg.speaker, model)
     least = {"temperature": 0.0, "length_scale": 0.0, "guidance": 0.0, "pause": 0.0, "passes": 0, "seed": 0}
     options = {name: number(name, cfg[name], value, above=name == "length_scale") for name, value in least.items()}
-    first: list[float] = []
+    heard: list[float] = []
 
     def chunks() -> Iterator[Tensor]:
         shown = tqdm(parts, desc="speaking", unit="sentence", disable=None)
         for chunk in spoken(shown, model, vocoder, voice, **options):
-            first.append(time.perf_counter() - started) if not first else None
+            heard.append(time.perf_counter() - started)
             yield chunk
 
     if cfg.output == "-":
@@ -56,7 +56,7 @@ def run(cfg: DictConfig) -> None:
     seconds, elapsed = samples / vocoder.sample_rate, time.perf_counter() - started
     print(
         f"{seconds:.1f} s of speech in {elapsed:.1f} s, {seconds / elapsed:.2f} x real time, the first sound after "
-        f"{first[0]:.2f} s: {cfg.output}",
+        f"{heard[0]:.2f} s: {cfg.output}",
         file=sys.stderr if cfg.output == "-" else sys.stdout,
     )
 
@@ -68,9 +68,9 @@ def read_text(cfg: DictConfig) -> str:
     if cfg.text is not None:
         return str(cfg.text)
     try:
-        if cfg.input is None or cfg.input == "-":
+        if cfg.input in (None, "-"):
             return sys.stdin.buffer.read().decode("utf-8-sig")
-        if not Path(cfg.input).is_file():
+        if not Path(cfg.input).exists() or Path(cfg.input).is_dir():  # it may be a pipe
             raise FileNotFoundError(f"`input`: there is no text file {cfg.input}: check the name.")
         return Path(cfg.input).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

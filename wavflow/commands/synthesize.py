@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -33,13 +33,8 @@ from wavflow.writing import FORMATS, write_audio, write_chunks
 FREE = {"output", "count", "device", "devices", "share", "skip_done"}  # may differ when a command goes on
 Pair = tuple[Path | int, Path]
 Begin = Callable[[], Manifest]
-
-
-class Done(NamedTuple):
-    """What one process has done: seconds of audio, and the inputs that it could not use."""
-
-    seconds: float
-    skipped: dict[Path | int, Exception]
+Done = tuple[float, dict[Path | int, Exception]]
+"""What one process has done: seconds of audio, and the inputs that it could not use."""
 
 
 def run(cfg: DictConfig) -> None:
@@ -67,8 +62,8 @@ def run(cfg: DictConfig) -> None:
         tasks = [joblib.delayed(load_and_synthesize)(cfg, part, path, device, own) for part, device, own in work]
         with joblib.parallel_config("loky", inner_max_num_threads=max(1, processors() // count)):
             done = joblib.Parallel(count)(tasks)
-    elapsed, seconds = time.perf_counter() - started, sum(each.seconds for each in done)
-    skipped = {source: error for each in done for source, error in each.skipped.items()}
+    elapsed, seconds = time.perf_counter() - started, sum(audio for audio, _ in done)
+    skipped = {source: error for _, failed in done for source, error in failed.items()}
     files = sum(map(len, parts))
     if written := files - len(skipped):
         print(
@@ -119,7 +114,7 @@ def synthesize(cfg: DictConfig, pairs: Sequence[Pair], vocoder: Vocoder, begin: 
             skipped[source], what = error, {"error": str(error)}
         if manifest is not None:
             manifest.add(source, **what)
-    return Done(seconds, skipped)
+    return seconds, skipped
 
 
 def matrix_dtype(precision: str, vocoder: Vocoder) -> torch.dtype:

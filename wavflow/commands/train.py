@@ -22,6 +22,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from tqdm import tqdm
 
 from wavflow.arguments import about
+from wavflow.audio_files import counted
 from wavflow.checkpoints import Stopped
 from wavflow.cli import given, newest_model, number, output_folder
 from wavflow.data.batches import Batches
@@ -38,8 +39,6 @@ from wavflow.resume import Checkpoint, check_unused, find_checkpoint, keep_curve
 from wavflow.speakers import count_speakers, speaker_names
 from wavflow.text_to_mel import TextToMel
 from wavflow.vocoder import Vocoder
-
-say = rank_zero_only(print)  # of several processes the first alone speaks
 
 
 def run(cfg: DictConfig) -> None:
@@ -89,7 +88,7 @@ def run(cfg: DictConfig) -> None:
             trainer = make_trainer(cfg, resume, limit)
         prepare_output(cfg, resume, data.split, trainer.loggers[0])
         if resume is not None:
-            print("\n  ".join([f"Going on with {resume.path}, after {resume.step} steps.", *changed]))
+            print("\n  ".join([f"Going on with {resume.path}, after {counted(resume.step, 'step')}.", *changed]))
         for logger in trainer.loggers:
             logger.log_hyperparams(as_dict(cfg))
         print(opening(task, data, trainer, cfg.output, None if teacher is None else cfg.teacher), flush=True)
@@ -101,7 +100,8 @@ def run(cfg: DictConfig) -> None:
         if task.validated_at != trainer.global_step:
             trainer.validate(task, data, verbose=False)
     if trainer.is_global_zero:
-        print(f"{cfg.output}/model.safetensors after {trainer.global_step} steps: " + in_words(trainer.callback_metrics))
+        done = counted(trainer.global_step, "step")
+        print(f"{cfg.output}/model.safetensors after {done}: {in_words(trainer.callback_metrics)}")
 
 
 def run_to_go_on_with(cfg: DictConfig) -> Path | None:
@@ -113,7 +113,7 @@ def run_to_go_on_with(cfg: DictConfig) -> Path | None:
     run = run_of(cfg.resume, cfg.output)
     if cfg.resume == "auto" and run is None:
         where = cfg.output if given("output") else f"any run of {Path(cfg.output).parent}"
-        say(f"resume=auto: there is no checkpoint in {where}, so training begins from the beginning.")
+        rank_zero_only(print)(f"resume=auto: there is no checkpoint in {where}, so training begins from the beginning.")
     return run
 
 
@@ -132,7 +132,7 @@ def load_models(cfg: DictConfig, record: dict[str, Any]) -> tuple[Vocoder | None
 
 
 def chosen_net(cfg: DictConfig, record: dict[str, Any], start: Model | None, teacher: Vocoder | None) -> dict[str, Any]:
-    """Returns the net's configuration: of the model to begin with, or as asked for; ValueError where the stage has no such."""
+    """Returns the net's configuration: of the model to begin with, or as asked for; ValueError where it is not of the stage."""
     if start is not None:
         return net_config(config_of(start) | typed_of_net(cfg), teacher)
     if record.get("start"):

@@ -1,7 +1,7 @@
 """The base of all data modules: loaders, which process reads which items, and where a resumed training goes on."""
 
-import itertools
 import signal
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from wavflow.data.split import Split
 from wavflow.mel import MelSpectrogram
 
 STOPS = [each for each in signal.Signals if each.name in ("SIGINT", "SIGTERM", "SIGUSR1")]
-"""Signals that ask a training to save and end: Ctrl-C, what ends a process, and what SLURM is often told to warn with."""
+"""Signals that ask a training to save and end: Ctrl-C, the usual request to end, and SLURM's usual warning."""
 
 
 class Batches(pl.LightningDataModule):
@@ -157,7 +157,7 @@ class Batches(pl.LightningDataModule):
 
 
 class Order(DistributedSampler):
-    """The numbers of the items that one of n processes reads: every n-th. All together read what one alone would, in its order.
+    """The numbers of the items that one of n processes reads: every n-th. Together they read what one would, in its order.
 
     Where there are fewer items than processes, several read the same, so that each has one. With several processes Lightning
     replaces every sampler that is no `DistributedSampler`, hence the base class; nothing else of it is used.
@@ -166,18 +166,16 @@ class Order(DistributedSampler):
     num_replicas = 1  # else Lightning would warn that items are read twice
 
     def __init__(self, processes: int, rank: int, first: int = 0, length: int | None = None) -> None:
-        self.step, self.length = processes, length
-        self.start = first + (rank if length is None else rank % length)
+        start = first + (rank if length is None else rank % length)
+        self.numbers = range(start, sys.maxsize if length is None else length, processes)
 
     def __iter__(self) -> Iterator[int]:
-        return (
-            itertools.count(self.start, self.step) if self.length is None else iter(range(self.start, self.length, self.step))
-        )
+        return iter(self.numbers)
 
     def __len__(self) -> int:
-        if self.length is None:
+        if self.numbers.stop == sys.maxsize:
             raise TypeError("training crops have no end")  # what Lightning takes for "unknown"
-        return len(range(self.start, self.length, self.step))
+        return len(self.numbers)
 
 
 def _leave_signals_to_the_main_process(_: int) -> None:

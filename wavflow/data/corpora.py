@@ -8,7 +8,6 @@ import csv
 import os
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,38 +19,27 @@ class Corpus(NamedTuple):
     """How a corpus is recognized and fetched."""
 
     pattern: str  # of the end of a file's path, without its ending; may hold the groups `part` and `speaker`
-    fetch: Callable[[str, str], None]  # takes a folder and the part
+    dataset: str  # of torchaudio, which downloads it
+    option: str = ""  # of that data set: takes `value` with the part put into it
+    value: str = "{}"
     part: str | None = None  # what is read where none is named; None for all parts that are there
     fetched: str = ""  # the part that is fetched where none is named
-
-
-def _torchaudio(name: str, option: str = "", value: str = "{}") -> Callable[[str, str], None]:
-    """Returns a function that downloads a data set of torchaudio into a folder; `option` takes the part, put into `value`."""
-
-    def fetch(root: str, part: str) -> None:
-        import torchaudio.datasets
-
-        getattr(torchaudio.datasets, name)(root, download=True, **({option: value.format(part)} if option else {}))
-
-    return fetch
 
 
 # torchaudio 2.11 holds no checksum against its own address, which begins with www
 ARCTIC = "http://festvox.org/cmu_arctic/packed/cmu_us_{}_arctic.tar.bz2"
 
 CORPORA = {
-    "ljspeech": Corpus(r"LJ\d{3}-\d{4}", _torchaudio("LJSPEECH")),
+    "ljspeech": Corpus(r"LJ\d{3}-\d{4}", "LJSPEECH"),
     # of version 0.92, with two microphones, and of the one before, with one
-    "vctk": Corpus(r"(?P<speaker>[ps]\d+)_\d{3}(_(?P<part>mic[12]))?", _torchaudio("VCTK_092", "mic_id"), "mic2", "mic2"),
+    "vctk": Corpus(r"(?P<speaker>[ps]\d+)_\d{3}(_(?P<part>mic[12]))?", "VCTK_092", "mic_id", part="mic2", fetched="mic2"),
     "libritts": Corpus(
-        r"(?P<part>[^/]+)/(?P<speaker>\d+)/\d+/\d+_\d+_\d{6}_\d{6}", _torchaudio("LIBRITTS", "url"), fetched="train-clean-100"
+        r"(?P<part>[^/]+)/(?P<speaker>\d+)/\d+/\d+_\d+_\d{6}_\d{6}", "LIBRITTS", "url", fetched="train-clean-100"
     ),
     "cmuarctic": Corpus(
-        r"cmu_us_(?P<speaker>(?P<part>[a-z]+))_arctic/wav/arctic_[ab]\d{4}",
-        _torchaudio("CMUARCTIC", "url", ARCTIC),
-        fetched="aew",
+        r"cmu_us_(?P<speaker>(?P<part>[a-z]+))_arctic/wav/arctic_[ab]\d{4}", "CMUARCTIC", "url", ARCTIC, fetched="aew"
     ),
-    "yesno": Corpus(r"[01](_[01]){7}", _torchaudio("YESNO")),
+    "yesno": Corpus(r"[01](_[01]){7}", "YESNO"),
 }
 
 
@@ -77,7 +65,7 @@ def find_corpus(
         name: Of `CORPORA`.
         folder: Looked through at any depth; where it goes if it is downloaded.
         part: A microphone of VCTK (mic2), a subset of LibriTTS or a voice of CMU ARCTIC (all that are there).
-        download: Whether to fetch it if there is nothing of it. It takes its place when it is whole.
+        download: Whether to fetch the corpus if nothing of it is there. Its folder gets its name once it is whole.
 
     Returns:
         File to speaker; None for a corpus of one speaker.
@@ -125,7 +113,10 @@ def _download(name: str, corpus: Corpus, folder: Path, part: str) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
-        corpus.fetch(str(unfinished), part)
+        import torchaudio.datasets
+
+        chosen = {corpus.option: corpus.value.format(part)} if corpus.option else {}
+        getattr(torchaudio.datasets, corpus.dataset)(str(unfinished), download=True, **chosen)
     except ImportError as error:
         raise ValueError(
             f"`download` needs torchaudio ({error}): pip install 'wavflow[data]', or fetch {name} by hand."

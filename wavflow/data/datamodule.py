@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from wavflow.arguments import about
 from wavflow.audio import audio_length, audio_rate
-from wavflow.audio_files import some, usable_files
+from wavflow.audio_files import counted, some, usable_files
 from wavflow.data.batches import Batches
 from wavflow.data.corpora import find_files
 from wavflow.data.datasets import ClipDataset, CropDataset
@@ -30,8 +30,8 @@ def bundled_speech() -> Path:
 class AudioDataModule(Batches):
     """Random crops to train on, whole clips (one per batch, since lengths differ) to validate and test with.
 
-    The split is by a hash of the files' names (`split_files`), or as an earlier run had it (`follow`). The seed is that of the
-    split, too.
+    The split is by a hash of the files' names (`split_files`), or as an earlier run had it (`follow`). The seed is that
+    of the split, too.
 
     Args:
         mel: See `Batches`.
@@ -45,9 +45,9 @@ class AudioDataModule(Batches):
         resident: Whether the audio and the mels to train on lie in the memory of the device; see `ResidentCrops`.
         split: A JSON file of lists of names to split by, such as a run's split.json; see `follow_split`.
         mels: A folder of mels, so that none are computed; see `find_mels` and `GivenMels`.
-        mel_scale: The scale of these mels, as `mel_mean` and `mel_std`; see `read_scale`.
-        mel_mean: A number, or a file.
-        mel_std: A number, or a file.
+        mel_scale: The scale of these mels; see `read_scale`, as for the next two.
+        mel_mean: What was subtracted from them: a number, or a file.
+        mel_std: What they were divided by: a number, or a file.
         crops: The other options of `Batches`.
 
     Attributes:
@@ -102,8 +102,9 @@ class AudioDataModule(Batches):
         minutes = sum(audio_length(path, self.mel.sample_rate) for path in files) / self.mel.sample_rate / 60
         length = f"{minutes:.1f} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"
         train, validation, test = (len(self.files(part)) for part in SPLITS)
-        voices = f"; {len(speakers)} speakers" if speakers else ""
-        return f"{len(files)} files, {length}: {train} to train on, {validation} to validate, {test} held out to test{voices}"
+        voices = f"; {counted(len(speakers), 'speaker')}" if speakers else ""
+        parts = f"{train} to train on, {validation} to validate, {test} held out to test"
+        return f"{counted(len(files), 'file')}, {length}: {parts}{voices}"
 
     @property
     def remarks(self) -> list[str]:
@@ -149,8 +150,8 @@ class AudioDataModule(Batches):
 
         Args:
             stored: Without `train`, all files that are not held out are trained on.
-            must_fit: Whether it is an error that `stored` names no file that is there. If not, such files are split by hash,
-                and a split that the constructor was given is preferred to `stored`.
+            must_fit: Whether it is an error that `stored` names none of the files. If not, they are split by hash, and a split
+                that the constructor was given is preferred to `stored`.
         """
         if must_fit or self._stored is None:
             self._stored, self._must_fit = read_split(stored), must_fit
@@ -185,7 +186,8 @@ class AudioDataModule(Batches):
         files = self.files("train")
         ids = self.speaker_ids(files)
         if ids is not None and (unheard := sorted(set(self.speakers) - {self._speakers[path] for path in files})):
-            warnings.warn(f"Nothing is left to train on of {len(unheard)} speakers: {', '.join(unheard)}", stacklevel=2)
+            who = counted(len(unheard), "speaker")
+            warnings.warn(f"Nothing is left to train on of {who}: {', '.join(unheard)}", stacklevel=2)
         what, options = (files, self.mel, self.segment_length, self.given), self.options(ids)
         if self.resident:
             device = self.trainer.strategy.root_device if self.trainer else "cpu"

@@ -36,7 +36,7 @@ class Items(Dataset[Item]):
     """What crops and clips have in common, whether they come from files or from shards.
 
     Args:
-        mel: Its settings are used; the module itself is not, wherever its buffers lie.
+        mel: Its settings are used, not the module itself, whose buffers may be on a GPU.
         seed: Of the crops and the noise; a clip has the same noise each time that it is read.
         dequantize: Whether to add uniform noise of one 16-bit step to `audio`, after the mel was computed: without it
             digital silence has no density.
@@ -48,13 +48,13 @@ class Items(Dataset[Item]):
         self.seed, self.dequantize, self.speakers = seed, dequantize, speakers
 
     def rng(self, index: int) -> np.random.Generator:
-        """Returns the generator of an item: first of its place, then of its noise."""
+        """Returns the generator of an item, which draws its place first and then its noise."""
         if index < 0:
             raise IndexError(f"`index` must be at least 0, got {index}: an endless set has no last item.")
         return np.random.default_rng([self.seed, index])
 
     def first_frame(self, rng: np.random.Generator, length: int, frames: int) -> int:
-        """Samples where in audio of so many samples a crop of so many frames begins."""
+        """Samples the first frame of a crop of `frames` frames out of `length` samples of audio."""
         return int(rng.integers(max(0, self.mel.frames_of(length) - frames) + 1))
 
     def item(

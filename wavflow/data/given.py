@@ -101,7 +101,7 @@ class GivenMels:
         return given[:, : self.frames[audio]]
 
     def _hold_against_audio(self) -> None:
-        """Raises ValueError where a sample of the mels differs too much from those computed from their audio."""
+        """Raises ValueError where the mels of some files differ too much from those computed from their audio."""
         said = MelScale() if self.scale is None else self.scale
         scales = {said.name: said, **{name: MelScale(name, said.mean, said.std) for name in SCALES if name != said.name}}
         files, errors, distances = list(self.frames), [], []

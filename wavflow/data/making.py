@@ -19,9 +19,10 @@ from wavflow.data.given import GivenMels
 from wavflow.files import read_lines, write_text
 from wavflow.loudness import loudness
 from wavflow.mel import MelSpectrogram
+from wavflow.writing import quantized
 
 PEAK = 0.99
-"""What no sample exceeds once the loudness is brought to the target."""
+"""No sample exceeds this once the loudness is set."""
 
 
 @dataclass(eq=False)
@@ -60,7 +61,7 @@ class Maker:
         mel = np.zeros((self.mel.n_mels, 0), np.float32)
         try:
             sound, skipped = self._shaped(read_segment(path, start, length, self.mel.sample_rate))
-            audio = (sound.double() * 32768).round().clamp(-32768, 32767).to(torch.int16).numpy()
+            audio = quantized(sound, "PCM_16")
             if self.given is not None:
                 hop = self.mel.hop_length
                 mel = self.given.read(Path(path))[:, start // hop : start // hop + self.mel.frames_of(length)].numpy()

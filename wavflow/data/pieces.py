@@ -28,7 +28,7 @@ LANES = 64
 """Shards that a training reads from at once; a power of two, so that it divides among as many processes."""
 
 PAUSES = (2, 5, 10, 20, 40)
-"""Seconds to wait for a bucket before another attempt; each attempt makes some of its own."""
+"""Seconds to wait before a bucket is tried again; in each attempt, boto itself tries several times."""
 
 REMOTE = ("s3://", "gs://", "local:")  # local: is litdata's word for a folder to be copied, e.g. of a slow network disk
 

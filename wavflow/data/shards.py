@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader
 
+from wavflow.audio_files import counted
 from wavflow.data.batches import Batches
 from wavflow.data.datasets import Item, Items, check_segment_length
 from wavflow.data.pieces import LANES, Shards, bucket_and_folder, check_spec, cut, one_error, speaker_of
@@ -142,8 +143,8 @@ class ShardDataModule(Batches):
     @property
     def summary(self) -> str:
         count, kind = self.contents
-        pieces = ", ".join(f"{len(self._shards[split])} pieces to {split}" for split in SPLITS)
-        return f"{count} {kind}: {pieces.replace('validation', 'validate')}"
+        pieces = ", ".join(f"{counted(len(self._shards[split]), 'piece')} to {split}" for split in SPLITS)
+        return f"{counted(count, 'shard')}{kind.removeprefix('shards')}: {pieces.replace('validation', 'validate')}"
 
     def files(self, part: str) -> list[Path]:
         """There are none: what needs files must be given the folder that the shards were made of."""

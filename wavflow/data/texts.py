@@ -34,7 +34,7 @@ def find_texts(files: Sequence[Path], folder: Path, table: str | os.PathLike[str
     found = {path: texts[path] for path in files if path in texts}
     if not found:
         raise ValueError(
-            f"`data` must tell what is said, but no text was found for the {len(files)} files below {folder}: name a CSV file "
+            f"`data` must tell what is said, but none of the {len(files)} files below {folder} has a text: name a CSV file "
             "with the columns path and text by data.table=..., or put a text file beside each audio file."
         )
     return found

@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset
 
 from wavflow.audio import audio_length
+from wavflow.audio_files import counted
 from wavflow.data.datamodule import AudioDataModule
 from wavflow.data.texts import find_texts
 from wavflow.mel import MelSpectrogram
@@ -33,8 +34,8 @@ class Utterances(Dataset[dict[str, Any]]):
         mel: Its settings are used.
         speakers: Ids, one for each file.
         speeds: How much faster and higher each file is played; None for as it is.
-        batch_size: Of a training, whose items go on for ever; those of a batch are about equally long. 0 for each file once, in
-            order.
+        batch_size: Of a training, where the items never end and those of a batch are about equally long. 0 for each file
+            once, in order.
         seed: Of the order.
     """
 
@@ -51,7 +52,7 @@ class Utterances(Dataset[dict[str, Any]]):
         self.files, self.symbols, self.speakers = list(files), list(symbols), speakers
         self.mel = MelSpectrogram(**mel.spec)
         self.batch_size, self.seed = batch_size, seed
-        # what is read at another rate, and taken to be at the mel's, is faster or slower
+        # audio resampled to another rate and played at the mel's is faster or slower
         self.rates = [round(mel.sample_rate / speed) for speed in speeds or [1.0] * len(files)]
         self.lengths = np.array([audio_length(path, rate) for path, rate in zip(files, self.rates, strict=True)])
         self._epoch, self._order = -1, np.arange(len(self.files))
@@ -87,7 +88,7 @@ def voice_name(speaker: str, speed: float) -> str:
 
 
 def even_frames(length: int, mel: MelSpectrogram) -> int:
-    """Returns the frames of audio of so many samples, without the last one where they are odd: `TextToMel` takes pairs."""
+    """Returns how many frames `length` samples have, less one where that is odd: `TextToMel` takes pairs."""
     return mel.frames_of(length) // FOLD * FOLD
 
 
@@ -147,7 +148,7 @@ class TextDataModule(AudioDataModule):
         texts = find_texts(files, self.path, self.table)
         assert self._split is not None
         if without := [path for path in files if path not in texts]:
-            warnings.warn(f"{len(without)} files have no text and are left out, the first: {without[0]}", stacklevel=2)
+            warnings.warn(f"{counted(len(without), 'file')} left out for want of a text, the first: {without[0]}", stacklevel=2)
         self.written = {path: symbols_of(text, alphabet) for path, text in texts.items()}
         rate = round(self.mel.sample_rate / max(self.speeds))
         kept = {
@@ -156,7 +157,9 @@ class TextDataModule(AudioDataModule):
             if written and states * len(written) <= even_frames(audio_length(path, rate), self.mel)
         }
         if odd := [path for path in texts if path not in kept]:
-            warnings.warn(f"{len(odd)} files are left out, whose texts are empty or too long for them: {odd[0]}", stacklevel=2)
+            warnings.warn(
+                f"{counted(len(odd), 'file')} left out, with a text that is empty or too long: {odd[0]}", stacklevel=2
+            )
         train, validation, test = ([path for path in part if path in kept] for part in self._split)
         self._split = train, validation or train[-1:], test
         if not train:

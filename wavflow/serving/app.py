@@ -58,7 +58,7 @@ class Service:
 
     def __init__(self, models: Mapping[str, Vocoder], limits: Limits, threads: int, text: TextToMel | None) -> None:
         self.models, self.limits, self.metrics = Models(models, text), limits, Metrics()
-        self.pool, self.requests = ThreadPoolExecutor(threads), Slots("requests", limits.requests)
+        self.pool, self.requests = ThreadPoolExecutor(threads), Slots("request", limits.requests)
         self.streams = Streams(self.models, limits, self.metrics, self.work)
 
     async def work(self, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from fastapi import HTTPException, Request
 from starlette.requests import ClientDisconnect
 
+from wavflow.audio_files import counted
+
 
 class Limits(NamedTuple):
     """Of one request or stream, and of how many there may be at once."""
@@ -31,7 +33,7 @@ class Slots:
     def take(self) -> Iterator[None]:
         """Holds a slot; raises HTTPException when all are taken."""
         if self.taken >= self.count:
-            raise HTTPException(429, f"{self.count} {self.name} at once are the limit: try again.", {"Retry-After": "1"})
+            raise HTTPException(429, f"The limit is {counted(self.count, self.name)} at once: try again.", {"Retry-After": "1"})
         self.taken += 1
         try:
             yield

@@ -31,15 +31,14 @@ from wavflow.vocoder import Vocoder
 from wavflow.writing import quantized
 
 PIECE = 32  # frames that are drawn at a time: then it is another stream's turn
-Work = Callable[..., Awaitable[Any]]
 
 
 class Streams:
     """All streams of a server."""
 
-    def __init__(self, models: Models, limits: Limits, metrics: Metrics, work: Work) -> None:
+    def __init__(self, models: Models, limits: Limits, metrics: Metrics, work: Callable[..., Awaitable[Any]]) -> None:
         self.models, self.limits, self.metrics, self.work = models, limits, metrics, work
-        self.slots, self.stopping = Slots("streams", limits.streams), asyncio.Event()
+        self.slots, self.stopping = Slots("stream", limits.streams), asyncio.Event()
 
     async def stop(self) -> None:
         """Ends all streams, and waits until their clients have what they sent; or until the idle limit."""
@@ -127,15 +126,14 @@ class Streams:
         if isinstance(options, bytes):
             raise ValueError("The first message must be a JSON object of options, as text, got bytes.")
         stream = self.models.open_stream(Draw.model_validate_json(options))
-        vocoder, first = stream.vocoder, True
-        began: float | None = None
+        vocoder, first, began = stream.vocoder, True, 0.0
         await self._send(socket.send_json({**vocoder.mel.spec, "limits": self.limits._asdict()}))
 
         async def draw(work: Callable[..., torch.Tensor], *arguments: torch.Tensor) -> None:
             nonlocal first
             audio = (await self.work(work, *arguments))[0]
             if len(audio):
-                if first and began is not None:
+                if first:
                     self.metrics.first_audio.observe(time.monotonic() - began)
                     first = False
                 self.metrics.audio.inc(len(audio) / vocoder.sample_rate)
@@ -145,7 +143,7 @@ class Streams:
         filling = asyncio.ensure_future(self._fill(socket, vocoder, inbox))
         try:
             while isinstance(message := await self._next(inbox.get()), np.ndarray):
-                began = time.monotonic() if began is None else began
+                began = began or time.monotonic()
                 for piece in torch.from_numpy(message).T[None].split(PIECE, dim=-1):
                     await draw(stream.push, piece)
         finally:
