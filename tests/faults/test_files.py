@@ -285,8 +285,13 @@ def test_headers_of_coded_audio_that_no_encoder_writes_are_refused(tmp_path: Pat
 
     assert decode(crafted(json.dumps(header).encode()), teacher)[1] == 8000
     texts = [json.dumps(header | {name: value}).encode() for name, value in CRAFTED.items()]
-    for text in [*texts, b"[" * 100_000, b"[1]", b"\xff\xfe", b'{"samples": ' + b"9" * 5000 + b"}"]:
-        within(1, 30, is_refused(lambda text=text: decode(crafted(text), teacher), "`input` holds a header that no encoder"))
+    texts += [b"[" * 100_000, b"[1]", b"\xff\xfe", b'{"samples": ' + b"9" * 5000 + b"}"]
+
+    def work() -> None:
+        for text in texts:
+            is_refused(lambda text=text: decode(crafted(text), teacher), "`input` holds a header that no encoder")()
+
+    within(1, 30, work)
 
 
 def resealed(data: bytes) -> bytes:
