@@ -18,6 +18,7 @@ import numpy as np
 from websockets.asyncio.client import connect
 
 import wavflow
+from wavflow.audio_files import counted
 
 SPEECH = Path(wavflow.__file__).parent / "assets" / "models" / "LJ027-0006.flac"
 FRAMES, BUFFER = 8, 0.2
@@ -77,7 +78,7 @@ async def main() -> None:
         behind = sum(each > 0 for each in late)
         words += f", {behind} fell behind" + (f", by {max(late):.2f} s at worst" if behind else "")
         memory = f", memory {before:.0f} -> {resident(args.pid):.0f} MB" if args.pid else ""
-        print(f"{count} stream(s) of {args.seconds:g} s: {words}{memory}", flush=True)
+        print(f"{counted(count, 'stream')} of {args.seconds:g} s: {words}{memory}", flush=True)
 
 
 if __name__ == "__main__":

@@ -314,7 +314,7 @@ def test_one_bad_file_of_a_folder_does_not_stop_the_others(place: Path) -> None:
     (place / "sounds/1.wav").write_text("no audio")
     outcome = call("synthesize", "model=student.safetensors", "input=sounds", "output=out")
     assert outcome.status == 1
-    assert "2 file(s)" in outcome.out
+    assert "2 files" in outcome.out
     assert outcome.err.count("\n") == 1
     assert re.search(r"1 of 3 files failed and were left out: \S*1\.wav\. The first: ", outcome.err)
     assert contents(place / "out") == {"0.wav", "2.wav"}

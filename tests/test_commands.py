@@ -163,7 +163,7 @@ def test_audio_and_mels_are_synthesized(chain: Chain, tmp_path: Path) -> None:
     (inputs / "notes.txt").write_text("not to be synthesized")
     (inputs / ".hidden.wav").write_text("no audio")
     outcome = succeeds("synthesize", f"model={chain.student}", f"input={inputs}", f"output={tmp_path / 'out'}")
-    assert "5 file(s)" in outcome.out
+    assert "5 files" in outcome.out
     made = {path.relative_to(tmp_path / "out").as_posix(): read(path) for path in (tmp_path / "out").rglob("*.wav")}
     assert made.keys() == {"clip.wav", "odd.wav", "deep/a.wav", "deep/b.wav", "c.wav"}
     assert len(made["clip.wav"]) == 2000
@@ -204,7 +204,7 @@ def test_inputs_of_one_name_do_not_overwrite_each_other(chain: Chain, tmp_path: 
     succeeds("synthesize", *options)
     assert contents(inputs / "out") == {"0.wav.wav", "0.npy.wav"}
     again = succeeds("synthesize", *options)
-    assert "2 file(s)" in again.out, "what it made before is no input"
+    assert "2 files" in again.out, "what it made before is no input"
 
 
 def test_teachers_synthesize_too(chain: Chain, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_audio_that_is_not_read_is_counted_and_named(tmp_path: Path) -> None:
     for name in ("a.m4a", "b/c.WMA", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    words = r"2 audio file\(s\) of a format that can't be read are left out: .*a\.m4a, .*c\.WMA\. Convert"
+    words = r"2 audio files left out, of a format that can't be read: .*a\.m4a, .*c\.WMA\. Convert"
     with pytest.warns(UserWarning, match=words), pytest.raises(ValueError, match="holds none"):
         find_audio(tmp_path)
     write_noise(tmp_path / "a.wav", 500)

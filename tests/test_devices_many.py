@@ -155,12 +155,12 @@ def test_synthesis_is_shared_by_devices_and_by_processes(voice: list[str], tmp_p
     outcome = call("synthesize", *voice, f"output={tmp_path / 'one'}")
     assert "1 of 6 files failed" in outcome.err
     outcome = call("synthesize", *voice, "devices=2", f"output={tmp_path / 'two'}")
-    assert outcome.out.startswith("5 file(s), 1.0 s of audio in ")
+    assert outcome.out.startswith("5 files, 1.0 s of audio in ")
     assert "1 of 6 files failed and were left out: " in outcome.err
 
     def work(rank: int) -> None:
         outcome = call("synthesize", *voice, f"output={tmp_path / 'run'}")
-        assert outcome.out.startswith(f"{3 - rank} file(s)")
+        assert outcome.out.startswith(f"{3 - rank} files, ")
         assert ("1 of 3 files" in outcome.err) == (rank == 1)
 
     as_processes(2, work)

@@ -18,7 +18,7 @@ from PIL import Image
 import wavflow
 from wavflow.evaluation import Interval
 from wavflow.evaluation.report.charts import Scatter, _read_curves, curve_charts, scatter_chart
-from wavflow.evaluation.report.drawings import ladder, likelihood_lane, pitch_lane
+from wavflow.evaluation.report.drawings import Axis, ladder, likelihood_lane, pitch_lane
 from wavflow.reporting.pictures import _level, matrix_png, mel_axis, spectrogram_picture
 
 # Pictures -------------------------------------------------------------------------------------------------------------
@@ -118,6 +118,13 @@ def test_scatter_names_its_points() -> None:
 
     for part in ("a <b>", "$\\frac$", "speed", "M-STFT", "0.01"):
         assert part in text
+
+
+def test_axis_over_many_decades_has_numbers() -> None:
+    labels = [label for label, _ in Axis(1e-12, 1, 0, 100, logarithmic=True).labels()]
+
+    assert 3 <= len(labels) <= 10
+    assert {*labels} <= {f"{10.0**k:g}" for k in range(-12, 1)}
 
 
 # Drawings -------------------------------------------------------------------------------------------------------------

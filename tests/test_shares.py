@@ -42,7 +42,7 @@ def test_shares_hold_each_file_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert [share.local for share in shares] == list(range(6))
     capsys.readouterr()
     assert Share(1, 3, 0).rest(files, lambda file: file < 10) == [10, 13, 16, 19, 22]
-    assert "Part 1/3: 8 of 23 file(s), 3 of them done already." in capsys.readouterr().err
+    assert "Part 1/3: 8 of 23 files, 3 of them done already." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("part", ["3/3", "-1/3", "1", "1/2/3", "a/b", "/", 3])
@@ -116,7 +116,7 @@ def test_a_killed_command_goes_on(command: str, model: str, place: Path, monkeyp
     os.utime(old, (0, 0))
     for part, count in (("0/2", "4 of 7"), ("1/2", "3 of 7")):
         outcome = call(command, *options("parts", f"share={part}", "skip_done=true"))
-        assert f"Part {part}: {count} file(s)" in outcome.err
+        assert f"Part {part}: {count} files" in outcome.err
         assert outcome.err.count("of them done already") == (part == "0/2")
     assert not old.exists(), "a process was killed as it wrote it"
     assert young.exists(), "another may be writing to it"
@@ -137,12 +137,12 @@ def test_a_killed_command_goes_on(command: str, model: str, place: Path, monkeyp
 def test_other_settings_and_half_a_set_are_told(place: Path) -> None:
     options = [f"input={place / 'in'}", f"output={place / 'out'}", "device=cpu"]
     outcome = call("score", f"model={place / 'teacher.safetensors'}", *options, "share=0/2")
-    assert "3 file(s) are scored, 3 are left to other processes" in outcome.out
+    assert "3 files scored, 3 left to other processes" in outcome.out
     assert not (place / "out/scores.csv").exists()
     options += [f"model={place / 'teacher.safetensors'}", "skip_done=true"]
     is_refused(place, "score", *options, "frames=true", words="`skip_done`|scores-0-of-2.jsonl is of other frames")
     is_refused(place, "score", *options, "share=2/2", words="`share` must be i/n")
     (place / "in/bad.wav").unlink()
     outcome = succeeds("score", *options)
-    assert "Part 0/1: 6 of 6 file(s), 3 of them done already." in outcome.err
+    assert "Part 0/1: 6 of 6 files, 3 of them done already." in outcome.err
     assert len(table(place / "out/scores.csv")) == 6

@@ -31,7 +31,7 @@ def files_below(folder: str | os.PathLike[str]) -> list[Path]:
             files += [Path(place, name) for name in here if not name.startswith(".")]
         tops += sorted(links)
     if unreadable:
-        warnings.warn(f"{len(unreadable)} folder(s) can't be read and are left out: {some(unreadable)}", stacklevel=2)
+        warnings.warn(f"{counted(len(unreadable), 'folder')} left out that can't be read: {some(unreadable)}", stacklevel=2)
     return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
 
 
@@ -62,8 +62,8 @@ def name_unreadable(files: Sequence[Path]) -> None:
     """Warns of audio files whose formats can't be read: how many there are, and their names."""
     if left_out := [path for path in files if path.suffix[1:].lower() in UNREADABLE]:
         warnings.warn(
-            f"{len(left_out)} audio file(s) of a format that can't be read are left out: {some(left_out)}. "
-            f"Convert them to wav or flac.",
+            f"{counted(len(left_out), 'audio file')} left out, of a format that can't be read: {some(left_out)}. "
+            f"Convert to wav or flac.",
             stacklevel=3,
         )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from wavflow.arguments import about
-from wavflow.audio_files import some
+from wavflow.audio_files import counted, some
 from wavflow.files import read_lines, write_bytes
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ class Share:
         left = [file for file in own if not is_done(file)]
         if len(left) < len(files):
             done = f", {len(own) - len(left)} of them done already" if len(left) < len(own) else ""
-            print(f"Part {self.index}/{self.count}: {len(own)} of {len(files)} file(s){done}.", file=sys.stderr)
+            print(f"Part {self.index}/{self.count}: {len(own)} of {counted(len(files), 'file')}{done}.", file=sys.stderr)
         return left
 
     def split(self, count: int) -> list[Share]:

@@ -96,6 +96,6 @@ def test_a_task_that_is_killed_among_many_files_goes_on(environ: dict[str, str],
     again = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=600, check=False)
     assert again.returncode == 1, again.stderr
     assert not left.exists()
-    assert "Part 1/2: 4 of 9 file(s), 2 of them done already." in again.stderr
+    assert "Part 1/2: 4 of 9 files, 2 of them done already." in again.stderr
     assert sorted(Path(line["file"]).name for line in lines()) == sorted(path.name for path in sounds.iterdir()), "each once"
     assert [Path(line["file"]).name for line in lines() if "error" in line] == ["4a.wav"]

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from wavflow.arguments import about, choose
 from wavflow.audio_density import check_pair
+from wavflow.audio_files import counted
 from wavflow.benchmarking.machine import machine
 from wavflow.benchmarking.memory import synthesis_costs
 from wavflow.benchmarking.synthesis import synthesis
@@ -47,7 +48,7 @@ def run(cfg: DictConfig) -> None:
     measured = {table: plain_rows(rows) for table, rows in tables.items()}
     found = {"machine": facts, "settings": as_dict(cfg), "peak operations/s": peaks, **measured}
     write_text(folder / "benchmark.json", json.dumps(found, indent=1) + "\n")
-    print(f"{facts['processor']}, {facts['device']}, {facts['threads']} thread(s), torch {facts['torch']}")
+    print(f"{facts['processor']}, {facts['device']}, {counted(facts['threads'], 'thread')}, torch {facts['torch']}")
     for table, rows in tables.items():
         print(f"\n{table}\n{text_table(rows)}", end="")
     print(f"\nAll of it: {folder / 'benchmark.json'}")

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from wavflow.arguments import about
-from wavflow.audio_files import common_folder, find_audio
+from wavflow.audio_files import common_folder, counted, find_audio
 from wavflow.cli import listed, newest_model, number, output_folder
 from wavflow.devices import nth_device
 from wavflow.files import IDLE, printable, sweep, write_text
@@ -58,7 +58,9 @@ def run(cfg: DictConfig) -> None:
     rows = [lines[name] for name in files if "error" not in lines.get(name, {"error": ""})]
     rows.sort(key=lambda row: row["surprise"], reverse=True)
     if left := len(files.keys() - lines.keys()):
-        print(f"{len(part) - len(skipped)} file(s) are scored, {left} are left to other processes; the last writes scores.csv.")
+        print(
+            f"{counted(len(part) - len(skipped), 'file')} scored, {left} left to other processes; the last writes scores.csv."
+        )
     elif rows:
         write_text(folder / "scores.csv", csv_table(rows))
         bands = model.mel.n_mels or min(80, model.mel.n_fft // 8)  # a model without a mel is shown one all the same
@@ -70,7 +72,7 @@ def run(cfg: DictConfig) -> None:
             own = scores[name] if name in scores else score_file(files[name], model, speaker)  # another process's
             score_picture(folder / "pictures" / f"{name}.png", own, log_mel, shown, title)
         print(printable(markdown_table(rows[:SHOWN])))
-        print(f"{len(rows)} file(s), the most surprising first: {folder / 'scores.csv'}")
+        print(f"{counted(len(rows), 'file')}, the most surprising first: {folder / 'scores.csv'}")
     end_share(skipped, len(part))
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from wavflow.arguments import about, choose
 from wavflow.audio import READABLE, UNREADABLE
-from wavflow.audio_files import common_folder, files_below, name_unreadable
+from wavflow.audio_files import common_folder, counted, files_below, name_unreadable
 from wavflow.cli import listed, newest_model, number
 from wavflow.devices import nth_device
 from wavflow.files import IDLE, sweep
@@ -66,9 +66,8 @@ def run(cfg: DictConfig) -> None:
     skipped = {source: error for _, failed in done for source, error in failed.items()}
     files = sum(map(len, parts))
     if written := files - len(skipped):
-        print(
-            f"{written} file(s), {seconds:.1f} s of audio in {elapsed:.1f} s, {seconds / elapsed:.2f} x real time: {cfg.output}"
-        )
+        speed = f"{seconds:.1f} s of audio in {elapsed:.1f} s, {seconds / elapsed:.2f} x real time"
+        print(f"{counted(written, 'file')}, {speed}: {cfg.output}")
     end_share(skipped, files)
 
 

@@ -39,7 +39,8 @@ class Axis(NamedTuple):
 
     def labels(self) -> Labels:
         """Returns round numbers within the range, and their pixels."""
-        locator = LogLocator(subs=(1, 3)) if self.logarithmic else MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=3)
+        subs = (1, 3) if self.high < 1e5 * self.low else (1,)  # where it skips decades, LogLocator gives no numbers for (1, 3)
+        locator = LogLocator(subs=subs) if self.logarithmic else MaxNLocator(5, steps=[1, 2, 5, 10], min_n_ticks=3)
         ticks = locator.tick_values(self.low, self.high)
         return [(f"{tick:g}", float(self.place(tick))) for tick in ticks if self.low <= tick <= self.high]
 
